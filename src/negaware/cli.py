@@ -1,0 +1,175 @@
+"""The command line. Everything heavy is imported by the command that needs it, so that `--help` is instant.
+
+What the user can mend ends in one sentence and exit code 2; Ctrl-C in 130.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from negaware import __version__
+
+TRAIN_EPILOG = """Any field of the config can be given as --field.name VALUE, such as --run.seed 1 or
+--training.learning_rate 1e-5. The fields are listed in docs/config.md and by --dry-run."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command not in ("train", "compare"):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.overrides = rest
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        run: Callable[[argparse.Namespace], None] = options.run
+        run(options)
+    except KeyboardInterrupt:
+        print("\nInterrupted. A run goes on where it was with --resume.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`): nothing is left to say, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError) as error:
+        print(f"negaware: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="negaware", description="Trains a language model on its own right and wrong answers (NFT)."
+    )
+    parser.add_argument("--version", action="version", version=f"negaware {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="run a config", epilog=TRAIN_EPILOG, allow_abbrev=False)
+    train.add_argument("config", type=Path, metavar="CONFIG.yaml")
+    train.add_argument("--resume", action="store_true", help="go on with the run in the run folder, if there is one")
+    train.add_argument("--force", action="store_true", help="delete the run in the run folder first")
+    train.add_argument("--dry-run", action="store_true", help="print the resolved config and a step's arithmetic")
+    train.set_defaults(run=_train)
+
+    evaluate = commands.add_parser("evaluate", help="avg@k, pass@k and maj@k of a model on a task")
+    evaluate.add_argument("model", metavar="MODEL", help="a folder, a hub name, or smollm2-135m-instruct")
+    evaluate.add_argument("--task", required=True, help="gsm8k:test, math500, arithmetic:test, problems.jsonl, …")
+    evaluate.add_argument("--samples", type=_positive, default=1, metavar="K", help="answers a problem (default 1)")
+    evaluate.add_argument("--temperature", type=float, help="default: 0 for one sample, 1 for more")
+    evaluate.add_argument("--top-p", type=float, default=1.0)
+    evaluate.add_argument("--top-k", type=int, default=0)
+    evaluate.add_argument("--max-new-tokens", type=_positive, default=2048, help="longest answer (default 2048)")
+    evaluate.add_argument("--num-problems", type=_positive, help="the first so many (default: all)")
+    evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    evaluate.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    evaluate.add_argument("-o", "--output", type=Path, help="per-problem results as JSONL")
+    _add_data_dir(evaluate)
+    evaluate.set_defaults(run=_evaluate)
+
+    grade = commands.add_parser("grade", help='verdicts for a file of {"prediction": …, "gold": …} lines')
+    grade.add_argument("file", type=Path, metavar="FILE.jsonl")
+    grade.add_argument("-o", "--output", type=Path, metavar="OUT.jsonl", help="default: standard output")
+    grade.add_argument("--extract", default="auto", help="auto, or methods by name: boxed,answer_is,last_number")
+    grade.set_defaults(run=_grade)
+
+    audit = commands.add_parser("audit", help="check that a task's gold answers pass its own verifier")
+    audit.add_argument("task", metavar="TASK")
+    _add_data_dir(audit)
+    audit.set_defaults(run=_audit)
+
+    report = commands.add_parser("report", help="one self-contained page about one or several runs")
+    report.add_argument("runs", nargs="+", metavar="RUN")
+    report.add_argument("-o", "--output", type=Path, default=Path("report.html"))
+    report.set_defaults(run=_report)
+
+    compare = commands.add_parser("compare", help="objectives × seeds, one table, one report", allow_abbrev=False)
+    compare.add_argument("config", type=Path, metavar="CONFIG.yaml")
+    compare.add_argument("--objectives", required=True, help="such as nft,rft,grpo,dapo")
+    compare.add_argument("--seeds", default="0", help="such as 0,1,2")
+    compare.set_defaults(run=_compare)
+    return parser
+
+
+def _add_data_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data-dir", type=Path, help="a folder of local files that stand in for the hub's named sets")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _train(options: argparse.Namespace) -> None:
+    from negaware.config import load_config
+
+    config = load_config(options.config, options.overrides)
+    if options.dry_run:
+        from negaware.plan import print_plan
+
+        print_plan(config)
+        return
+    from negaware.train import train
+
+    print_outcome(train(config, resume=options.resume, force=options.force))
+
+
+def print_outcome(folder: Path) -> None:
+    """What a finished run came to, and where its parts are."""
+    from rich.console import Console
+
+    from negaware.runs.folder import RunFolder
+    from negaware.runs.summary import before_after_table
+
+    summary = RunFolder.open(folder).read_summary()
+    assert summary is not None
+    Console().print(before_after_table(summary).rich())
+    print(f"report  {folder / 'report.html'}")
+    print(f"model   {folder / 'model'}")
+    print(f'load it with:  transformers.AutoModelForCausalLM.from_pretrained("{folder / "model"}")')
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from negaware.evaluation.command import evaluate_model
+
+    evaluate_model(options)
+
+
+def _grade(options: argparse.Namespace) -> None:
+    from negaware.verifiers.grade import grade_command
+
+    grade_command(options.file, options.output, options.extract)
+
+
+def _audit(options: argparse.Namespace) -> None:
+    from negaware.tasks.audit import print_audit
+    from negaware.tasks.load import load_task
+    from negaware.tasks.options import parse_task
+
+    task = load_task(parse_task(options.task), options.data_dir)
+    try:
+        print_audit(task)
+    finally:
+        task.verifier.close()
+
+
+def _report(options: argparse.Namespace) -> None:
+    from negaware.runs.report import write_report
+
+    print(write_report(options.runs, options.output))
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from negaware.compare import compare
+
+    compare(options.config, options.overrides, options.objectives, options.seeds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

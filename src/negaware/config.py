@@ -1,0 +1,315 @@
+"""A run's config: YAML file and command-line overrides → one frozen, checked `Config`. It loads no model and no data.
+
+Whatever is wrong is said in one sentence that names the field, what it got and what would do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from negaware.evaluation.options import EvaluationOptions
+from negaware.objectives import OBJECTIVES
+from negaware.objectives.credit import PromptWeight
+from negaware.objectives.nft import Ratio
+from negaware.rollout.options import RolloutOptions
+from negaware.tasks.options import TaskOptions
+from negaware.training.options import TrainingOptions
+
+
+class ConfigError(ValueError):
+    """The config can't be used as it is."""
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class NFTOptions(_Options):
+    """Negative-aware Fine-Tuning."""
+
+    name: Literal["nft"] = "nft"
+    epsilon: float = Field(1.0, gt=0)
+    """ε: the floor under the implicit negative ratio (the paper's 1.0)."""
+    negative_weight: float = Field(1.0, ge=0)
+    """λ: the weight of wrong answers; 0 leaves RFT."""
+    prompt_weight: PromptWeight = "one_minus_rate"
+    """ω(q): how much a question counts by its pass rate."""
+    ratio: Ratio = "token"
+    """Whether the likelihood ratio is a token's or the whole answer's."""
+
+
+class RFTOptions(_Options):
+    """Rejection-sampling fine-tuning."""
+
+    name: Literal["rft"] = "rft"
+
+
+class GRPOOptions(_Options):
+    """Group Relative Policy Optimization."""
+
+    name: Literal["grpo"] = "grpo"
+    clip: float = Field(0.2, gt=0)
+    """The likelihood ratio's clip, both sides."""
+
+
+class DrGRPOOptions(_Options):
+    """GRPO without its two normalisations."""
+
+    name: Literal["dr_grpo"] = "dr_grpo"
+    clip: float = Field(0.2, gt=0)
+    """The likelihood ratio's clip, both sides."""
+
+
+class DAPOOptions(_Options):
+    """GRPO with a higher upper clip, a token mean, and optionally a penalty on long answers."""
+
+    name: Literal["dapo"] = "dapo"
+    clip_low: float = Field(0.2, gt=0)
+    """The clip below 1."""
+    clip_high: float = Field(0.28, gt=0)
+    """The clip above 1."""
+    overlong_from: int | None = Field(None, ge=0)
+    """Answers longer than this many tokens begin to lose reward; set both or none."""
+    overlong_to: int | None = Field(None, ge=1)
+    """Answers of this many tokens lose a whole reward."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DAPOOptions:
+        given = (self.overlong_from, self.overlong_to)
+        if (given[0] is None) != (given[1] is None) or (None not in given and given[0] >= given[1]):  # type: ignore[operator]
+            raise ValueError(
+                f"overlong_from is {given[0]} and overlong_to is {given[1]}; give both, the first below the second, or none"
+            )
+        return self
+
+
+def _named(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
+
+
+ObjectiveOptions = Annotated[
+    NFTOptions | RFTOptions | GRPOOptions | DrGRPOOptions | DAPOOptions,
+    Field(discriminator="name"),
+    BeforeValidator(_named),
+]
+
+
+class RunOptions(_Options):
+    """How long, where to, and what is kept."""
+
+    folder: Path | None = None
+    """The run's folder; runs/<name of the config file> by default."""
+    steps: int = Field(ge=1)
+    """Rollout steps: sample, verify, train."""
+    seed: int = Field(0, ge=0)
+    """Decides everything random: questions, answers, mini-batches."""
+    checkpoint_every: int = Field(10, ge=1)
+    """Steps from one checkpoint to the next."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """The newest so many are kept."""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Where metrics go besides metrics.jsonl."""
+
+
+class Config(_Options):
+    """Everything about a run."""
+
+    model: str
+    """A folder, a hub name, or smollm2-135m-instruct (comes with a PyPI package)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU if there is one."""
+    data_dir: Path | None = None
+    """A folder of local files that stand in for the hub's named sets."""
+    task: TaskOptions
+    """The problems to train on."""
+    objective: ObjectiveOptions = NFTOptions()
+    """What is optimised."""
+    rollout: RolloutOptions
+    """How answers are sampled for training."""
+    training: TrainingOptions
+    """How the policy learns from them."""
+    evaluation: EvaluationOptions
+    """How it is judged."""
+    run: RunOptions
+    """How long, where to, and what is kept."""
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> Config:
+        rollout, training, run = self.rollout, self.training, self.run
+        if rollout.completions == 1 and OBJECTIVES[self.objective.name].needs_group:
+            raise ValueError(
+                f"rollout.completions is 1, but the objective {self.objective.name} compares a question's answers; "
+                "set it to 2 or more, or take objective rft"
+            )
+        if rollout.temperature == 0:
+            raise ValueError("rollout.temperature is 0, so all answers to a question are the same; set it above 0")
+        if (rollout.top_p < 1 or rollout.top_k > 0) and training.old_logprobs == "recorded":
+            raise ValueError(
+                f"rollout.top_p is {rollout.top_p} and rollout.top_k is {rollout.top_k}, so the sampler's log-probabilities "
+                "are not the policy's; set training.old_logprobs to recomputed, or top_p to 1 and top_k to 0"
+            )
+        if training.optimizer_steps > rollout.questions:
+            raise ValueError(
+                f"training.optimizer_steps is {training.optimizer_steps}, more than rollout.questions, {rollout.questions}; "
+                "a step needs a question at least"
+            )
+        if training.warmup_steps > run.steps * training.optimizer_steps:
+            raise ValueError(
+                f"training.warmup_steps is {training.warmup_steps}, but the run has only "
+                f"{run.steps * training.optimizer_steps} optimizer steps; set it lower"
+            )
+        if rollout.max_sequences < rollout.completions:
+            raise ValueError(
+                f"rollout.max_sequences is {rollout.max_sequences}, below rollout.completions, {rollout.completions}; "
+                "a question's answers are decoded together, so set it at least that high"
+            )
+        return self
+
+    @property
+    def objective_options(self) -> dict[str, Any]:
+        """The objective's keyword options."""
+        return self.objective.model_dump(exclude={"name"})
+
+    def resolved(self) -> dict[str, Any]:
+        """Every field with its value, as plain data."""
+        return self.model_dump(mode="json")
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """The config of a YAML file, with `--dotted.field value` overrides applied. Raises ConfigError."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The config {path} can't be read: {getattr(error, 'strerror', None) or error}.") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"The config {path} is not YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"The config {path} holds {type(data).__name__}, not fields; begin with `model: …`.")
+    for field, value in _parse_overrides(overrides):
+        _set(data, field, value)
+    return parse_config(data, default_folder=Path("runs") / path.stem)
+
+
+def parse_config(data: dict[str, Any], default_folder: Path | None = None) -> Config:
+    """The checked config of plain data. Raises ConfigError for the first thing that is wrong."""
+    if default_folder is not None and isinstance(data.get("run"), dict) and data["run"].get("folder") is None:
+        data = data | {"run": data["run"] | {"folder": str(default_folder)}}
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_explain(error.errors()[0])) from error
+
+
+def _parse_overrides(arguments: Sequence[str]) -> list[tuple[list[str], Any]]:
+    """`--a.b value` and `--a.b=value` → ([a, b], the value read as YAML)."""
+    overrides = []
+    waiting = list(arguments)
+    while waiting:
+        name = waiting.pop(0)
+        if not name.startswith("--") or len(name) == 2:
+            raise ConfigError(f"{name!r} is not an override; write --field.name value, such as --run.seed 1.")
+        name, assigned, text = name.partition("=")
+        if not assigned:
+            if not waiting:
+                raise ConfigError(f"{name} has no value; write {name} value.")
+            text = waiting.pop(0)
+        try:
+            overrides.append((name[2:].replace("-", "_").split("."), _plain(text)))
+        except yaml.YAMLError as error:
+            raise ConfigError(f"The value of {name}, {text!r}, can't be read; put quotes around it.") from error
+    return overrides
+
+
+def _plain(text: str) -> Any:
+    value = yaml.safe_load(text)
+    if isinstance(value, str):  # YAML takes 1e-5 for a text
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _set(data: dict[str, Any], field: list[str], value: Any) -> None:
+    if field == ["objective", "name"]:
+        field = ["objective"]  # another objective's options are not this one's
+    for depth, part in enumerate(field[:-1]):
+        inner = data.get(part)
+        if inner is None:
+            inner = data[part] = {}
+        elif isinstance(inner, str) and part == "objective":
+            inner = data[part] = {"name": inner}
+        elif not isinstance(inner, dict):
+            place = ".".join(field[: depth + 1])
+            raise ConfigError(f"{place} is {inner!r} and has no field {field[depth + 1]!r}; write it out as a mapping.")
+        data = inner
+    data[field[-1]] = value
+
+
+def _explain(error: Any) -> str:
+    """pydantic's first complaint as one sentence for a person."""
+    path, model = _walk(error["loc"])
+    field = ".".join(path) or "the config"
+    match error["type"]:
+        case "extra_forbidden":
+            names = [*model.model_fields] if model else []
+            near = difflib.get_close_matches(path[-1], names, n=1)
+            known = f"did you mean {'.'.join([*path[:-1], near[0]])}?" if near else f"known are {', '.join(names)}."
+            return f"{field} is no field of the config; {known}"
+        case "missing":
+            return f"{field} is missing; add it to the config or give --{field} VALUE."
+        case "union_tag_invalid" | "union_tag_not_found":
+            context = error["ctx"]
+            tags = [tag.strip("' ") for tag in context.get("expected_tags", "").split(",") if tag.strip()]
+            near = difflib.get_close_matches(str(context.get("tag", "")), tags, n=1)
+            known = f"did you mean {near[0]!r}?" if near else f"it must be one of {', '.join(tags)}." if tags else ""
+            return f"{field} is {_shown(error['input'])}; {known or 'name its ' + context['discriminator']}"
+        case "literal_error":
+            allowed = error["ctx"]["expected"]
+            near = difflib.get_close_matches(str(error["input"]), allowed.replace("'", "").split(" or "), n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            return f"{field} is {_shown(error['input'])}; it must be {allowed}{hint}"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{field}: {message}." if path else f"{message}."
+    message = message[0].lower() + message[1:]
+    return f"{field} is {_shown(error['input'])}; {message.replace('input should', 'it should')}."
+
+
+def _walk(location: Sequence[str | int]) -> tuple[list[str], type[BaseModel] | None]:
+    """The dotted path of a pydantic location without its union tags, and the model that holds the last part."""
+    path: list[str] = []
+    candidates: list[type[BaseModel]] = [Config]
+    holder: type[BaseModel] | None = Config
+    for part in map(str, location):
+        tagged = [model for model in candidates if part in _tags(model)]
+        if len(candidates) > 1 and tagged:
+            candidates = tagged
+            continue
+        path.append(part)
+        holder = candidates[0] if candidates else None
+        field = holder.model_fields.get(part) if holder else None
+        candidates = _models(field.annotation) if field else []
+    return path, holder
+
+
+def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
+    tags = [get_args(field.annotation) for name, field in model.model_fields.items() if name in ("kind", "name")]
+    return tags[0] if tags else ()
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in _models(inner)]
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"

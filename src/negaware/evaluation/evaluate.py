@@ -1,0 +1,174 @@
+"""Samples answers to a task's problems, verifies them, and sums up: the same for a finished model and in training.
+
+It knows neither models nor tokenizers: an engine samples, two functions turn messages to tokens and tokens to text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from negaware.evaluation.metrics import Estimate, Vote, avg_at_k, maj_at_k, pass_at_k
+from negaware.rollout.engine import Engine, SamplingParams
+from negaware.tasks.task import Task
+from negaware.types import Completion, FinishReason, Message, Problem, Reason, Verdict
+
+UNVERIFIABLE: tuple[Reason, ...] = ("timeout", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One sampled answer and its verdict. A truncated answer (`finish_reason` length) is a wrong one."""
+
+    text: str
+    correct: bool
+    reason: Reason
+    extracted: str | None
+    finish_reason: FinishReason
+    num_tokens: int
+
+    @property
+    def vote(self) -> Vote:
+        """Its vote in maj@k: none if it was truncated, couldn't be verified, or holds no value."""
+        abstains = self.finish_reason == "length" or self.reason in UNVERIFIABLE
+        return Vote(None if abstains else self.extracted, self.correct)
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemResult:
+    """One problem and the answers to it."""
+
+    id: str
+    question: str
+    gold: str
+    answers: tuple[Answer, ...]
+
+    @property
+    def num_correct(self) -> int:
+        """How many answers are right."""
+        return sum(answer.correct for answer in self.answers)
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationResult:
+    """What an evaluation found, problem by problem."""
+
+    task: str
+    num_completions: int
+    results: tuple[ProblemResult, ...]
+
+    @property
+    def answers(self) -> list[Answer]:
+        """All answers, problem after problem."""
+        return [answer for result in self.results for answer in result.answers]
+
+    @property
+    def num_truncated(self) -> int:
+        """Answers cut off by the length limit."""
+        return sum(answer.finish_reason == "length" for answer in self.answers)
+
+    @property
+    def num_unverifiable(self) -> int:
+        """Answers on which the verifier ran out of time or failed; they count as wrong."""
+        return sum(answer.reason in UNVERIFIABLE for answer in self.answers)
+
+    @property
+    def avg_at_k(self) -> Estimate:
+        """Mean share of right answers; with one completion a problem it is accuracy."""
+        return avg_at_k([result.num_correct for result in self.results], self.num_completions)
+
+    @property
+    def pass_at(self) -> dict[int, Estimate]:
+        """pass@k for k = 1, 2, 4 … up to K."""
+        counts = [result.num_correct for result in self.results]
+        powers = [2**exponent for exponent in range(self.num_completions.bit_length())]
+        return {k: pass_at_k(counts, self.num_completions, k) for k in powers}
+
+    @property
+    def maj_at_k(self) -> Estimate:
+        """Share of problems that the most frequent answer solves."""
+        return maj_at_k([[answer.vote for answer in result.answers] for result in self.results])
+
+    def summary(self) -> dict[str, Any]:
+        """The figures and counts, ready for JSON: `avg_at_4`, `pass_at_1` …, `maj_at_4`, each an Estimate's fields."""
+        estimates = {
+            f"avg_at_{self.num_completions}": self.avg_at_k,
+            **{f"pass_at_{k}": estimate for k, estimate in self.pass_at.items()},
+            f"maj_at_{self.num_completions}": self.maj_at_k,
+        }
+        return {
+            "task": self.task,
+            "num_problems": len(self.results),
+            "num_completions": self.num_completions,
+            **{name: dataclasses.asdict(estimate) for name, estimate in estimates.items()},
+            "num_truncated": self.num_truncated,
+            "num_unverifiable": self.num_unverifiable,
+            "reasons": dict(Counter(answer.reason for answer in self.answers)),
+        }
+
+
+def evaluate(
+    engine: Engine,
+    task: Task,
+    encode: Callable[[list[Message]], list[int]],
+    decode: Callable[[Sequence[int]], str],
+    params: SamplingParams,
+    num_completions: int,
+    seed: int,
+    on_progress: Callable[[int], None] | None = None,
+) -> EvaluationResult:
+    """Samples `num_completions` answers to each of the task's problems and grades them.
+
+    `on_progress` is the engine's: the number of tokens sampled since it was last told. That prompts fit the model
+    is for the caller to see to. Raises ValueError for a task without problems.
+    """
+    if not task.problems or num_completions < 1:
+        raise ValueError(
+            f"evaluating {task.name} needs at least one problem and one completion, "
+            f"got {len(task.problems)} and {num_completions}"
+        )
+    prompts = [encode(task.messages(problem)) for problem in task.problems]
+    groups = engine.generate(prompts, num_completions, params, seed, on_progress)
+    completions = [completion for group in groups for completion in group]
+    texts = [decode(completion.token_ids) for completion in completions]
+    owners = [problem for problem in task.problems for _ in range(num_completions)]
+    verdicts = task.grade(texts, owners, [completion.finish_reason for completion in completions])
+    answers = list(map(_answer, texts, completions, verdicts))
+    results = [
+        _result(problem, answers[start : start + num_completions])
+        for problem, start in zip(task.problems, range(0, len(answers), num_completions), strict=True)
+    ]
+    return EvaluationResult(task.name, num_completions, tuple(results))
+
+
+def write_results(result: EvaluationResult, path: Path) -> None:
+    """One JSON line a problem. Written aside and swapped in: a reader never sees half a file."""
+    aside = path.with_name(f"{path.name}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with aside.open("w", encoding="utf-8") as file:
+        for problem in result.results:
+            file.write(json.dumps(dataclasses.asdict(problem)) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def _answer(text: str, completion: Completion, verdict: Verdict) -> Answer:
+    return Answer(
+        text,
+        verdict.correct,
+        verdict.reason,
+        verdict.extracted,
+        completion.finish_reason,
+        len(completion.token_ids),
+    )
+
+
+def _result(problem: Problem, answers: Sequence[Answer]) -> ProblemResult:
+    return ProblemResult(problem.id, problem.question, problem.answer, tuple(answers))

@@ -1,0 +1,37 @@
+"""What can be set about evaluation."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from negaware.rollout.options import SamplingOptions
+from negaware.tasks.options import TaskOptions
+
+
+class EvaluationSampling(SamplingOptions):
+    """How answers are sampled for an evaluation, and how many."""
+
+    completions: int = Field(1, ge=1)
+    """Answers sampled to each problem."""
+
+
+class DuringTraining(EvaluationSampling):
+    """The evaluations on the way: often, and small."""
+
+    every: int = Field(10, ge=1)
+    """Steps from one to the next."""
+    num_problems: int | None = Field(None, ge=1)
+    """The first so many of the held-out problems; all by default."""
+
+
+class EvaluationOptions(BaseModel):
+    """How the policy is judged on held-out problems, with sampling settings of its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    task: TaskOptions
+    """The held-out problems."""
+    during: DuringTraining | None = None
+    """Evaluations on the way; none if left out."""
+    final: EvaluationSampling
+    """avg@k before and after training; accuracy at temperature 0 is measured besides, with the same length limit."""

@@ -1,0 +1,104 @@
+"""Loads the policy: a transformers model with its tokenizer, from the hub, a folder, or the embedded package.
+
+It refuses, in one sentence, what could not be trained or prompted later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from negaware.models.embedded import EMBEDDED_MODEL, embedded_model_folder
+
+COMPUTE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """Chat messages → prompt tokens, and answer tokens → text, with one tokenizer."""
+
+    tokenizer: PreTrainedTokenizerBase
+    stop_token_ids: tuple[int, ...]
+
+    def encode(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """The prompt's tokens, ready for the assistant's answer."""
+        rendered: Any = self.tokenizer.apply_chat_template(
+            [dict(message) for message in messages], add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+        return list(rendered)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The answer's text, special tokens left out."""
+        text = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        assert isinstance(text, str)
+        return text
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The model in its compute dtype (eval mode: no dropout between sampling and training) and its codec."""
+
+    model: PreTrainedModel
+    codec: Codec
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest sequence the model can take, in tokens."""
+        return int(getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", 2**31))
+
+
+def load_policy(name: str, dtype: torch.dtype, device: torch.device | str = "cpu") -> Policy:
+    """Loads the model `name`: a folder, a hub name, or the embedded model.
+
+    ValueError if there is no such model, no tokenizer, no chat template or no end-of-sequence token.
+    """
+    transformers_logging.disable_progress_bar()
+    source = _locate(name)
+    codec = load_codec(name)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ValueError(f"The model {name!r} can't be loaded: {_first_line(error)}") from error
+    # So that a finished run's folder generates until the same tokens that ended an answer in training.
+    model.generation_config.eos_token_id = list(codec.stop_token_ids)
+    return Policy(model.to(device).eval(), codec)
+
+
+def load_codec(name: str) -> Codec:
+    """The tokenizer of the model `name` with its chat template. ValueError if either is missing."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(_locate(name))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"The model {name!r} has no tokenizer that can be loaded ({_first_line(error)}); "
+            "put the tokenizer's files into its folder, or name a model that has them."
+        ) from error
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"The tokenizer of {name!r} has no chat template; add one as chat_template.jinja to its folder, "
+            "or name an instruction-tuned model."
+        )
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"The tokenizer of {name!r} has no eos token; set eos_token in its tokenizer_config.json.")
+    return Codec(tokenizer, (int(tokenizer.eos_token_id),))
+
+
+def save_model(policy: Policy, folder: Path) -> None:
+    """Writes the model, in its compute dtype, as a folder that transformers and vLLM load with no code of ours."""
+    policy.model.save_pretrained(folder)
+    policy.codec.tokenizer.save_pretrained(folder)
+
+
+def _locate(name: str) -> str | Path:
+    return embedded_model_folder() if name == EMBEDDED_MODEL else name
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

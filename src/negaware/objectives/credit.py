@@ -1,0 +1,52 @@
+"""Credit: what a group's pass rate says about how much each of its answers counts. No log-probabilities here."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+with suppress(ImportError):
+    from jaxtyping import Bool, Float
+
+PASS_RATE_RANGE = (0.02, 0.98)
+"""r̂ is clamped to this range inside NFT's loss (the reference code's values)."""
+
+PromptWeight = Literal["uniform", "one_minus_rate", "grpo"]
+
+
+def clamp_pass_rate(pass_rate: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
+    """r̂ within `PASS_RATE_RANGE`."""
+    return pass_rate.clamp(*PASS_RATE_RANGE)
+
+
+def prompt_weight(pass_rate: Float[Tensor, "B"], name: PromptWeight) -> Float[Tensor, "B"]:
+    """ω(q): `uniform` 1, `one_minus_rate` 1 − r̂, `grpo` sqrt((1 − r̂)/r̂) in NFT's loss. ValueError for another name."""
+    if name not in PROMPT_WEIGHTS:
+        raise ValueError(f"prompt_weight is {name!r}; it must be one of {', '.join(PROMPT_WEIGHTS)}.")
+    return PROMPT_WEIGHTS[name](pass_rate)
+
+
+PROMPT_WEIGHTS = {
+    "uniform": torch.ones_like,
+    "one_minus_rate": lambda rate: 1 - rate,
+    "grpo": lambda rate: ((1 - rate) / rate).sqrt(),
+}
+
+
+def centred_advantage(correct: Bool[Tensor, "B"], pass_rate: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
+    """A = r − mean over the group (Dr. GRPO, arXiv 2503.20783)."""
+    return correct.to(pass_rate.dtype) - pass_rate
+
+
+def standardised_advantage(correct: Bool[Tensor, "B"], pass_rate: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
+    """A = (r − mean)/std over the group (GRPO, arXiv 2402.03300)."""
+    return centred_advantage(correct, pass_rate) * inverse_std(pass_rate)
+
+
+def inverse_std(pass_rate: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
+    """1 / sqrt(r̂(1 − r̂)), the population std of the group's verdicts; 0 for a group with nothing to compare."""
+    variance = pass_rate * (1 - pass_rate)
+    return torch.where(variance > 0, variance.rsqrt(), torch.zeros_like(variance))

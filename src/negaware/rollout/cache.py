@@ -1,0 +1,107 @@
+"""The local engine's key-value cache: rows that come and go, all ending at the same column.
+
+A row's tokens are the contiguous columns up to the shared end, so a new token of every row is one column, a finished
+row is overwritten by the last one, and a waiting prompt is written right-aligned into free rows.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+COLUMN_BLOCK = 64  # columns added when a cache is full, at the least
+NO_BUFFER = torch.empty(0)  # stands until the first prompts show the heads, width and dtype
+
+
+class RowLayer(DynamicLayer):
+    """One attention layer's keys and values [rows, H, columns, D], written in place and handed out as views."""
+
+    def __init__(self, window: Window) -> None:
+        super().__init__()
+        self.window = window
+        self.key_buffer: Tensor = NO_BUFFER
+        self.value_buffer: Tensor = NO_BUFFER
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        """Writes the newest column of every row and returns all columns in use."""
+        window = self.window
+        rows, columns = slice(window.num_rows), slice(window.end - key_states.shape[-2], window.end)
+        self.key_buffer[rows, :, columns] = key_states
+        self.value_buffer[rows, :, columns] = value_states
+        in_use = slice(window.start, window.end)
+        return self.key_buffer[rows, :, in_use], self.value_buffer[rows, :, in_use]
+
+    def get_seq_length(self) -> int:
+        """Columns before the one being written: transformers asks while the new column is already counted."""
+        return self.window.end - self.window.start - 1
+
+
+class Window:
+    """Which rows and columns of a `RowCache` are in use: rows [0, num_rows), columns [start, end)."""
+
+    def __init__(self, end: int) -> None:
+        self.num_rows = 0
+        self.start = end
+        self.end = end
+
+
+class RowCache(Cache):
+    """A transformers cache whose rows are added from prefilled prompts and removed one by one."""
+
+    def __init__(self, num_layers: int, max_rows: int, first_end: int) -> None:
+        self.window = Window(first_end)
+        self.max_rows = max_rows
+        self.row_layers = [RowLayer(self.window) for _ in range(num_layers)]
+        super().__init__(layers=list(self.row_layers))
+
+    def add_rows(self, prefilled: Cache, source_rows: Tensor) -> None:
+        """Appends rows copied from `prefilled` (left-padded prompts), ending where all rows end."""
+        window = self.window
+        width = prefilled.layers[0].keys.shape[-2]
+        first, last = window.num_rows, window.num_rows + len(source_rows)
+        columns = slice(window.end - width, window.end)
+        for layer, filled in zip(self.row_layers, prefilled.layers, strict=True):
+            if layer.key_buffer is NO_BUFFER:
+                layer.key_buffer = _empty_like(filled.keys, self.max_rows, window.end + COLUMN_BLOCK)
+                layer.value_buffer = _empty_like(filled.values, self.max_rows, window.end + COLUMN_BLOCK)
+            layer.key_buffer[first:last, :, columns] = filled.keys[source_rows]
+            layer.value_buffer[first:last, :, columns] = filled.values[source_rows]
+        window.num_rows = last
+        window.start = min(window.start, columns.start)
+
+    def open_column(self) -> None:
+        """Makes room for one more token of every row."""
+        window = self.window
+        if window.end == self.row_layers[0].key_buffer.shape[-2]:
+            width = window.end - window.start
+            capacity = width + max(COLUMN_BLOCK, width // 2)
+            for layer in self.row_layers:
+                layer.key_buffer = _moved(layer.key_buffer, window, capacity)
+                layer.value_buffer = _moved(layer.value_buffer, window, capacity)
+            window.start, window.end = 0, width
+        window.end += 1
+
+    def move_row(self, source: int, target: int) -> None:
+        """Overwrites one row by another."""
+        in_use = slice(self.window.start, self.window.end)
+        for layer in self.row_layers:
+            layer.key_buffer[target, :, in_use] = layer.key_buffer[source, :, in_use]
+            layer.value_buffer[target, :, in_use] = layer.value_buffer[source, :, in_use]
+
+    def drop_last_row(self) -> None:
+        """Frees the last row."""
+        self.window.num_rows -= 1
+
+
+def _empty_like(states: Tensor, rows: int, columns: int) -> Tensor:
+    # Zeros, not garbage: a masked NaN times a weight of 0 is still NaN.
+    return states.new_zeros(rows, states.shape[1], columns, states.shape[-1])
+
+
+def _moved(buffer: Tensor, window: Window, capacity: int) -> Tensor:
+    """The buffer's columns in use at the front of a new one with `capacity` columns."""
+    moved = buffer.new_zeros(buffer.shape[0], buffer.shape[1], capacity, buffer.shape[-1])
+    rows, width = window.num_rows, window.end - window.start
+    moved[:rows, :, :width] = buffer[:rows, :, window.start : window.end]
+    return moved

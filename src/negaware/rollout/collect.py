@@ -1,0 +1,177 @@
+"""The collector: samples, verifies and keeps until a step's batch of informative groups is full.
+
+A group teaches something if its answers differ: 0 < pass rate < 1. Groups beyond the batch are carried to the next
+step. The search is bounded, everything is counted, and nothing is dropped in silence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from negaware.rollout.engine import Engine, SamplingParams
+from negaware.rollout.options import RolloutOptions
+from negaware.rollout.verify import verify
+from negaware.tasks.task import Task
+from negaware.types import Group, Message
+
+
+class NothingToLearnError(ValueError):
+    """Every question of a step was answered all right or all wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A step's batch: the groups to train on, every group sampled on the way, and what was counted."""
+
+    groups: list[Group]
+    sampled: list[Group]
+    metrics: dict[str, float]
+
+
+@dataclass(slots=True)
+class CollectorState:
+    """Where the collector stands: questions taken so far and groups carried over. A checkpoint holds it."""
+
+    position: int = 0
+    surplus: list[Group] = field(default_factory=list)
+
+
+class Collector:
+    """Turns a task into batches of informative groups with an engine.
+
+    `decode` and `encode` are the codec's. ValueError if a prompt with its longest answer exceeds `max_tokens`.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        task: Task,
+        encode: Callable[[Sequence[Message]], list[int]],
+        decode: Callable[[Sequence[int]], str],
+        params: SamplingParams,
+        options: RolloutOptions,
+        seed: int,
+        max_tokens: int,
+    ) -> None:
+        self.engine, self.task, self.decode = engine, task, decode
+        self.params, self.options, self.seed = params, options, seed
+        self.state = CollectorState()
+        self.prompts = [tuple(encode(task.messages(problem))) for problem in task.problems]
+        self.problem_indices = fitting_prompts(self.prompts, params.max_new_tokens, max_tokens, task)
+        self._order: tuple[int, list[int]] = (-1, [])
+
+    def next_rollout(self, step: int, on_progress: Callable[[int], None] | None = None) -> Rollout:
+        """Fills a batch for this step. Raises NothingToLearnError if no question asked was informative."""
+        start = time.perf_counter()
+        options, state = self.options, self.state
+        kept, state.surplus = state.surplus, []
+        num_carried = len(kept)
+        sampled: list[Group] = []
+        while len(kept) < options.questions and len(sampled) < options.question_budget:
+            num_questions = self._questions_to_ask(options.questions - len(kept), sampled)
+            groups = self._sample(num_questions, call_seed(self.seed, step, len(sampled)), on_progress)
+            sampled += groups
+            kept += [group for group in groups if is_informative(group)]
+        if not kept:
+            raise NothingToLearnError(self._nothing_to_learn(sampled))
+        batch, state.surplus = kept[: options.questions], kept[options.questions :]
+        metrics = rollout_metrics(sampled, time.perf_counter() - start) | {
+            "rollout/num_groups": float(len(batch)),
+            "rollout/num_carried_groups": float(num_carried),
+            "rollout/num_surplus_groups": float(len(state.surplus)),
+        }
+        return Rollout(batch, sampled, metrics)
+
+    def _questions_to_ask(self, num_missing: int, sampled: Sequence[Group]) -> int:
+        """As many as should fill the batch at the share of informative questions seen so far in this step."""
+        share = sum(map(is_informative, sampled)) / len(sampled) if sampled else 1.0
+        wanted = round(num_missing / max(share, num_missing / self.options.questions, 1e-9))
+        return min(max(wanted, num_missing), self.options.questions, self.options.question_budget - len(sampled))
+
+    def _sample(self, num_questions: int, seed: int, on_progress: Callable[[int], None] | None) -> list[Group]:
+        indices = [self._next_problem() for _ in range(num_questions)]
+        completions = self.engine.generate(
+            [self.prompts[index] for index in indices], self.options.completions, self.params, seed, on_progress
+        )
+        problems = [self.task.problems[index] for index in indices]
+        answers = verify(self.task, self.decode, problems, completions)
+        return [
+            Group(problem, self.prompts[index], group, *group_answers)
+            for problem, index, group, group_answers in zip(problems, indices, completions, answers, strict=True)
+        ]
+
+    def _next_problem(self) -> int:
+        """The next question: every epoch asks each question once, in an order of its own."""
+        epoch, place = divmod(self.state.position, len(self.problem_indices))
+        if self._order[0] != epoch:
+            order = list(self.problem_indices)
+            random.Random(call_seed(self.seed, epoch, -1)).shuffle(order)
+            self._order = (epoch, order)
+        self.state.position += 1
+        return self._order[1][place]
+
+    def _nothing_to_learn(self, sampled: Sequence[Group]) -> str:
+        all_right = sum(group.pass_rate == 1 for group in sampled)
+        truncated = sum(c.finish_reason == "length" for group in sampled for c in group.completions)
+        advice = (
+            "The questions are too easy for this model: choose a harder task"
+            if all_right > len(sampled) / 2
+            else "The questions are too hard for this model or their answers aren't recognised: look at the run's answers, "
+            "choose an easier task or another extraction, or raise rollout.max_new_tokens if many are cut off"
+        )
+        return (
+            f"None of the {len(sampled)} questions of this step had both right and wrong answers ({all_right} all right, "
+            f"{len(sampled) - all_right} all wrong, {truncated} answers cut at the length limit). {advice}; "
+            f"more answers a question (rollout.completions is {self.options.completions}) help too."
+        )
+
+
+def is_informative(group: Group) -> bool:
+    """Whether the group's answers differ; a lone answer (RFT's K = 1) teaches if it is right."""
+    return 0 < group.pass_rate < 1 or (len(group.verdicts) == 1 and group.pass_rate == 1)
+
+
+def call_seed(seed: int, step: int, place: int) -> int:
+    """A seed for one call, so that a resumed run draws what the straight run drew, whatever happened between."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{step}:{place}".encode(), digest_size=8).digest(), "little") >> 1
+
+
+def fitting_prompts(prompts: Sequence[tuple[int, ...]], max_new_tokens: int, max_tokens: int, task: Task) -> list[int]:
+    """The indices of all prompts. ValueError naming the first whose longest answer would not fit into the model."""
+    for index, prompt in enumerate(prompts):
+        if len(prompt) + max_new_tokens > max_tokens:
+            num_too_long = sum(len(other) + max_new_tokens > max_tokens for other in prompts)
+            raise ValueError(
+                f"The prompt of problem {task.problems[index].id!r} of task {task.name!r} has {len(prompt)} tokens; with "
+                f"max_new_tokens {max_new_tokens} that exceeds the model's {max_tokens} ({num_too_long} of "
+                f"{len(prompts)} problems do). Lower max_new_tokens or leave such problems out."
+            )
+    return list(range(len(prompts)))
+
+
+def rollout_metrics(sampled: Sequence[Group], seconds: float) -> dict[str, float]:
+    """What a step's sampling came to: pass rate, shares, lengths, verdicts by reason."""
+    completions = [completion for group in sampled for completion in group.completions]
+    reasons = Counter(verdict.reason for group in sampled for verdict in group.verdicts)
+    num_tokens = sum(len(completion.token_ids) for completion in completions)
+    groups, answers = max(len(sampled), 1), max(len(completions), 1)
+    rollout = {
+        "num_groups_sampled": len(sampled),
+        "pass_rate": sum(group.pass_rate for group in sampled) / groups,
+        "informative_share": sum(map(is_informative, sampled)) / groups,
+        "all_right_share": sum(group.pass_rate == 1 for group in sampled) / groups,
+        "all_wrong_share": sum(group.pass_rate == 0 for group in sampled) / groups,
+        "truncated_share": sum(completion.finish_reason == "length" for completion in completions) / answers,
+        "unverifiable_share": (reasons["timeout"] + reasons["error"]) / answers,
+        "answer_tokens": num_tokens / answers,
+        "tokens_per_second": num_tokens / max(seconds, 1e-9),
+    }
+    verifier = {reason: reasons[reason] for reason in ("correct", "wrong", "no_answer", "timeout", "error")}
+    return {f"rollout/{name}": float(value) for name, value in rollout.items()} | {
+        f"verifier/{name}": float(value) for name, value in verifier.items()
+    }

@@ -1,0 +1,48 @@
+"""What an engine is: token ids in, sampled token ids out. It knows neither texts nor verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from negaware.types import Completion
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are drawn. `temperature` 0 is greedy; `top_p` 1 and `top_k` 0 leave the distribution whole.
+
+    `stop_token_ids` end an answer and belong to it; `max_new_tokens` counts them too.
+    """
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+
+
+class Engine(Protocol):
+    """Samples completions; every engine passes tests/rollout/conformance.py."""
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        num_completions: int,
+        params: SamplingParams,
+        seed: int,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[tuple[Completion, ...]]:
+        """`num_completions` completions for each prompt, in order; the same seed gives the same tokens.
+
+        `on_progress` is told the number of tokens sampled since it was last called.
+        """
+        ...
+
+    def load_weights(self, named_weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+        """Samples from these weights from now on and stamps completions with `version`."""
+        ...

@@ -1,0 +1,177 @@
+"""The in-process engine: continuous batching over any transformers causal language model.
+
+Each prompt is prefilled once for its K completions; finished ones leave the batch and waiting prompts enter it. A call
+to `generate` is a loop of three steps: admit, decode, retire. It knows token ids only.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from negaware.rollout.cache import RowCache
+from negaware.rollout.engine import SamplingParams
+from negaware.rollout.reference import copy_weights
+from negaware.rollout.sampling import completion_seed, completion_uniforms, sample_tokens
+from negaware.types import Completion
+
+
+@dataclass(slots=True)
+class _Sequence:
+    """One completion in the making."""
+
+    prompt_index: int
+    completion_index: int
+    prompt_length: int
+    seed: int
+    uniforms: Tensor
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+
+class LocalEngine:
+    """Samples with a model of this process; it may be the very model that is trained (then weights are never copied).
+
+    `max_sequences` completions are decoded at once; more wait. ValueError for a model whose layers keep a state that
+    can't be split into rows of keys and values.
+    """
+
+    def __init__(self, model: PreTrainedModel, max_sequences: int = 256, version: int = 0) -> None:
+        unsupported = set(getattr(model.config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+        if unsupported:
+            raise ValueError(
+                f"The local engine can't sample from {type(model).__name__}: its layers of type "
+                f"{', '.join(sorted(unsupported))} keep no keys and values; use a model with attention layers only."
+            )
+        self.model = model
+        self.max_sequences = max_sequences
+        self.version = version
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        num_completions: int,
+        params: SamplingParams,
+        seed: int,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[tuple[Completion, ...]]:
+        """See `Engine.generate`."""
+        if not prompts:
+            return []
+        batch = _Batch(self, prompts, params, max_rows=max(num_completions, self.max_sequences))
+        waiting = deque(range(len(prompts)))
+        while waiting or batch.sequences:
+            admitted = []
+            while waiting and len(batch.sequences) + (len(admitted) + 1) * num_completions <= batch.max_rows:
+                admitted.append(waiting.popleft())
+            num_sampled = batch.admit(admitted, num_completions, seed) if admitted else batch.decode()
+            batch.retire()
+            if on_progress:
+                on_progress(num_sampled)
+        by_prompt = [batch.finished[index] for index in range(len(prompts))]
+        return [tuple(group[k] for k in range(num_completions)) for group in by_prompt]
+
+    def load_weights(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """See `Engine.load_weights`."""
+        copy_weights(self.model, named_weights)
+        self.version = version
+
+
+class _Batch:
+    """The sequences being decoded, row i of the cache belonging to `sequences[i]`."""
+
+    def __init__(
+        self, engine: LocalEngine, prompts: Sequence[Sequence[int]], params: SamplingParams, max_rows: int
+    ) -> None:
+        self.model, self.version = engine.model, engine.version
+        self.prompts, self.params, self.max_rows = prompts, params, max_rows
+        self.device = engine.model.device
+        self.sequences: list[_Sequence] = []
+        self.finished: dict[int, dict[int, Completion]] = {index: {} for index in range(len(prompts))}
+        num_layers = engine.model.config.get_text_config(decoder=True).num_hidden_layers
+        self.cache = RowCache(num_layers, max_rows, first_end=max(len(prompt) for prompt in prompts))
+
+    def admit(self, indices: list[int], num_completions: int, seed: int) -> int:
+        """Prefills these prompts once each and samples the first token of their completions."""
+        prompts = [self.prompts[index] for index in indices]
+        width = max(len(prompt) for prompt in prompts)
+        tokens = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=self.device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device)
+        prefilled = DynamicCache()
+        output = self.model(
+            input_ids=tokens,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            past_key_values=prefilled,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        source_rows = torch.arange(len(prompts), device=self.device).repeat_interleave(num_completions)
+        self.cache.add_rows(prefilled, source_rows)
+        added = []
+        for index in indices:
+            for k in range(num_completions):
+                own_seed = completion_seed(seed, index, k)
+                uniforms = completion_uniforms(own_seed, self.params.max_new_tokens)
+                added.append(_Sequence(index, k, len(self.prompts[index]), own_seed, uniforms))
+        self._sample(output.logits[:, -1][source_rows], added)
+        self.sequences += added
+        return len(added)
+
+    def decode(self) -> int:
+        """Runs every sequence's last token through the model and samples its next."""
+        self.cache.open_column()
+        window = self.cache.window
+        lengths = torch.tensor([s.prompt_length + len(s.token_ids) for s in self.sequences], device=self.device)
+        columns = torch.arange(window.end - window.start, 0, -1, device=self.device)
+        output = self.model(
+            input_ids=torch.tensor([[s.token_ids[-1]] for s in self.sequences], device=self.device),
+            attention_mask=(columns <= lengths[:, None]).long(),
+            position_ids=lengths[:, None] - 1,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self._sample(output.logits[:, -1], self.sequences)
+        return len(self.sequences)
+
+    def retire(self) -> None:
+        """Takes finished sequences out; the last row takes a freed row's place."""
+        params = self.params
+        for row in reversed(range(len(self.sequences))):
+            sequence = self.sequences[row]
+            stopped = sequence.token_ids[-1] in params.stop_token_ids
+            if not stopped and len(sequence.token_ids) < params.max_new_tokens:
+                continue
+            self.finished[sequence.prompt_index][sequence.completion_index] = Completion(
+                tuple(sequence.token_ids),
+                tuple(sequence.logprobs),
+                "stop" if stopped else "length",
+                self.version,
+                sequence.seed,
+            )
+            last = self.sequences.pop()
+            if last is not sequence:
+                self.sequences[row] = last
+                self.cache.move_row(len(self.sequences), row)
+            self.cache.drop_last_row()
+        self._drop_dead_columns()
+
+    def _drop_dead_columns(self) -> None:
+        """Forgets the leading columns that no sequence uses any more."""
+        window = self.cache.window
+        longest = max((s.prompt_length + len(s.token_ids) - 1 for s in self.sequences), default=0)
+        window.start = max(window.start, window.end - longest)
+
+    def _sample(self, logits: Tensor, sequences: list[_Sequence]) -> None:
+        uniforms = torch.stack([s.uniforms[len(s.token_ids)] for s in sequences]).to(self.device)
+        tokens, logprobs = sample_tokens(logits, self.params, uniforms)
+        for sequence, token, logprob in zip(sequences, tokens.tolist(), logprobs.tolist(), strict=True):
+            sequence.token_ids.append(token)
+            sequence.logprobs.append(logprob)

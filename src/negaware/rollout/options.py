@@ -1,0 +1,44 @@
+"""What can be set about sampling for training."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from negaware.rollout.engine import SamplingParams
+
+
+class SamplingOptions(BaseModel):
+    """How tokens are drawn."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    max_new_tokens: int = Field(3584, ge=1)
+    """Longest answer, in tokens, stop token included."""
+    temperature: float = Field(1.0, ge=0)
+    """Sampling temperature; 0 is greedy."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Nucleus mass; 1 leaves the distribution whole."""
+    top_k: int = Field(0, ge=0)
+    """Highest-probability tokens kept; 0 keeps all."""
+
+    def params(self, stop_token_ids: tuple[int, ...]) -> SamplingParams:
+        """These options with the tokenizer's stop tokens."""
+        return SamplingParams(self.max_new_tokens, self.temperature, self.top_p, self.top_k, stop_token_ids)
+
+
+class RolloutOptions(SamplingOptions):
+    """How a step's questions are asked, how often, and when to stop looking for informative ones."""
+
+    questions: int = Field(512, ge=1)
+    """Informative questions a step trains on (the paper's 512)."""
+    completions: int = Field(16, ge=1)
+    """Answers sampled to each question, K (the paper's 16)."""
+    max_sampled_questions: int | None = Field(None, ge=1)
+    """Questions asked at most in one step; by default 8 times `questions`."""
+    max_sequences: int = Field(256, ge=1)
+    """Answers decoded at once by the local engine."""
+
+    @property
+    def question_budget(self) -> int:
+        """Questions asked at most in one step."""
+        return self.max_sampled_questions or 8 * self.questions

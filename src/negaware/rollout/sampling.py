@@ -1,0 +1,81 @@
+"""From logits to a sampled token and its log-probability. It knows neither models nor sequences.
+
+Every completion has a seed of its own and its uniform numbers come from that seed alone, so what is sampled for it does
+not depend on what else is in the batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from negaware.rollout.engine import SamplingParams
+
+BLOCK = 256  # columns summed before the cumulative sum: 49k columns become 192, then 256 of one block
+
+
+def completion_seed(seed: int, prompt_index: int, completion_index: int) -> int:
+    """The seed of one completion of one call, spread over 63 bits."""
+    digest = hashlib.blake2b(f"{seed}/{prompt_index}/{completion_index}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def completion_uniforms(seed: int, num_tokens: int) -> Tensor:
+    """The uniform numbers in (0, 1] that choose a completion's tokens, one a token, float64."""
+    return 1 - torch.rand(num_tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def sample_tokens(logits: Tensor, params: SamplingParams, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens [B] drawn from logits [B, V] by uniforms [B] in (0, 1], and their log-probabilities [B] (float32).
+
+    The log-probabilities are those of the distribution that was sampled: after temperature, top-k and top-p. Greedy
+    decoding (temperature 0) keeps those of the untouched model.
+    """
+    logits = logits.float()
+    if params.temperature == 0:
+        tokens = logits.argmax(-1)
+        return tokens, _logprobs_of(logits, tokens)
+    logits = restrict(logits / params.temperature, params.top_k, params.top_p)
+    tokens = _invert_cumulative(logits, uniforms)
+    return tokens, _logprobs_of(logits, tokens)
+
+
+def restrict(logits: Tensor, top_k: int, top_p: float) -> Tensor:
+    """The logits [B, V] with everything outside the top k and outside the nucleus of mass top_p at −∞.
+
+    The token that crosses top_p stays in, so that one token always does.
+    """
+    if 0 < top_k < logits.shape[-1]:
+        smallest_kept = logits.topk(top_k, dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < smallest_kept, -torch.inf)
+    if top_p < 1:
+        ordered, order = logits.sort(dim=-1, descending=True)
+        probabilities = ordered.softmax(-1)
+        outside = probabilities.cumsum(-1) - probabilities >= top_p
+        logits = logits.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
+    return logits
+
+
+def _logprobs_of(logits: Tensor, tokens: Tensor) -> Tensor:
+    return logits.gather(-1, tokens[:, None]).squeeze(-1) - logits.logsumexp(-1)
+
+
+def _invert_cumulative(logits: Tensor, uniforms: Tensor) -> Tensor:
+    """The first column whose cumulative probability reaches u: exact inverse-transform sampling in two levels.
+
+    One exponential a column and no random number a column, where Gumbel or exponential races need both.
+    """
+    weights = (logits - logits.amax(-1, keepdim=True)).exp()
+    padding = -weights.shape[-1] % BLOCK
+    blocks = torch.nn.functional.pad(weights, (0, padding)).view(weights.shape[0], -1, BLOCK)
+    ends = blocks.sum(-1).double().cumsum(-1)
+    target = uniforms.to(ends)[:, None] * ends[:, -1:]
+    block = torch.searchsorted(ends, target)
+    rows = torch.arange(len(logits), device=logits.device)
+    inside = blocks[rows, block.squeeze(1)].double().cumsum(-1)
+    before = torch.where(block > 0, ends.gather(-1, (block - 1).clamp(min=0)), 0)
+    # Rounding may leave the rest a hair above the block's own total; its last column with any mass is meant then.
+    column = torch.searchsorted(inside, torch.minimum(target - before, inside[:, -1:]))
+    return (block * BLOCK + column).squeeze(1)

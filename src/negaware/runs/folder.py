@@ -1,0 +1,229 @@
+"""The folder that holds a run: config, environment, metrics, sampled answers, summary.
+
+It keeps plain dicts and numbers as files and gives them back. It refuses to know what a metric means, what is in a
+checkpoint, or how a model is trained. A file that is replaced is written aside and swapped in, so a kill or a full
+disk leaves the previous content.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from negaware.runs.environment import describe_environment
+
+_CONFIG, _ENVIRONMENT = "config.yaml", "environment.json"
+# What `force` may delete: names this project writes, never whatever else lies in the folder.
+_CONTENT = (
+    *("metrics.jsonl", "summary.json", "report.html"),
+    *("answers", "evaluations", "checkpoints", "model", "tensorboard", "wandb", "trackio"),
+)
+
+
+class RunFolder:
+    """One run's files. Make it with `create` (a new run) or `open` (to resume or to read)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._started = time.monotonic()
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], config: Mapping[str, Any], *, force: bool = False) -> RunFolder:
+        """A new run at `path` with its resolved config (plain values) and environment written.
+
+        With `force`, a run that is already there is deleted first. ValueError where something is in the way.
+        """
+        path = Path(path)
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"run folder {path} is a file; choose another path")
+        if path.is_dir() and any(path.iterdir()):
+            if not _is_run(path):
+                raise ValueError(
+                    f"{path} is not empty and not a run folder (no {_CONFIG} with {_ENVIRONMENT}), so it is left "
+                    f"alone even with --force; choose another path or empty it yourself"
+                )
+            if not force:
+                raise ValueError(
+                    f"run folder {path} already holds a run; --resume goes on with it, --force deletes it first"
+                )
+            for name in _CONTENT:
+                _delete(path / name)
+        with _explain_full_disk(path):
+            path.mkdir(parents=True, exist_ok=True)
+        run = cls(path)
+        replace_file(path / _ENVIRONMENT, _to_json(describe_environment(), indent=2) + "\n")
+        replace_file(path / _CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+        replace_file(run.metrics_path, "")
+        return run
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> RunFolder:
+        """The run at `path`. ValueError where that isn't a run folder."""
+        path = Path(path)
+        if not _is_run(path):
+            found = "has neither or only one of them" if path.is_dir() else "is not a folder"
+            raise ValueError(f"{path} is not a run folder: expected {_CONFIG} and {_ENVIRONMENT} in it, but it {found}")
+        return cls(path)
+
+    @property
+    def metrics_path(self) -> Path:
+        """Where the metrics of each step are."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the run started, without the time between a kill and its resumption."""
+        return time.monotonic() - self._started
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Appends one line of metrics, with the step and the seconds so far, and makes it durable."""
+        line = _to_json({"step": step, "seconds": round(self.seconds, 3), **metrics}) + "\n"
+        with _explain_full_disk(self.metrics_path), self.metrics_path.open("ab", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            try:
+                _write_all(file.fileno(), line.encode())
+            except OSError:
+                with contextlib.suppress(OSError):
+                    file.truncate(size)
+                raise
+
+    def write_answers(self, step: int, records: Iterable[Mapping[str, Any]]) -> None:
+        """The sampled answers of one step, one JSON object a line."""
+        replace_file(self._answers_path(step), "".join(_to_json(record) + "\n" for record in records))
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """The figures of the finished run."""
+        replace_file(self.path / "summary.json", _to_json(summary, indent=2) + "\n")
+
+    def truncate_after(self, step: int) -> None:
+        """Forgets what was logged after `step`, and a torn last line, so that a resumed run can log it again."""
+        kept = [record for record in self.read_metrics() if record["step"] <= step]
+        replace_file(self.metrics_path, "".join(_to_json(record) + "\n" for record in kept))
+        for later in self.answer_steps():
+            if later > step:
+                self._answers_path(later).unlink()
+        for leftover in [*self.path.glob(".*.partial"), *self.path.glob("answers/.*.partial")]:
+            leftover.unlink()
+        self._started = time.monotonic() - (kept[-1]["seconds"] if kept else 0.0)
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The logged lines in order; a torn last line is left out, what wasn't finite is None."""
+        return read_json_lines(self.metrics_path)[0]
+
+    def answer_steps(self) -> list[int]:
+        """The steps whose answers are kept, in order."""
+        return sorted(int(path.stem) for path in self.path.glob("answers/*.jsonl") if path.stem.isdigit())
+
+    def read_answers(self, step: int) -> list[dict[str, Any]]:
+        """The answers of one step; none where none were kept."""
+        return read_json_lines(self._answers_path(step))[0]
+
+    def read_config(self) -> dict[str, Any]:
+        """The resolved config as it was written."""
+        return yaml.safe_load((self.path / _CONFIG).read_text(encoding="utf-8")) or {}
+
+    def read_environment(self) -> dict[str, Any]:
+        """Where and with what the run was started."""
+        return json.loads((self.path / _ENVIRONMENT).read_text(encoding="utf-8"))
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """The figures of the finished run; None while it isn't finished."""
+        path = self.path / "summary.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def _answers_path(self, step: int) -> Path:
+        return self.path / "answers" / f"{step:06d}.jsonl"
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Writes `text` aside, makes it durable and swaps it in; on an error the previous content stays."""
+    partial = path.with_name(f".{path.name}.partial")
+    with _explain_full_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("wb", buffering=0) as file:
+                # A lone surrogate, which UTF-8 can't hold, becomes \udXXX: in JSON and YAML strings that is its escape.
+                _write_all(file.fileno(), text.encode("utf-8", "backslashreplace"))
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
+    """The objects of a JSON Lines file ([] where there is none), and whether its last line was torn by a kill.
+
+    ValueError for a broken line that isn't the last.
+    """
+    if not path.exists():
+        return [], False
+    # Only "\n" ends a line: str.splitlines would also cut at the separators that a model may emit inside a string.
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    records: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                return records, True
+            raise ValueError(f"{path}, line {number}: not JSON ({error}); mend or delete that line") from error
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}, line {number}: expected a JSON object, got {line[:60]!r}; mend or delete it")
+        records.append(record)
+    return records, False
+
+
+def _is_run(path: Path) -> bool:
+    return (path / _CONFIG).is_file() and (path / _ENVIRONMENT).is_file()
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    os.fsync(descriptor)
+
+
+@contextlib.contextmanager
+def _explain_full_disk(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            reason = "no space left on the disk (or in the quota); free some, then go on with --resume"
+            raise OSError(error.errno, reason, str(path)) from error
+        raise
+
+
+def _to_json(value: Any, *, indent: int | None = None) -> str:
+    return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """The same value with None for NaN and infinities, which JSON doesn't have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

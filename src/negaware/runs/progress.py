@@ -1,0 +1,136 @@
+"""What a person sees while a run goes on: a live display on a terminal, one plain line a step elsewhere.
+
+It counts and prints; it refuses to know what a phase does or how a metric is made. Nothing else in the project prints
+progress.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+
+class Progress:
+    """Progress of a run: `with Progress(num_steps) as progress`, then `phase`, `advance` and `step_done`."""
+
+    def __init__(self, num_steps: int, console: Console | None = None, *, start_step: int = 0) -> None:
+        """`start_step` is the last step that was done before this process (0: a new run)."""
+        # The stream itself is asked, because FORCE_COLOR would make rich take a pipe for a terminal.
+        self._console = console or Console(force_interactive=None if sys.stdout.isatty() else False)
+        self._live: Live | None = None
+        self._num_steps, self._start_step, self._step = num_steps, start_step, start_step
+        self._metrics: dict[str, float] = {}
+        self._first_step_began: float | None = None
+        self._step_ended = time.monotonic()
+        self.phase("starting")
+
+    def __enter__(self) -> Self:
+        if self._console.is_interactive:
+            self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def phase(self, name: str, total: int | None = None, *, announce: bool = False) -> None:
+        """What goes on from now ("sampling", "training" …), of `total` items where that is known.
+
+        `announce` gives it a line of its own where output isn't a terminal: for the long ones outside of the steps.
+        """
+        self._phase, self._num_items, self._items_done = name, total, 0
+        self._tokens, self._phase_began = 0, time.monotonic()
+        if announce and self._live is None:
+            self._print(name if total is None else f"{name} ({total:,})")
+
+    def advance(self, tokens: int = 0, items: int = 1) -> None:
+        """So many more tokens and items of this phase are done."""
+        self._tokens += tokens
+        self._items_done += items
+
+    def step_done(self, step: int, metrics: Mapping[str, float]) -> None:
+        """A step is over, with its metrics; step 0 is the evaluation before training."""
+        now = time.monotonic()
+        if step > self._start_step and self._first_step_began is None:
+            self._first_step_began = now - metrics.get("time/step", now - self._step_ended)
+        self._step, self._step_ended = step, now
+        self._metrics.update(metrics)
+        if self._live is None:
+            left = self._time_left() if step < self._num_steps else None
+            self._print("  ".join([f"step {step}/{self._num_steps}", *_figures(metrics), *([left] if left else [])]))
+
+    def note(self, text: str) -> None:
+        """A line that stays: above the live display, or among the plain lines."""
+        if self._live is None:
+            self._print(text)
+        else:
+            self._console.print(Text(text))
+
+    def _print(self, line: str) -> None:
+        # Not through the console, which would wrap the line at 80 columns.
+        print(line, file=self._console.file, flush=True)
+
+    def _time_left(self) -> str | None:
+        """By the steps of this process alone, since those before a resumption may have run elsewhere."""
+        if self._first_step_began is None:
+            return None
+        seconds_per_step = (self._step_ended - self._first_step_began) / (self._step - self._start_step)
+        seconds = seconds_per_step * (self._num_steps - self._step) - (time.monotonic() - self._step_ended)
+        return f"{format_seconds(max(0.0, seconds))} left"
+
+    def _render(self) -> Table:
+        seconds = time.monotonic() - self._phase_began
+        speed = f"{self._tokens / seconds:,.0f} tokens/s" if self._tokens and seconds > 0 else ""
+        items = f"{self._items_done:,}" + (f"/{self._num_items:,}" if self._num_items is not None else "")
+        bars = Table.grid(padding=(0, 2))
+        bars.add_row(
+            f"[bold]step {self._step}/{self._num_steps}",
+            ProgressBar(total=max(1, self._num_steps), completed=self._step, width=30),
+            f"{self._step / max(1, self._num_steps):.0%}",
+            self._time_left() or "",
+        )
+        bar = ProgressBar(total=self._num_items, completed=self._items_done, width=30, pulse=self._num_items is None)
+        bars.add_row(Text(self._phase), bar, items if self._items_done or self._num_items else "", speed)
+        display = Table.grid()
+        display.add_row(bars)
+        display.add_row(Text("  ".join(_figures(self._metrics)), style="cyan"))
+        return display
+
+
+def format_seconds(seconds: float) -> str:
+    """3725 → "1:02:05", 125 → "2:05"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _figures(metrics: Mapping[str, float]) -> list[str]:
+    """The few numbers of a step that tell a person how it goes, those that are there."""
+
+    def shown(key: str, form: str) -> list[str]:
+        value = metrics.get(key)
+        return [form.format(value)] if value is not None and math.isfinite(value) else []
+
+    interval = [text for key in ("low", "high") for text in shown(f"evaluation/accuracy_{key}", "{:.1%}")]
+    held_out = shown("evaluation/accuracy", "held-out {:.1%}")
+    return [
+        *shown("rollout/pass_rate", "pass rate {:.1%}"),
+        *([f"{held_out[0]} [{', '.join(interval)}]" if len(interval) == 2 else held_out[0]] if held_out else []),
+        *shown("train/loss", "loss {:.4f}"),
+        *shown("rollout/tokens_per_second", "{:,.0f} tokens/s"),
+        *shown("time/step", "{:.1f} s"),
+    ]

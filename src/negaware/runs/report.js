@@ -1,0 +1,225 @@
+// Curves and the browser of answers, from the JSON that the page carries. Model text is hostile: it only ever becomes
+// text nodes and option values, never markup.
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const find = (id) => document.getElementById(id);
+  const root = document.documentElement;
+  const PAGE = 20;
+  // Okabe and Ito's colours, darkened or lightened for contrast with each ground.
+  const COLORS = {
+    light: ["#0063a8", "#c04a00", "#007a5a", "#a3407a", "#7a6a00", "#1b7fb5", "#444c55", "#8b1a1a"],
+    dark: ["#6db8f2", "#ff9d5c", "#4fd1a5", "#eda0cf", "#f0e05a", "#9bdcff", "#c3ccd6", "#ff8a8a"],
+  };
+  const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "3px,3px,8px,3px"];
+  const STROKES = ["", "8 5", "2 4", "8 4 2 4", "14 5", "14 4 2 4", "3 3 8 3"];
+  const SYMBOLS = ["circle", "square", "triangle-up", "diamond", "cross", "x", "triangle-down", "star"];
+  const GLYPHS = ["●", "■", "▲", "◆", "✚", "✖", "▼", "★"];
+
+  const element = (tag, attributes = {}, ...children) => {
+    const made = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+    made.append(...children);
+    return made;
+  };
+  const style = (run) => ({
+    color: COLORS[root.dataset.theme][run % 8],
+    dash: DASHES[run % 7],
+    stroke: STROKES[run % 7],
+    symbol: SYMBOLS[run % 8],
+    glyph: GLYPHS[run % 8],
+  });
+  const fade = (color) => color + (data.runs.length > 4 ? "12" : "2e"); // many bands lie over each other
+  const themeColor = (name) => getComputedStyle(root).getPropertyValue(name).trim();
+
+  // Theme: the system's, until the button is pressed.
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  let chosen = null;
+  const applyTheme = () => { root.dataset.theme = chosen ?? (system.matches ? "dark" : "light"); };
+  applyTheme();
+
+  // Curves
+  const hiddenRuns = new Set();
+  let axis = "step";
+  const longest = Math.max(0, ...data.runs.flatMap((run) => run.series.seconds.filter((value) => value !== null)));
+  const [unit, secondsPerUnit] = longest > 3 * 3600 ? ["hours", 3600] : longest > 300 ? ["minutes", 60] : ["seconds", 1];
+
+  const points = (run, chart) => {
+    const rows = [];
+    run.series[chart.key].forEach((value, index) => {
+      const seconds = run.series.seconds[index];
+      if (value === null || (axis === "time" && seconds === null)) return;
+      rows.push({
+        x: axis === "step" ? run.series.step[index] : seconds / secondsPerUnit,
+        y: value,
+        low: chart.low ? run.series[chart.low][index] : null,
+        high: chart.high ? run.series[chart.high][index] : null,
+      });
+    });
+    return rows;
+  };
+  const shown = (chart, value) =>
+    chart.percent ? (100 * value).toFixed(1) + "%" : Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(3)));
+
+  const traces = (chart) => data.runs.flatMap((run, number) => {
+    if (hiddenRuns.has(number)) return [];
+    const rows = points(run, chart);
+    if (!rows.length) return [];
+    const look = style(number);
+    const line = {
+      type: "scatter", mode: "lines+markers", name: run.label, x: rows.map((row) => row.x), y: rows.map((row) => row.y),
+      line: { color: look.color, dash: look.dash, width: 2 },
+      marker: { symbol: look.symbol, size: 8, color: look.color, maxdisplayed: 14 },
+      customdata: rows.map((row) => (row.low === null || row.high === null ? "" : ` [${shown(chart, row.low)}, ${shown(chart, row.high)}]`)),
+      text: rows.map((row) => shown(chart, row.y)), hovertemplate: "%{text}%{customdata}",
+    };
+    const sure = rows.filter((row) => row.low !== null && row.high !== null);
+    const edge = (part, extra) => ({
+      type: "scatter", mode: "lines", x: sure.map((row) => row.x), y: sure.map((row) => row[part]), hoverinfo: "skip",
+      name: `${run.label}, ${part}`, line: { color: look.color, width: .6, dash: look.dash }, ...extra,
+    });
+    return sure.length ? [edge("low", {}), edge("high", { fill: "tonexty", fillcolor: fade(look.color) }), line] : [line];
+  });
+
+  const layout = (chart) => ({
+    margin: { l: 52, r: 12, t: 10, b: 40 }, showlegend: false, hovermode: "x unified",
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: themeColor("--quiet"), activecolor: themeColor("--accent") },
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: themeColor("--ink"), family: "inherit", size: 12 },
+    hoverlabel: { bgcolor: themeColor("--card"), bordercolor: themeColor("--line"), font: { color: themeColor("--ink") } },
+    xaxis: { title: { text: axis === "step" ? "step" : `${unit} since the run started`, standoff: 6 }, gridcolor: themeColor("--grid"), zeroline: false, rangemode: "tozero",
+      spikecolor: themeColor("--quiet"), spikethickness: -1, spikedash: "dot", unifiedhovertitle: { text: axis === "step" ? "step %{x}" : `%{x:.2~f} ${unit}` } },
+    yaxis: { gridcolor: themeColor("--grid"), zerolinecolor: themeColor("--line"), tickformat: chart.percent ? ".0%" : "", automargin: true },
+  });
+  const settings = {
+    responsive: true, displaylogo: false, displayModeBar: "hover",
+    modeBarButtons: [["zoom2d", "pan2d", "autoScale2d", "toImage"]],
+  };
+
+  const hasValues = (chart) => data.runs.some((run) => run.series[chart.key].some((value) => value !== null));
+  const describe = (chart) => data.runs.flatMap((run, number) => {
+    const values = run.series[chart.key].filter((value) => value !== null);
+    if (!values.length) return [];
+    const mark = data.runs.length > 1 ? style(number).glyph + " " : "";
+    return [`${mark}${shown(chart, values[0])} → ${shown(chart, values[values.length - 1])}`];
+  }).join(" · ");
+
+  const plots = [];
+  for (const chart of data.charts) {
+    const caption = element("figcaption", {}, element("h3", {}, chart.title), element("p", {}, chart.explanation));
+    const figure = element("figure", { "data-key": chart.key }, caption);
+    if (hasValues(chart)) {
+      const summary = describe(chart);
+      if (data.runs.length <= 4) caption.append(element("p", { class: "last" }, summary));
+      const plot = element("div", { class: "plot", role: "img", "aria-label": `${chart.title}, first to last: ${summary}` });
+      figure.append(plot);
+      plots.push([plot, chart]);
+    } else {
+      figure.append(element("p", { class: "empty" }, `No values yet: no step logged ${chart.key}.`));
+    }
+    find("charts").append(figure);
+  }
+  const draw = () => plots.forEach(([plot, chart]) => Plotly.react(plot, traces(chart), layout(chart), settings));
+
+  const swatch = (number) => {
+    const look = style(number);
+    const space = "http://www.w3.org/2000/svg";
+    const picture = document.createElementNS(space, "svg");
+    const line = document.createElementNS(space, "line");
+    const mark = document.createElementNS(space, "text");
+    for (const [name, value] of Object.entries({ x1: 0, y1: 7, x2: 46, y2: 7, stroke: look.color, "stroke-width": 2.5, "stroke-dasharray": look.stroke })) line.setAttribute(name, value);
+    for (const [name, value] of Object.entries({ x: 23, y: 12, fill: look.color, "text-anchor": "middle", "font-size": 14 })) mark.setAttribute(name, value);
+    mark.textContent = look.glyph;
+    picture.setAttribute("class", "swatch");
+    picture.setAttribute("aria-hidden", "true");
+    picture.append(line, mark);
+    return picture;
+  };
+  const drawLegend = () => {
+    if (data.runs.length > 1) find("legend").replaceChildren(...data.runs.map((run, number) => {
+      const button = element("button", { type: "button", "aria-pressed": String(!hiddenRuns.has(number)) }, swatch(number), run.label);
+      button.addEventListener("click", () => {
+        if (!hiddenRuns.delete(number)) hiddenRuns.add(number);
+        button.setAttribute("aria-pressed", String(!hiddenRuns.has(number)));
+        draw();
+      });
+      return button;
+    }));
+    document.querySelectorAll("[data-swatch]").forEach((place) => place.replaceChildren(swatch(Number(place.dataset.swatch))));
+  };
+  document.querySelectorAll('input[name="axis"]').forEach((input) => input.addEventListener("change", () => {
+    axis = input.value;
+    draw();
+  }));
+
+  // Answers
+  const VERDICTS = { correct: "✓ correct", wrong: "✗ wrong", no_answer: "∅ no answer", timeout: "⏱ timeout", error: "⚠ error" };
+  let page = 0;
+  const option = (value, text) => element("option", { value }, text);
+  const count = (key) => data.answers.reduce((counts, answer) => counts.set(answer[key], (counts.get(answer[key]) ?? 0) + 1), new Map());
+  const reasons = count("reason");
+  find("filter-run").append(option("", "all runs"), ...data.runs.map((run, number) => option(String(number), run.label)));
+  find("filter-step").append(option("", "all steps"), ...[...count("step").keys()].sort((a, b) => a - b).map((step) => option(String(step), `step ${step}`)));
+  find("filter-verdict").append(option("", "all verdicts"), ...[...reasons.keys()].sort().map((reason) => option(reason, `${VERDICTS[reason] ?? reason} (${reasons.get(reason).toLocaleString("en")})`)));
+
+  const matching = () => {
+    const [run, step, verdict] = ["run", "step", "verdict"].map((name) => find(`filter-${name}`).value);
+    const text = find("filter-text").value.toLowerCase();
+    return data.answers.filter((answer) =>
+      (run === "" || answer.run === Number(run)) && (step === "" || answer.step === Number(step)) &&
+      (verdict === "" || answer.reason === verdict) &&
+      (text === "" || answer.answer.toLowerCase().includes(text) || data.questions[answer.question].toLowerCase().includes(text)));
+  };
+  const answerItem = (answer) => {
+    const kind = answer.reason === "correct" || answer.reason === "wrong" ? answer.reason : "other";
+    const head = element("div", { class: "head" },
+      element("span", { class: `verdict ${kind}` }, VERDICTS[answer.reason] ?? answer.reason),
+      element("span", {}, `step ${answer.step}`), element("span", {}, data.runs[answer.run].label));
+    if (answer.pass_rate !== null) {
+      const filled = element("i");
+      filled.style.width = `${Math.round(100 * answer.pass_rate)}%`;
+      head.append(element("span", {}, element("span", { class: "meter", "aria-hidden": "true" }, filled), `group's pass rate ${Math.round(100 * answer.pass_rate)}%`));
+    }
+    if (answer.num_tokens !== null) head.append(element("span", {}, `${answer.num_tokens} tokens`));
+    if (answer.finish_reason === "length") head.append(element("span", {}, "cut off at the length limit"));
+    if (answer.trained === false) head.append(element("span", {}, "not trained on"));
+    const fields = element("dl");
+    const field = (name, value, kindOfText) => fields.append(element("dt", {}, name), element("dd", { class: kindOfText, "data-field": name.toLowerCase() }, value));
+    field("Question", data.questions[answer.question], "text");
+    field("Answer", answer.answer === "" ? "(empty)" : answer.answer, "text");
+    field("Extracted", answer.extracted ?? "(nothing)", "value");
+    field("Gold", answer.gold, "value");
+    return element("li", { class: kind }, head, fields);
+  };
+  const list = () => {
+    const found = matching();
+    const pages = Math.max(1, Math.ceil(found.length / PAGE));
+    page = Math.min(Math.max(page, 0), pages - 1);
+    const first = page * PAGE;
+    find("answer-list").replaceChildren(...found.slice(first, first + PAGE).map(answerItem));
+    const number = (value) => value.toLocaleString("en");
+    find("count").textContent = found.length
+      ? `${number(first + 1)}–${number(Math.min(first + PAGE, found.length))} of ${number(found.length)} answers, page ${number(page + 1)} of ${number(pages)}`
+      : data.answers.length ? "No answer matches these filters." : "No sampled answers are kept.";
+    for (const suffix of ["", "-below"]) {
+      find("previous" + suffix).disabled = page === 0;
+      find("next" + suffix).disabled = page >= pages - 1;
+    }
+  };
+  const turn = (by, from) => { page += by; list(); if (from === "-below") find("answers").scrollIntoView(); };
+  for (const suffix of ["", "-below"]) {
+    find("previous" + suffix).addEventListener("click", () => turn(-1, suffix));
+    find("next" + suffix).addEventListener("click", () => turn(1, suffix));
+  }
+  find("filters").addEventListener("input", () => { page = 0; list(); });
+  find("filters").addEventListener("submit", (event) => event.preventDefault());
+
+  const drawAll = () => { drawLegend(); draw(); };
+  find("theme").addEventListener("click", () => {
+    chosen = root.dataset.theme === "dark" ? "light" : "dark";
+    applyTheme();
+    drawAll();
+  });
+  system.addEventListener("change", () => { applyTheme(); drawAll(); });
+  drawAll();
+  list();
+})();

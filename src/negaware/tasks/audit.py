@@ -1,0 +1,77 @@
+"""A check of data: each problem's gold answer, given as a model would give it, must pass the task's own verifier.
+
+It knows no model. What it lists is either a bad row or a gap in the verifier: a person decides which.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from negaware.tasks.task import Task
+from negaware.types import Problem, Verdict
+from negaware.verifiers.math import MathVerifier
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFailure:
+    """A problem whose gold answer its own verifier refuses, and why."""
+
+    problem: Problem
+    verdict: Verdict
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditResult:
+    """What an audit found: failures; gold answers without a mathematical value, which only the same spelling will
+    match; and groups of problems that ask the same and want different answers."""
+
+    num_problems: int
+    failures: tuple[AuditFailure, ...]
+    textual: tuple[Problem, ...]
+    conflicts: tuple[tuple[Problem, ...], ...]
+    num_repeats: int
+
+    @property
+    def num_passing(self) -> int:
+        """Problems whose gold answer passes."""
+        return self.num_problems - len(self.failures)
+
+
+def audit_task(task: Task) -> AuditResult:
+    """Grades every gold answer against itself and looks for repeated questions (apart from spaces)."""
+    problems = list(task.problems)
+    texts = [task.as_answer(problem.answer) for problem in problems]
+    verdicts = task.verifier.grade(texts, problems)
+    failures = [
+        AuditFailure(problem, verdict, _why(problem, verdict))
+        for problem, verdict in zip(problems, verdicts, strict=True)
+        if not verdict.correct
+    ]
+    textual: list[Problem] = []
+    if isinstance(task.verifier, MathVerifier):
+        parseable = task.verifier.parseable([problem.answer for problem in problems])
+        textual = [problem for problem, has_value in zip(problems, parseable, strict=True) if not has_value]
+    askers: dict[str, list[Problem]] = defaultdict(list)
+    for problem in problems:
+        askers[" ".join(problem.question.split())].append(problem)
+    conflicts = [group for group in askers.values() if len({problem.answer for problem in group}) > 1]
+    return AuditResult(
+        num_problems=len(problems),
+        failures=tuple(failures),
+        textual=tuple(textual),
+        conflicts=tuple(tuple(group) for group in conflicts),
+        num_repeats=len(problems) - len(askers),
+    )
+
+
+def _why(problem: Problem, verdict: Verdict) -> str:
+    """One sentence for a person."""
+    if not problem.answer:
+        return "the data gives no gold answer"
+    if verdict.reason == "no_answer":
+        return f"no value was found in the gold answer {problem.answer!r}"
+    if verdict.reason in ("timeout", "error"):
+        return f"the verifier could not decide on {problem.answer!r} ({verdict.reason})"
+    return f"the gold answer {problem.answer!r} was read as {verdict.extracted!r} and is not equal to itself"

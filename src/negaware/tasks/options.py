@@ -1,0 +1,178 @@
+"""What a user writes to name a task, in a config or as one string. It loads no data and imports no library for it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import PurePath
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from negaware.verifiers.extract import Method
+
+Split = Literal["train", "test"]
+ArithmeticForm = Literal["add", "subtract", "multiply", "add_subtract"]
+BenchmarkName = Literal[
+    "gsm8k",
+    "math",
+    "dapo_math_17k",
+    "aime24",
+    "aime25",
+    "amc23",
+    "math500",
+    "olympiadbench",
+    "minerva_math",
+]
+STEP_BY_STEP_PROMPT = "{question}\nPlease reason step by step, and put your final answer within \\boxed{}."
+"""The words of the Qwen2.5-Math evaluations, which most published figures on these sets use."""
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ArithmeticOptions(_Options):
+    """Generated sums, differences and products of small numbers."""
+
+    kind: Literal["arithmetic"] = "arithmetic"
+    split: Split = "train"
+    """train and test share no problem, whatever the other options of the two are."""
+    num_problems: int | None = Field(default=None, ge=1)
+    """None: every problem of the split once. In train a larger number repeats problems; in test it is refused."""
+    seed: int = 0
+    """Decides the order and, with `num_problems`, the choice."""
+    low: int = 2
+    """Smallest operand."""
+    high: int = 12
+    """Largest operand."""
+    forms: tuple[ArithmeticForm, ...] = Field(default=get_args(ArithmeticForm), min_length=1)
+    """Which of a + b, a - b, a * b and a + b - c to ask, in turn."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ArithmeticOptions:
+        if self.low > self.high:
+            raise ValueError(f"low must not exceed high, got low={self.low} and high={self.high}")
+        if len(set(self.forms)) < len(self.forms):
+            raise ValueError(f"forms must not repeat, got {', '.join(self.forms)}")
+        return self
+
+
+class ReasoningGymOptions(_Options):
+    """A data set of reasoning-gym, generated. Right means that its own scorer gives exactly 1."""
+
+    kind: Literal["reasoning_gym"] = "reasoning_gym"
+    name: str
+    """Its name in reasoning-gym, such as chain_sum."""
+    parameters: dict[str, Any] = {}
+    """Its own parameters, such as {"min_terms": 2, "max_terms": 4}."""
+    split: Split = "train"
+    """train and test share no question, whatever their seeds and sizes are."""
+    num_problems: int = Field(default=1000, ge=1, le=100_000)
+    """How many problems to generate."""
+    seed: int = Field(default=0, ge=0, le=1000)
+    """Another seed generates other problems."""
+
+
+class DatasetOptions(_Options):
+    """Your own problems: a file, or a data set of the hub, with named columns."""
+
+    kind: Literal["dataset"] = "dataset"
+    path: str
+    """A .jsonl or .parquet file, or a data set's name on the hub."""
+    subset: str | None = None
+    """The hub data set's configuration."""
+    split: str = "train"
+    """The hub data set's split; a file has none."""
+    question_column: str = "question"
+    """The column with the question's text."""
+    answer_column: str = "answer"
+    """The column with the gold answer: a text or a number."""
+    id_column: str | None = None
+    """The column with an identifier. None: the row's number."""
+    prompt: str = STEP_BY_STEP_PROMPT
+    """The user's message; {question} stands for the question."""
+    system_prompt: str | None = None
+    """The system's message, if any."""
+    extract: Literal["auto"] | tuple[Method, ...] = "auto"
+    """Where an answer is looked for in a text: methods in order of preference, or auto."""
+    num_problems: int | None = Field(default=None, ge=1)
+    """Take this many from the start. None: all."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DatasetOptions:
+        if "{question}" not in self.prompt:
+            raise ValueError(f"prompt must contain {{question}}, got {self.prompt!r}")
+        if self.extract == ():
+            raise ValueError(f"extract must name a method ({', '.join(get_args(Method))}) or be auto")
+        return self
+
+
+class BenchmarkOptions(_Options):
+    """A named mathematics set, from the hub or from a folder of local files."""
+
+    kind: Literal["benchmark"] = "benchmark"
+    name: BenchmarkName
+    """Which set."""
+    split: Split | None = None
+    """gsm8k alone has both train (the default) and test."""
+    num_problems: int | None = Field(default=None, ge=1)
+    """Take this many from the start. None: all."""
+
+    @model_validator(mode="after")
+    def _check(self) -> BenchmarkOptions:
+        if self.split is not None and self.name != "gsm8k":
+            raise ValueError(f"split is for gsm8k alone, {self.name} has one split; leave it out")
+        return self
+
+
+AnyTaskOptions = Annotated[
+    ArithmeticOptions | ReasoningGymOptions | DatasetOptions | BenchmarkOptions, Field(discriminator="kind")
+]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean …?` for the known name nearest to `name`, or nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def parse_task(text: str) -> ArithmeticOptions | ReasoningGymOptions | DatasetOptions | BenchmarkOptions:
+    """The options that a string names: `gsm8k`, `gsm8k:test`, `arithmetic:test`, `reasoning_gym:chain_sum`,
+    `reasoning_gym:chain_sum:test`, `problems.jsonl`, `owner/hub-data-set`.
+
+    Raises ValueError for a name that is none of these.
+    """
+    if PurePath(text).suffix in (".jsonl", ".parquet") or "/" in text:
+        return DatasetOptions(path=text)
+    name, *rest = text.split(":")
+    if name == "reasoning_gym":
+        if not rest or not rest[0]:
+            raise ValueError(f"task {text!r} lacks the data set's name; write for instance reasoning_gym:chain_sum")
+        return ReasoningGymOptions.model_validate({"name": rest[0], **_split(text, rest[1:])})
+    if name == "arithmetic":
+        return ArithmeticOptions.model_validate(_split(text, rest))
+    if name in get_args(BenchmarkName):
+        return BenchmarkOptions.model_validate({"name": name, **_split(text, rest)})
+    known = ("arithmetic", "reasoning_gym:NAME", *get_args(BenchmarkName))
+    suggestion = did_you_mean(name, ("arithmetic", "reasoning_gym", *get_args(BenchmarkName)))
+    raise ValueError(
+        f"there is no task {name!r}{suggestion or ''} (tasks: {', '.join(known)}, a .jsonl or .parquet file, "
+        "or owner/name of a hub data set)"
+    )
+
+
+def _split(text: str, rest: list[str]) -> dict[str, str]:
+    if not rest:
+        return {}
+    if len(rest) > 1 or rest[0] not in get_args(Split):
+        raise ValueError(f"task {text!r} ends in {':'.join(rest)!r}; expected train or test there")
+    return {"split": rest[0]}
+
+
+def _expand(value: object) -> object:
+    return parse_task(value) if isinstance(value, str) else value
+
+
+TaskOptions = Annotated[AnyTaskOptions, BeforeValidator(_expand)]
+"""A task in a config: one of the four kinds, or the string that names it."""

@@ -1,0 +1,99 @@
+"""AdamW on float32 master weights, whatever dtype the model computes in; and its learning-rate schedule.
+
+A bfloat16 weight cannot take an update of 1e-5, so the masters take it and the model gets a rounded copy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from negaware.training.options import TrainingOptions
+
+
+class MasterOptimizer:
+    """Owns the float32 masters, their gradients and AdamW's state.
+
+    Gradients are added up in float32 as soon as each parameter's is complete, so any number of micro-batches loses
+    nothing to the compute dtype.
+    """
+
+    def __init__(self, model: nn.Module, options: TrainingOptions, num_steps: int) -> None:
+        self.options = options
+        self.num_steps = num_steps
+        self.num_steps_done = 0
+        self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.masters: dict[str, Tensor] = {}
+        for name, parameter in self._trained.items():
+            master = parameter.detach().float()  # the parameter itself where the model computes in float32
+            self.masters[name] = master
+            master.grad = None
+            parameter.register_post_accumulate_grad_hook(self._collector_of(master))
+        # fused: one pass over the weights instead of ten
+        self.adamw = torch.optim.AdamW(
+            list(self.masters.values()),
+            lr=options.learning_rate,
+            betas=options.betas,
+            weight_decay=options.weight_decay,
+            fused=True,
+        )
+
+    @staticmethod
+    def _collector_of(master: Tensor) -> Callable[[Tensor], None]:
+        def collect(parameter: Tensor) -> None:
+            assert parameter.grad is not None
+            gradient = parameter.grad.float()
+            master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+            parameter.grad = None
+
+        return collect
+
+    def learning_rate(self) -> float:
+        """The learning rate of the coming optimizer step; the first of a warm-up of n is 1/n of the whole, not 0."""
+        options, step = self.options, self.num_steps_done
+        if step < options.warmup_steps:
+            return options.learning_rate * (step + 1) / options.warmup_steps
+        if options.schedule == "constant":
+            return options.learning_rate
+        progress = (step - options.warmup_steps) / max(1, self.num_steps - options.warmup_steps)
+        return options.learning_rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+    def gradient_norm(self) -> Tensor:
+        """The norm of all collected gradients, before clipping."""
+        return torch.nn.utils.get_total_norm([m.grad for m in self.masters.values() if m.grad is not None])
+
+    @torch.no_grad()
+    def step(self, gradient_norm: Tensor) -> None:
+        """Clips, updates the masters, and copies them into the model."""
+        torch.nn.utils.clip_grads_with_norm_(self.masters.values(), self.options.max_grad_norm, gradient_norm)
+        for group in self.adamw.param_groups:
+            group["lr"] = self.learning_rate()
+        self.adamw.step()
+        self.adamw.zero_grad(set_to_none=True)
+        self.num_steps_done += 1
+        self.sync_model()
+
+    def discard_gradients(self) -> None:
+        """Forgets the gradients collected so far."""
+        self.adamw.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def sync_model(self) -> None:
+        """Copies the masters into the model's parameters (nothing to do where they are the same tensors)."""
+        for name, parameter in self._trained.items():
+            if parameter.dtype != torch.float32:
+                parameter.copy_(self.masters[name])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Masters and AdamW's moments by name, the very tensors: what a checkpoint holds, and is read back into."""
+        tensors = {f"master/{name}": master for name, master in self.masters.items()}
+        for name, master in self.masters.items():
+            state = self.adamw.state[master]
+            if not state:  # AdamW makes its state at the first step; a resumed run needs it before
+                state["step"] = torch.zeros((), dtype=torch.float32, device=master.device)
+                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(master), torch.zeros_like(master)
+            tensors |= {f"{key}/{name}": value for key, value in state.items()}
+        return tensors

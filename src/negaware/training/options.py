@@ -1,0 +1,38 @@
+"""What can be set about learning. Every default's source is in its description."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class TrainingOptions(BaseModel):
+    """How the policy learns from a rollout's groups."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    optimizer_steps: int = Field(2, ge=1)
+    """Optimizer steps (mini-batches) a rollout."""
+    micro_batch_tokens: int = Field(4096, ge=1)
+    """Tokens, padding counted, in one forward and backward."""
+    logits_chunk_tokens: int = Field(512, ge=1)
+    """Tokens whose logits are held at once."""
+    learning_rate: float = Field(1e-6, gt=0)
+    """AdamW's learning rate after warm-up (the paper's 1e-6)."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate after warm-up."""
+    warmup_steps: int = Field(0, ge=0)
+    """Optimizer steps of linear warm-up; the first one does train."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's betas (the paper's)."""
+    weight_decay: float = Field(0.1, ge=0)
+    """AdamW's weight decay (the paper's 0.1)."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are clipped to this norm (the paper's 1.0)."""
+    compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Weights and activations of both passes; the master weights are float32 either way."""
+    old_logprobs: Literal["recorded", "recomputed"] = "recorded"
+    """π_old as the sampler recorded it, or computed again by the trainer."""
+    truncated_answers: Literal["wrong", "excluded"] = "wrong"
+    """Answers cut at the length limit count as wrong, or are left out of the loss."""

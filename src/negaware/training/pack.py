@@ -1,0 +1,163 @@
+"""Groups → rows: a question once and its answers after it, where that saves work; then micro-batches of rows.
+
+An answer sees its question and itself only, at the positions it would have alone, so its log-probabilities are the
+same in any layout. Nothing here knows the objective or the model's weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from negaware.types import Group
+
+PADDING = -1  # segment number of padding; 0 is the question, 1 … its answers
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One completion as the trainer needs it: tokens, verdict, its group's pass rate, and two log-probabilities a
+    token: the sampler's, and π_old, which is the same unless the trainer computed it again."""
+
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    recorded_logprobs: tuple[float, ...]
+    old_logprobs: tuple[float, ...]
+    correct: bool
+    pass_rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A question followed by some of its answers, without each one's last token, which predicts nothing."""
+
+    answers: tuple[Answer, ...]
+
+    @property
+    def length(self) -> int:
+        """Tokens that enter the model."""
+        return len(self.answers[0].prompt_ids) + sum(len(answer.token_ids) - 1 for answer in self.answers)
+
+    @property
+    def last_position(self) -> int:
+        """The highest position of any token."""
+        return len(self.answers[0].prompt_ids) + max(len(answer.token_ids) for answer in self.answers) - 2
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A micro-batch. R rows of T tokens enter the model; A answers of N tokens in all come out.
+
+    tokens, positions, segments: [R, T]; source: [N], where in the flat [R·T] each answer token is predicted;
+    targets: [N]; answer_index, answer_position: [N], where each token belongs in a padded [A, longest] tensor.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    segments: Tensor
+    source: Tensor
+    targets: Tensor
+    answer_index: Tensor
+    answer_position: Tensor
+    answers: tuple[Answer, ...]
+
+    @property
+    def shared(self) -> bool:
+        """Whether any row holds more than one answer, and so needs a mask that keeps answers apart."""
+        return len(self.answers) > len(self.tokens)
+
+    def attention_mask(self) -> Tensor | None:
+        """Who sees whom, [R, 1, T, T]; None where plain causal attention is the same (padding comes last)."""
+        if not self.shared:
+            return None
+        keys, queries = self.segments[:, None, :], self.segments[:, :, None]
+        causal = torch.ones(self.tokens.shape[1], self.tokens.shape[1], dtype=torch.bool, device=keys.device).tril()
+        return (causal & ((keys == queries) | (keys == 0)))[:, None]
+
+    def pad(self, flat: Tensor, fill: float = 0.0) -> Tensor:
+        """Per-token values [N] as [A, longest]."""
+        longest = max(len(answer.token_ids) for answer in self.answers)
+        padded = flat.new_full((len(self.answers), longest), fill)
+        return padded.index_put((self.answer_index, self.answer_position), flat)
+
+
+def answers_of(group: Group, drop_truncated: bool = False) -> list[Answer]:
+    """The group's completions for training. With `drop_truncated`, those cut at the length limit are left out."""
+    kept = [
+        (completion, verdict)
+        for completion, verdict in zip(group.completions, group.verdicts, strict=True)
+        if not (drop_truncated and completion.finish_reason == "length")
+    ]
+    pass_rate = sum(verdict.correct for _, verdict in kept) / max(len(kept), 1)
+    return [
+        Answer(group.prompt_ids, done.token_ids, done.logprobs, done.logprobs, verdict.correct, pass_rate)
+        for done, verdict in kept
+    ]
+
+
+def rows_of(answers: Sequence[Answer], answers_per_row: int) -> list[Row]:
+    """One question's answers in rows of at most `answers_per_row`, answers of similar length together."""
+    ordered = sorted(answers, key=lambda answer: len(answer.token_ids))
+    return [Row(tuple(ordered[i : i + answers_per_row])) for i in range(0, len(ordered), answers_per_row)]
+
+
+def best_answers_per_row(answers: Sequence[Answer], linear_cost: float, attention_cost: float) -> int:
+    """How many answers a row should hold, so that a question's rows cost least.
+
+    Sharing saves the question's tokens; a row of T tokens pays for T² pairs whether they see each other or not.
+    `linear_cost`: operations a token; `attention_cost`: operations a pair of tokens.
+    """
+
+    def cost(answers_per_row: int) -> float:
+        lengths = [row.length for row in rows_of(answers, answers_per_row)]
+        return sum(length * linear_cost + length**2 * attention_cost for length in lengths)
+
+    return min(range(1, len(answers) + 1), key=cost)
+
+
+def micro_batches(rows: Sequence[Row], max_tokens: int) -> list[list[Row]]:
+    """Rows in groups of at most `max_tokens` tokens, padding counted; a longer row stands alone."""
+    batches: list[list[Row]] = []
+    for row in sorted(rows, key=lambda row: row.length, reverse=True):
+        # Rows come longest first, so the first of a batch is what the others are padded to.
+        if batches and (len(batches[-1]) + 1) * batches[-1][0].length <= max_tokens:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches
+
+
+def collate(rows: Sequence[Row], device: torch.device | str = "cpu") -> Batch:
+    """Rows → the tensors of a micro-batch."""
+    width = max(row.length for row in rows)
+    last_position = max(row.last_position for row in rows)
+    tokens, positions, segments = [], [], []
+    source, targets, answer_index, answer_position = [], [], [], []
+    answers: list[Answer] = []
+    for row_index, row in enumerate(rows):
+        prompt = row.answers[0].prompt_ids
+        row_tokens, row_positions, row_segments = list(prompt), list(range(len(prompt))), [0] * len(prompt)
+        for segment, answer in enumerate(row.answers, start=1):
+            start, inputs = len(row_tokens), answer.token_ids[:-1]
+            offset = row_index * width
+            # The question's last token predicts each answer's first.
+            source += [offset + len(prompt) - 1, *range(offset + start, offset + start + len(inputs))]
+            targets += answer.token_ids
+            answer_index += [len(answers)] * len(answer.token_ids)
+            answer_position += range(len(answer.token_ids))
+            row_tokens += inputs
+            row_positions += range(len(prompt), len(prompt) + len(inputs))
+            row_segments += [segment] * len(inputs)
+            answers.append(answer)
+        missing = width - len(row_tokens)
+        tokens.append(row_tokens + [0] * missing)
+        # Padding goes on counting where the row ends: transformers takes a restart for a packed sequence.
+        # It never counts past the last real position, so no table of positions is left.
+        count = range(row_positions[-1] + 1, row_positions[-1] + 1 + missing)
+        positions.append(row_positions + [min(position, last_position) for position in count])
+        segments.append(row_segments + [PADDING] * missing)
+    tensors = (tokens, positions, segments, source, targets, answer_index, answer_position)
+    return Batch(*(torch.tensor(values, device=device) for values in tensors), answers=tuple(answers))

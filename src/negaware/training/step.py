@@ -1,0 +1,224 @@
+"""One rollout's learning: mini-batches of groups, micro-batches of rows, one optimizer step a mini-batch.
+
+The denominator of a mini-batch's loss is counted before the first micro-batch runs, so the gradient doesn't depend on
+how the mini-batch was split. A loss or gradient that is not finite stops before the optimizer sees it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from negaware.models.logprobs import head_of, hidden_states, token_logprobs
+from negaware.objectives.objective import Objective, gradient_weights
+from negaware.objectives.ops import denominator, reduce_loss
+from negaware.training.optimizer import MasterOptimizer
+from negaware.training.options import TrainingOptions
+from negaware.training.pack import (
+    Answer,
+    Batch,
+    Row,
+    answers_of,
+    best_answers_per_row,
+    collate,
+    micro_batches,
+    rows_of,
+)
+from negaware.types import Group
+
+ObjectiveTensors = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+class NonFiniteLossError(ValueError):
+    """The loss or a gradient is NaN or infinite; the weights are as they were before the step."""
+
+
+@dataclass(frozen=True, slots=True)
+class LossSettings:
+    """The objective with its options, and what the log-probabilities are those of."""
+
+    objective: Objective
+    options: dict[str, Any]
+    temperature: float
+    max_answer_tokens: int
+
+
+class Trainer:
+    """Trains a model on groups. `step` is one rollout's worth of optimizer steps."""
+
+    def __init__(self, model: PreTrainedModel, loss: LossSettings, options: TrainingOptions, num_steps: int) -> None:
+        self.model, self.loss, self.options = model, loss, options
+        self.head = head_of(model)
+        self.optimizer = MasterOptimizer(model, options, num_steps)
+        self.shares_questions = _attends_freely(model)
+        config = model.config.get_text_config(decoder=True)
+        self.linear_cost = 2.0 * sum(p.numel() for p in model.parameters())
+        self.attention_cost = 4.0 * config.num_hidden_layers * config.hidden_size
+
+    def step(
+        self, groups: Sequence[Group], seed: int, on_progress: Callable[[int], None] | None = None
+    ) -> dict[str, float]:
+        """Trains on the groups once, in `optimizer_steps` mini-batches drawn by `seed`; returns the step's metrics.
+
+        `on_progress` is told the answer tokens trained since it was last called. Raises NonFiniteLossError.
+        """
+        questions = [answers_of(group, self.options.truncated_answers == "excluded") for group in groups]
+        random.Random(seed).shuffle(questions)
+        if self.options.old_logprobs == "recomputed":
+            questions = self._recompute(questions)
+        tally = _Tally()
+        num_steps = min(self.options.optimizer_steps, len(questions))
+        for index in range(num_steps):
+            # Every num_steps-th question: mini-batches differ by one question at most and none is dropped.
+            self._optimizer_step(questions[index::num_steps], tally, first=index == 0, on_progress=on_progress)
+        return tally.metrics()
+
+    def logprobs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """log π_θ and entropy of each answer token [N] of a micro-batch."""
+        hidden = hidden_states(
+            self.model, batch.tokens, attention_mask=batch.attention_mask(), position_ids=batch.positions
+        )
+        predicting = hidden.flatten(0, 1).index_select(0, batch.source)
+        return token_logprobs(
+            predicting, self.head, batch.targets, self.loss.temperature, self.options.logits_chunk_tokens
+        )
+
+    def pack(self, questions: Sequence[Sequence[Answer]]) -> list[list[Row]]:
+        """The questions' answers as micro-batches of rows."""
+        rows: list[Row] = []
+        for answers in questions:
+            shared = (
+                best_answers_per_row(answers, self.linear_cost, self.attention_cost) if self.shares_questions else 1
+            )
+            rows += rows_of(answers, shared)
+        return micro_batches(rows, self.options.micro_batch_tokens)
+
+    def _optimizer_step(
+        self,
+        questions: Sequence[Sequence[Answer]],
+        tally: _Tally,
+        first: bool,
+        on_progress: Callable[[int], None] | None,
+    ) -> None:
+        loss = self.loss
+        reduction = loss.objective.reduction_under(loss.options)
+        lengths = [len(answer.token_ids) for answers in questions for answer in answers]
+        divisor = denominator(reduction, sum(lengths), len(lengths), loss.max_answer_tokens)
+        total = 0.0
+        for rows in self.pack(questions):
+            batch = collate(rows, self.model.device)
+            logprobs, entropy = self.logprobs(batch)
+            tensors = objective_tensors(batch, logprobs)
+            value = reduce_loss(loss.objective(*tensors, **loss.options), tensors[2], reduction, divisor)
+            total += self._backward(value)
+            tally.add_batch(loss, tensors, entropy)
+            if first:  # later mini-batches differ from the sampler by what was learnt, not by numerics
+                tally.add_difference(batch, logprobs)
+            if on_progress:
+                on_progress(len(batch.targets))
+        norm = self.optimizer.gradient_norm()
+        self._require_finite(float(norm), "gradient norm")
+        tally.add_step(total, float(norm), self.optimizer.learning_rate())
+        self.optimizer.step(norm)
+
+    def _backward(self, value: Tensor) -> float:
+        number = float(value.detach())
+        self._require_finite(number, "loss")
+        value.backward()
+        return number
+
+    def _require_finite(self, value: float, what: str) -> None:
+        if value - value == 0:
+            return
+        self.optimizer.discard_gradients()
+        raise NonFiniteLossError(
+            f"The {what} of optimizer step {self.optimizer.num_steps_done + 1} is {value}; the weights are as they were "
+            "before it. Lower training.learning_rate, or set training.compute_dtype to float32 to find out why."
+        )
+
+    @torch.no_grad()
+    def _recompute(self, questions: Sequence[Sequence[Answer]]) -> list[list[Answer]]:
+        """The same questions with the trainer's own log-probabilities as π_old (recorded ones kept for comparison)."""
+        recomputed: dict[int, Answer] = {}
+        for rows in self.pack(questions):
+            batch = collate(rows, self.model.device)
+            flat = self.logprobs(batch)[0].tolist()
+            for answer in batch.answers:
+                own, flat = flat[: len(answer.token_ids)], flat[len(answer.token_ids) :]
+                recomputed[id(answer)] = replace(answer, old_logprobs=tuple(own))
+        return [[recomputed[id(answer)] for answer in answers] for answers in questions]
+
+
+def objective_tensors(batch: Batch, logprobs: Tensor) -> ObjectiveTensors:
+    """The five tensors an objective takes, [A, longest] and [A], from a micro-batch's flat log-probabilities."""
+    device = logprobs.device
+    old = torch.tensor([p for answer in batch.answers for p in answer.old_logprobs], device=device)
+    return (
+        batch.pad(logprobs),
+        batch.pad(old),
+        batch.pad(torch.ones_like(old)).bool(),
+        torch.tensor([answer.correct for answer in batch.answers], device=device),
+        torch.tensor([answer.pass_rate for answer in batch.answers], device=device),
+    )
+
+
+class _Tally:
+    """Adds up what explains a step, over its micro-batches and mini-batches."""
+
+    def __init__(self) -> None:
+        self.sums: Counter[str] = Counter()
+        self.losses: list[float] = []
+        self.norms: list[float] = []
+        self.learning_rate = 0.0
+
+    def add_batch(self, loss: LossSettings, tensors: ObjectiveTensors, entropy: Tensor) -> None:
+        logprobs, old, mask, correct, pass_rate = tensors
+        detached = (logprobs.detach(), old, mask, correct, pass_rate)
+        self.sums["tokens"] += len(entropy)
+        self.sums["entropy"] += float(entropy.sum())
+        for name, count in loss.objective.counts(*detached, **loss.options).items():
+            self.sums[f"share_{name}"] += int(count)
+        right, wrong = gradient_weights(loss.objective, detached, loss.options)
+        self.sums["weight_right"] += float(right)
+        self.sums["weight_wrong"] += float(wrong)
+
+    def add_difference(self, batch: Batch, logprobs: Tensor) -> None:
+        recorded = torch.tensor([p for answer in batch.answers for p in answer.recorded_logprobs])
+        self.sums["compared_tokens"] += len(recorded)
+        self.sums["difference"] += float((logprobs.detach().cpu() - recorded).abs().sum())
+
+    def add_step(self, loss: float, norm: float, learning_rate: float) -> None:
+        self.losses.append(loss)
+        self.norms.append(norm)
+        self.learning_rate = learning_rate
+
+    def metrics(self) -> dict[str, float]:
+        tokens = self.sums["tokens"]
+        shares = {name: total / tokens for name, total in self.sums.items() if name.startswith(("share_", "weight_"))}
+        metrics = {
+            "loss": sum(self.losses) / len(self.losses),
+            "grad_norm": sum(self.norms) / len(self.norms),
+            "learning_rate": self.learning_rate,
+            "entropy": self.sums["entropy"] / tokens,
+            "sampler_difference": self.sums["difference"] / max(self.sums["compared_tokens"], 1),
+            "num_tokens": float(tokens),
+            "num_optimizer_steps": float(len(self.losses)),
+        }
+        return {f"train/{name}": value for name, value in (metrics | shares).items()}
+
+
+def _attends_freely(model: PreTrainedModel) -> bool:
+    """Whether answers can share a row: rotary positions and full attention, given by a mask that we may choose."""
+    config = model.config.get_text_config(decoder=True)
+    layer_types = getattr(config, "layer_types", None) or ["full_attention"]
+    rotary = getattr(config, "rope_parameters", None) is not None
+    sliding = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
+    masked = config._attn_implementation in ("sdpa", "eager")
+    return rotary and masked and not sliding and set(layer_types) == {"full_attention"}

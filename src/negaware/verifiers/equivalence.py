@@ -1,0 +1,92 @@
+"""The fast path: prediction and gold as texts → same, different, or None when only symbolic algebra can tell.
+
+It compares exact numbers and normalised texts. It evaluates nothing, so a model's text may come here as it is.
+"""
+
+from __future__ import annotations
+
+import re
+
+from negaware.verifiers.latex import clean, name_different_things, strip_assignment, unwrap_text
+from negaware.verifiers.numbers import equal_numbers, parse_comma_decimal, parse_number
+
+MAX_CHARACTERS = 2000  # of one side; a longer one is only compared as a text
+
+_CHOICE = re.compile(r"\(? *([A-Z]) *\)?")
+_CHOICE_EXPLAINED = re.compile(r"\(([A-J])\)[.:]? *(\S.*)|([A-J])(?:\)|[.:]) +(\S.*)", re.DOTALL)
+_ARITHMETIC = re.compile(r"(?:[\d\s.,+\-*/^(){}]|\\cdot|\\times|\\div|\\frac)+")
+_OPERATION = re.compile(r"[\d)}] *(?:[+\-*]|\\cdot|\\times|\\div)|[)}] *\(|\d *\(")
+_LONE_BRACES = re.compile(r"\{(\w)\}")
+_WORD = re.compile(r"[^\W\d_]{2,}(?: [^\W\d_]+)*")
+_CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))? *(?:([AaPp])\.?[Mm]\.?)?")
+
+
+def text_form(text: str) -> str:
+    """A text's spelling with styling, spaces and (for words) case removed; equal forms are equal answers."""
+    form = unwrap_text(clean(text)).strip()
+    choice = _CHOICE.fullmatch(form)
+    if choice:
+        return choice[1]
+    if _WORD.fullmatch(form):
+        return form.lower()
+    form = form.replace(" ", "")
+    # Braces around a single character are optional, as in x^{2}; elsewhere they may carry meaning.
+    return _LONE_BRACES.sub(r"\1", form)
+
+
+def is_arithmetic(text: str) -> bool:
+    """Whether a text is a sum or product of plain numbers left standing, such as an echo of the question."""
+    return bool(_ARITHMETIC.fullmatch(text) and _OPERATION.search(text))
+
+
+def _seconds(text: str) -> int | None:
+    """A clock time with minutes → seconds since midnight."""
+    match = _CLOCK.fullmatch(text)
+    if match is None:
+        return None
+    hours, half = int(match[1]), (match[4] or "").lower()
+    if half:
+        hours = hours % 12 + (12 if half == "p" else 0)
+    return hours * 3600 + int(match[2]) * 60 + int(match[3] or 0)
+
+
+def _times_equal(prediction: str, gold: str) -> bool:
+    # 7:32 may be a ratio, so times are only ever found equal here, never different.
+    first, second = _seconds(unwrap_text(prediction)), _seconds(unwrap_text(gold))
+    return first is not None and first == second
+
+
+def _explained_choice(text: str, other_form: str) -> bool:
+    """Whether a text such as `(B) 13` names the other side's choice, or its value."""
+    match = _CHOICE_EXPLAINED.fullmatch(unwrap_text(clean(text)))
+    return match is not None and other_form in (match[1] or match[3], text_form(match[2] or match[4]))
+
+
+def fast_verdict(prediction: str, gold: str) -> bool | None:
+    """True or False where numbers or spelling settle it, None where symbolic algebra must."""
+    first, second = parse_number(prediction), parse_number(gold)
+    if first is not None and second is not None and not name_different_things(prediction, gold):
+        return equal_numbers(first, second)
+    if len(prediction) > MAX_CHARACTERS or len(gold) > MAX_CHARACTERS:
+        return bool(gold) and prediction.strip() == gold.strip()
+    form, gold_form = text_form(prediction), text_form(gold)
+    if not form or not gold_form:
+        return False
+    if form == gold_form:
+        return True
+    if _explained_choice(prediction, gold_form) or _explained_choice(gold, form):
+        return True
+    if second is not None:
+        comma = parse_comma_decimal(form)
+        if comma is not None and "." in gold:
+            return equal_numbers(comma, second)
+        # An unfinished calculation isn't an answer: else echoing "3 + 4" would be rewarded.
+        if is_arithmetic(strip_assignment(clean(prediction))):
+            return False
+    elif first is not None:
+        comma = parse_comma_decimal(gold_form)
+        if comma is not None and "." in prediction:
+            return equal_numbers(first, comma)
+    if ":" in form and ":" in gold_form and _times_equal(clean(prediction), clean(gold)):
+        return True
+    return None

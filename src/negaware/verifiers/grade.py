@@ -1,0 +1,111 @@
+"""Grades a file of predictions: JSON lines in, verdicts in the same order out.
+
+It writes nothing unless every line could be read, and swaps the finished file in.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, TextIO, get_args
+
+from negaware.types import Reason, Verdict
+from negaware.verifiers.math import MathVerifier
+
+_CHUNK = 4096  # lines graded at once: enough to keep every worker busy
+
+_EXAMPLE = '{"prediction": "\\\\boxed{4}", "gold": "4"}'
+
+
+def _text(value: Any, key: str, where: str) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return repr(value)
+    raise ValueError(f"{where}: {key} is {json.dumps(value)[:40]}; give a text or a number")
+
+
+def _read_line(line: str, where: str) -> tuple[str, str]:
+    try:
+        row = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{where}: not JSON ({str(error)[:80]}); write lines such as {_EXAMPLE}") from None
+    missing = [key for key in ("prediction", "gold") if not isinstance(row, dict) or key not in row]
+    if missing:
+        raise ValueError(f"{where}: no {' and no '.join(missing)}; write lines such as {_EXAMPLE}")
+    return _text(row["prediction"], "prediction", where), _text(row["gold"], "gold", where)
+
+
+def read_pairs(path: Path) -> list[tuple[str, str]]:
+    """The file's (prediction, gold) pairs. Raises ValueError naming the line that can't be read."""
+    pairs = []
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    pairs.append(_read_line(line, f"{path}, line {number}"))
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}; give a file of JSON lines such as {_EXAMPLE}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}, line {len(pairs) + 1} or later: not UTF-8; save the file as UTF-8") from None
+    if not pairs:
+        raise ValueError(f"{path}: holds no line; write lines such as {_EXAMPLE}")
+    return pairs
+
+
+def _verdicts(pairs: list[tuple[str, str]], verifier: MathVerifier) -> Iterator[Verdict]:
+    for start in range(0, len(pairs), _CHUNK):
+        chunk = pairs[start : start + _CHUNK]
+        yield from verifier.grade_pairs([pair[0] for pair in chunk], [pair[1] for pair in chunk])
+
+
+def _write(file: TextIO, verdicts: Iterator[Verdict]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for verdict in verdicts:
+        counts[verdict.reason] += 1
+        row = {"correct": verdict.correct, "reason": verdict.reason, "extracted": verdict.extracted}
+        file.write(json.dumps(row) + "\n")
+    return counts
+
+
+def grade_file(
+    input_path: str | Path,
+    output: str | Path | None = None,
+    extract: Sequence[str] | Literal["auto"] = "auto",
+) -> Counter[str]:
+    """Grades `input_path` into `output` (None: standard output); returns how often each reason was given.
+
+    Lines {"prediction", "gold"} become {"correct", "reason", "extracted"}. Raises ValueError for a malformed
+    line, with its number, before anything is written, and for an unknown extraction method.
+    """
+    with MathVerifier(extract) as verifier:
+        verdicts = _verdicts(read_pairs(Path(input_path)), verifier)
+        if output is None:
+            return _write(sys.stdout, verdicts)
+        target = Path(output)
+        aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        try:
+            with open(aside, "w", encoding="utf-8") as file:
+                counts = _write(file, verdicts)
+            os.replace(aside, target)
+        except OSError as error:
+            raise ValueError(f"{target}: {error.strerror}; give a path that can be written") from None
+        finally:
+            aside.unlink(missing_ok=True)
+        return counts
+
+
+def grade_command(file: str | Path, output: str | Path | None, extract: str | Sequence[str]) -> None:
+    """`negaware grade`: verdicts to `output` or standard output, a one-line summary to standard error.
+
+    `extract` is "auto", or method names, in one text with commas between them or as a sequence.
+    """
+    methods = extract.split(",") if isinstance(extract, str) and extract != "auto" else extract
+    counts = grade_file(file, output, methods)
+    total = counts.total()
+    shares = ", ".join(f"{counts[reason]} {reason.replace('_', ' ')}" for reason in get_args(Reason) if counts[reason])
+    print(f"{total} graded: {shares} ({counts['correct'] / total:.1%} correct)", file=sys.stderr)

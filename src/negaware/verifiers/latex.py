@@ -1,0 +1,167 @@
+"""Spelling of mathematics: one LaTeX text → the same text in one spelling, and its top-level parts.
+
+Every function is linear in the text, looks at characters only and evaluates nothing. It knows no values.
+"""
+
+from __future__ import annotations
+
+import re
+
+_UNICODE = str.maketrans(
+    {
+        "−": "-",
+        "–": "-",
+        "×": r"\times ",
+        "⋅": r"\cdot ",
+        "·": r"\cdot ",
+        "÷": "/",
+        "π": r"\pi ",
+        "∞": r"\infty ",
+        "≤": r"\le ",
+        "≥": r"\ge ",
+        "≠": r"\ne ",
+        "∪": r"\cup ",
+        "∈": r"\in ",
+        "±": r"\pm ",
+        "°": r"^\circ",
+        "²": "^2",
+        "³": "^3",
+        "，": ",",
+        "（": "(",
+        "）": ")",
+        "€": "",
+        "£": "",
+        "¥": "",
+        "\u00a0": " ",
+        "\u2009": " ",
+        "\u202f": " ",
+        "\u200b": "",
+    }
+)
+_DOUBLED_BACKSLASH = re.compile(r"(?<!\\)\\\\(?=[dtc]?frac|sqrt|begin\{|end\{|left|right|text|boxed|pi\b)")
+_SPACING = re.compile(r"(?<!\\)\\(?:[!,;:> ]|q?quad(?![a-z])|(?:thin|med|thick)space)|~")
+_DROPPED = re.compile(
+    r"(?<!\\)\\(?:left|right|displaystyle|textstyle|limits|bigl?|bigr|Bigl?|Bigr)(?![a-zA-Z])|(?<!\\)\\[$()\[\]]|\$"
+)
+_FRACTION = re.compile(r"\\[dtc]frac(?![a-z])|\\over(?=\{)")
+_CIRCLE = re.compile(r"\^\{? *\\circ *\}?|\\degree|\\deg(?![a-z])")
+_GROUPED_COMMA = re.compile(r" *\{ *, *\} *|(?<=\d),\\! *(?=\d)")
+_SPACES = re.compile(r"\s+")
+_TEXT_COMMAND = re.compile(
+    r"\\(?:text|textbf|textit|textrm|textnormal|mbox|mathrm|mathbf|mathit|mathsf|bf|rm|operatorname)"
+    r" *\{([^{}]*)\}"
+)
+_ROOT = re.compile(r"√ *(?:(\d+)|\(([^()]*)\)|\{([^{}]*)\}|([A-Za-z]))")
+_ENDING = " \t\n.,;:"
+
+
+def clean(text: str) -> str:
+    """One spelling: plain characters for their Unicode twins, `\\frac` for its kinds, no spacing, no `$`."""
+    if not text.isascii():
+        text = _ROOT.sub(lambda root: rf"\sqrt{{{next(filter(None, root.groups()), '')}}}", text)
+        text = text.translate(_UNICODE)
+    text = text.strip(" \t\r\n*")
+    if "\\" in text:
+        text = _DOUBLED_BACKSLASH.sub(r"\\", text)
+        text = _GROUPED_COMMA.sub(",", text)
+        text = _SPACING.sub(" ", text)
+        text = _FRACTION.sub(r"\\frac", text)
+        text = _CIRCLE.sub(r"^\\circ", text)
+        text = _DROPPED.sub("", text).replace(r"\%", "%")
+    else:
+        text = _GROUPED_COMMA.sub(",", text).replace("$", "")
+    text = _SPACES.sub(" ", text).strip()
+    # A full stop after the answer is punctuation; an ellipsis is part of it.
+    if text.endswith(("...", "dots")):
+        return text
+    text = text.rstrip(_ENDING)
+    while text.endswith("\\"):
+        text = text[:-1].rstrip(_ENDING)
+    return text.lstrip(" :")
+
+
+def unwrap_text(text: str) -> str:
+    """`\\text{odd}` → `odd`, likewise `\\mathrm`, `\\textbf` and the like."""
+    for _ in range(3):  # nested at most a few deep in practice
+        if "{" not in text:
+            break
+        text = _TEXT_COMMAND.sub(r"\1", text)
+    return text
+
+
+def split_top_level(text: str, separators: str = ",") -> list[str]:
+    """The parts between separators that no bracket encloses, stripped; empty ones are dropped."""
+    parts, depth, start = [], 0, 0
+    for index, character in enumerate(text):
+        if character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth -= 1
+        elif depth <= 0 and character in separators:
+            parts.append(text[start:index].strip())
+            start = index + 1
+    parts.append(text[start:].strip())
+    return [part for part in parts if part]
+
+
+def enclosing_pair(text: str) -> tuple[str, str] | None:
+    """The first and last bracket if they enclose the whole text as one pair; `[0,1)` counts as a pair."""
+    if len(text) < 2 or text[0] not in "([" or text[-1] not in ")]":
+        return None
+    depth = 0
+    for index, character in enumerate(text):
+        if character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth -= 1
+            if depth == 0 and index < len(text) - 1:
+                return None
+    return (text[0], text[-1]) if depth == 0 else None
+
+
+def balanced_group(text: str, opening: int, limit: int) -> str | None:
+    """What the brace at `opening` encloses, or None if it doesn't close within `limit` characters."""
+    depth = 0
+    for index in range(opening, min(len(text), opening + limit)):
+        character = text[index]
+        if character == "{":
+            depth += 1
+        elif character == "}":
+            depth -= 1
+            if depth == 0:
+                return text[opening + 1 : index]
+    return None
+
+
+_NAME = re.compile(r"(?!\\(?:sin|cos|tan|sec|csc|cot|log|ln|sqrt|frac))\\?[A-Za-z|(][\w\\{}()|',: ]{0,30}")
+_EQUALS = re.compile(r"(?<![<>!\\:])=(?!=)")
+
+
+def strip_assignment(text: str) -> str:
+    """`x = 5` → `5`, `f(x) = 2x + 3` → `2x + 3`, `1/3 \\approx 0.33` → `1/3`; an equation stays as it is."""
+    if "approx" in text:
+        left, _, right = text.partition(r"\approx")
+        text = right.strip() if not left.strip() or _NAME.fullmatch(left.strip()) else left.strip()
+    if "=" not in text:
+        if text.startswith("x \\in ") or text.startswith("x\\in"):
+            return text.partition(r"\in")[2].strip()
+        return text
+    if split_top_level(text)[1:]:
+        return text
+    parts = _EQUALS.split(text)
+    if len(parts) > 1 and _NAME.fullmatch(parts[0].strip()) and "^" not in parts[0]:
+        return parts[-1].strip()
+    return text
+
+
+_SUBSCRIPT = re.compile(r"_ *(?:\{[^{}]{0,20}\}|\w)")
+
+
+def name_different_things(first: str, second: str) -> bool:
+    """Whether both texts are assignments, of different names: `x = 2` and `y = 2`. A lone subscript is none."""
+    if "=" not in first or "=" not in second:
+        return False
+    left, right = (clean(text).partition("=")[0].replace(" ", "") for text in (first, second))
+    if ("_" in left) != ("_" in right):
+        left, right = _SUBSCRIPT.sub("", left), _SUBSCRIPT.sub("", right)
+    return left != right

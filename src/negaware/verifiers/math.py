@@ -1,0 +1,137 @@
+"""Grades mathematical answers: extraction, the fast exact path, then symbolic algebra in worker processes.
+
+Total: every text gets a verdict with a reason, within the limits. It knows nothing of tasks or prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from negaware.types import Problem, Verdict
+from negaware.verifiers.equivalence import MAX_CHARACTERS, fast_verdict
+from negaware.verifiers.extract import check_methods, conjoined_boxes, extract_answer
+from negaware.verifiers.latex import clean
+from negaware.verifiers.numbers import parse_number
+from negaware.verifiers.pool import Outcome, WorkerPool
+
+_MAX_BARE_GOLD = 300  # a longer gold answer is a worked solution to extract from
+_MAX_CACHED_GOLDS = 100_000
+
+
+def prepare_gold(gold: str) -> str:
+    """A gold answer as one value: out of its boxes or after ####; a bare one stays as it is."""
+    if r"\boxed" in gold or r"\fbox" in gold or "####" in gold:
+        found = conjoined_boxes(gold) or extract_answer(gold, ("boxed", "hashes"))
+        if found:
+            return found
+    if len(gold) > _MAX_BARE_GOLD:
+        return extract_answer(gold) or gold.strip()
+    return gold.strip()
+
+
+def is_plural(gold: str) -> bool:
+    """Whether a gold answer lists several values."""
+    return parse_number(gold) is None and any(mark in gold for mark in (",", ";", "and", "or", r"\pm", r"\{"))
+
+
+def _symbolic(prediction: str, gold: str) -> bool:
+    # Imported here: the trainer's process must never hold sympy, only the workers do.
+    from negaware.verifiers.symbolic import symbolic_verdict
+
+    return symbolic_verdict(prediction, gold)
+
+
+def _parseable(gold: str) -> bool:
+    from negaware.verifiers.symbolic import is_parseable
+
+    return is_parseable(gold)
+
+
+def load_symbolic() -> None:
+    """What a worker imports before its first text."""
+    import negaware.verifiers.symbolic  # noqa: F401
+
+
+def _verdict(outcome: Outcome, extracted: str) -> Verdict:
+    if outcome.status != "done":
+        return Verdict(False, outcome.status, extracted)
+    return Verdict(outcome.value, "correct" if outcome.value else "wrong", extracted)
+
+
+class MathVerifier:
+    """Grades texts against gold answers; `extract` says where an answer may stand ("auto": anywhere).
+
+    Raises ValueError for an unknown extraction method. Symbolic work runs in `pool` (its own by default).
+    """
+
+    def __init__(self, extract: Sequence[str] | Literal["auto"] = "auto", *, pool: WorkerPool | None = None) -> None:
+        self._methods = check_methods(extract)
+        self._pool = pool or WorkerPool(prepare=load_symbolic)
+        self._golds: dict[str, tuple[str, bool]] = {}
+
+    def grade(self, texts: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
+        """One verdict a text, in order; `problems[i].answer` is the gold answer to `texts[i]`."""
+        return self.grade_pairs(texts, [problem.answer for problem in problems])
+
+    def grade_pairs(self, texts: Sequence[str], golds: Sequence[str]) -> list[Verdict]:
+        """One verdict a (text, gold answer) pair, in order."""
+        verdicts: list[Verdict | None] = []
+        waiting: dict[tuple[str, str], list[int]] = {}
+        for index, (text, gold) in enumerate(zip(texts, golds, strict=True)):
+            verdict = self._fast(text, gold)
+            if isinstance(verdict, tuple):
+                waiting.setdefault(verdict, []).append(index)
+                verdicts.append(None)
+            else:
+                verdicts.append(verdict)
+        for pair, outcome in zip(waiting, self._pool.run(_symbolic, list(waiting)), strict=True):
+            for index in waiting[pair]:
+                verdicts[index] = _verdict(outcome, pair[0])
+        return [verdict for verdict in verdicts if verdict is not None]
+
+    def _fast(self, text: str, gold: str) -> Verdict | tuple[str, str]:
+        """A verdict, or the pair that only symbolic algebra can judge."""
+        try:
+            gold_value, plural = self._gold(gold)
+            extracted = extract_answer(text, self._methods)
+            if plural and "boxed" in self._methods:
+                # Several values may stand in neighbouring boxes; a single value never takes two of them.
+                extracted = conjoined_boxes(text) or extracted
+            if extracted is None:
+                return Verdict(False, "no_answer")
+            same = fast_verdict(extracted, gold_value)
+        except Exception:  # the verifier's border: no text may stop a run
+            return Verdict(False, "error")
+        if same is None:
+            return extracted, gold_value
+        return Verdict(same, "correct" if same else "wrong", extracted[:MAX_CHARACTERS])
+
+    def _gold(self, gold: str) -> tuple[str, bool]:
+        known = self._golds.get(gold)
+        if known is None:
+            value = prepare_gold(gold)
+            known = value, is_plural(value)
+            if len(self._golds) < _MAX_CACHED_GOLDS:
+                self._golds[gold] = known
+        return known
+
+    def parseable(self, golds: Sequence[str]) -> list[bool]:
+        """Whether each gold answer has a mathematical value; one without is only compared as a text."""
+        values = [prepare_gold(gold) for gold in golds]
+        known = [parse_number(value) is not None for value in values]
+        unknown = [index for index, is_number in enumerate(known) if not is_number]
+        outcomes = self._pool.run(_parseable, [(values[index],) for index in unknown])
+        for index, outcome in zip(unknown, outcomes, strict=True):
+            known[index] = outcome.status == "done" and bool(clean(values[index])) and outcome.value
+        return known
+
+    def close(self) -> None:
+        """Ends the worker processes."""
+        self._pool.close()
+
+    def __enter__(self) -> MathVerifier:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

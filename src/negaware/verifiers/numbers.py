@@ -1,0 +1,189 @@
+"""Plain numbers: one text → its exact value, without evaluating anything.
+
+Knows integers, thousands separators, decimals, fractions, mixed numbers, scientific notation, and the signs,
+currencies, degrees, percents and units around them. It refuses everything else: sums, powers, roots.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import NamedTuple
+
+from negaware.verifiers.latex import clean, strip_assignment, unwrap_text
+
+_MAX_CHARACTERS = 120
+_MAX_EXPONENT = 400  # 10**400 is quick to write out and beyond any physical constant
+_MIN_ROUNDED_DIGITS = 4  # 0.333 is too coarse an answer to 1/3, 0.3333 will do
+
+
+class Number(NamedTuple):
+    """An exact value; `decimals` is how many digits its text had after the point (None: not a decimal)."""
+
+    value: Fraction
+    percent: bool = False
+    decimals: int | None = None
+
+
+_INTEGER = re.compile(r"[-+]?\d{1,100}")
+_DIGITS = r"(?:[1-9]\d{0,2}(?:(?:,\d{3})+|(?:[ ]\d{3})+)(?!\d)|\d+)"
+_DECIMAL = rf"(?:{_DIGITS}(?:\.\d*)?|\.\d+)"
+_PART = r"(?:\{ *([-+]?[\d.,]+) *\}|(\d))"
+_NUMBER = re.compile(
+    rf"""(?P<sign>[-+]?)\ *
+    (?:(?P<whole>\d+)(?:\ *(?=\\frac)|\ +(?=\d+/\d)))?            # the whole part of a mixed number
+    (?:\\frac\ *{_PART}\ *{_PART}
+      |(?P<decimal>{_DECIMAL})
+       (?:\ */\ *(?P<divisor>[-+]?{_DECIMAL})
+         |[eE](?P<exponent>[-+]?\d+)
+         |\ *(?:\\times|\\cdot|\*|x)\ *10\ *\^\ *(?:\{{\ *(?P<braced>[-+]?\ *\d+)\ *\}}|(?P<raised>-?\d+)))?
+    )
+    (?P<rest>.*)""",
+    re.VERBOSE | re.DOTALL,
+)
+_COMMA_DECIMAL = re.compile(r"([-+]?\d+),(\d+)")
+_POWER = re.compile(r"\^ *\{? *[23] *\}?$")
+_GLUED_UNIT = re.compile(
+    r"(?:[cdkmµ]m|km/h|mph|kg|mg|kB|[MG]B|mL|ml|cc|lbs?|oz|ft|in|sq|hours?|hrs?|min(?:ute)?s?|sec(?:ond)?s?|days?"
+    r"|weeks?|months?|years?|degrees?|dollars?|cents?|units?|inch(?:es)?|feet|yards?|miles?|met(?:er|re)s?|pounds?)"
+)
+_NOT_UNITS = frozenset(
+    re.findall(
+        r"\w+",
+        "pi sqrt sin cos tan log ln exp and or to mod if for when where is not plus minus times choose over i e x y n "
+        "infty hundred thousand million billion trillion dozen",
+    )
+)
+_ORDINAL = re.compile(r"\^ *\{? *(?:\\(?:text|mathrm|mbox))? *\{? *(?:st|nd|rd|th) *\}? *\}?")
+_WORDS = re.compile(r"[A-Za-zµ]+(?:[ /][A-Za-zµ]+){0,4}")
+
+
+def _fraction(text: str) -> Fraction | None:
+    """A decimal text → its value; commas and spaces separate thousands."""
+    whole, _, decimals = text.replace(",", "").replace(" ", "").partition(".")
+    digits = whole + decimals
+    if not digits or digits in "+-":
+        return None
+    return Fraction(int(digits), 10 ** len(decimals)) if decimals else Fraction(int(digits))
+
+
+def _is_percent_or_unit(rest: str) -> bool | None:
+    """True: a percent sign follows; False: nothing or a unit does; None: something that isn't a unit."""
+    bare = rest.strip()
+    if not bare:
+        return False
+    if bare[0] == "%":
+        return True if not bare[1:].strip(" .)") else None
+    bare = _ORDINAL.sub("", bare.removeprefix(r"^\circ"), count=1).strip()
+    if bare in ("", "C", "F", r"\mathrm{C}", r"\text{C}"):
+        return False
+    in_text = bare.startswith((r"\text", r"\mbox", r"\mathrm", r"\ "))
+    words = _POWER.sub("", unwrap_text(bare)).strip(" .").removesuffix("^").strip()
+    if words.lower() in ("percent", "pct", "percentage", "percents", "per cent"):
+        return True
+    if in_text:
+        # `17\text{ any text}` says 17, but `2\text{ or }3` says two things.
+        return None if re.search(r"\d|\b(?:and|or)\b", words) else False
+    if not _WORDS.fullmatch(words) or not _NOT_UNITS.isdisjoint(words.lower().replace("/", " ").split()):
+        return None
+    if rest[0] == " ":
+        return False
+    return False if _GLUED_UNIT.fullmatch(words) or (len(words) > 4 and " " not in words) else None
+
+
+def _exponent(match: re.Match[str]) -> int | None:
+    text = match["exponent"] or match["braced"] or match["raised"]
+    if text is None:
+        return 0
+    exponent = int(text.replace(" ", "")) if len(text) < 8 else _MAX_EXPONENT + 1
+    return exponent if abs(exponent) <= _MAX_EXPONENT else None
+
+
+def parse_clean_number(text: str) -> Number | None:
+    """The number that an already cleaned text says, or None if it isn't a plain number."""
+    if _INTEGER.fullmatch(text):
+        return Number(Fraction(int(text)))
+    if not text or len(text) > _MAX_CHARACTERS:
+        return None
+    if text[0] == "{" and text[-1] == "}":
+        text = text[1:-1].strip()
+    match = _NUMBER.fullmatch(text)
+    if match is None:
+        return None
+    percent = _is_percent_or_unit(match["rest"])
+    exponent = _exponent(match)
+    if percent is None or exponent is None:
+        return None
+    decimals = None
+    if match["decimal"] is None:
+        parts = match.groups()
+        above, below = (_fraction(parts[2] or parts[3]), _fraction(parts[4] or parts[5]))
+    else:
+        above = _fraction(match["decimal"])
+        below = _fraction(match["divisor"]) if match["divisor"] else Fraction(1)
+        if match["divisor"] is None and "." in match["decimal"]:
+            decimals = len(match["decimal"].partition(".")[2]) - exponent
+    if above is None or not below:
+        return None
+    value = above / below if below != 1 else above
+    if exponent:
+        value *= Fraction(10) ** exponent
+    if match["whole"]:
+        if value < 0 or match["whole"].startswith("0") or match["exponent"]:
+            return None
+        value += int(match["whole"])
+    return Number(-value if match["sign"] == "-" else value, percent, decimals)
+
+
+def parse_number(text: str) -> Number | None:
+    """The plain number that a text says (`$1{,}000$`, `x = -\\frac12`, `5\\text{ cm}`, `4e33`), or None."""
+    if _INTEGER.fullmatch(text):
+        return Number(Fraction(int(text)))
+    if len(text) > 2 * _MAX_CHARACTERS:
+        return None
+    return parse_clean_number(strip_assignment(clean(text)))
+
+
+def parse_comma_decimal(text: str) -> Number | None:
+    """`1,22` read with a decimal comma; whether it is one only the other side can tell."""
+    match = _COMMA_DECIMAL.fullmatch(text)
+    if match is None or len(text) > _MAX_CHARACTERS:
+        return None
+    value = _fraction(f"{match[1]}.{match[2]}")
+    return None if value is None else Number(value, False, len(match[2]))
+
+
+def is_rounding(decimal: Number, exact: Fraction) -> bool:
+    """Whether a decimal of at least four significant digits is `exact` rounded or cut to its own digits."""
+    decimals = decimal.decimals
+    if decimals is None:
+        return False
+    scaled = abs(decimal.value) * Fraction(10) ** decimals  # an integer: the digits as written
+    if scaled < 10 ** (_MIN_ROUNDED_DIGITS - 1) or (decimal.value < 0) != (exact < 0):
+        return False
+    difference = (abs(exact) * Fraction(10) ** decimals) - scaled
+    return Fraction(-1, 2) <= difference < 1
+
+
+def _terminates(value: Fraction) -> bool:
+    denominator = value.denominator
+    while denominator % 10 == 0:
+        denominator //= 10
+    # After at most ~400 halvings and fifths nothing of a finite decimal's denominator is left.
+    for prime in (2, 5):
+        while denominator % prime == 0:
+            denominator //= prime
+    return denominator == 1
+
+
+def equal_numbers(first: Number, second: Number) -> bool:
+    """Exact equality; 28 % says 28 or 0.28; a long decimal may stand for a fraction that never ends."""
+    if first.value == second.value:
+        return True
+    if first.percent != second.percent:
+        percent, plain = (first, second) if first.percent else (second, first)
+        return percent.value == 100 * plain.value
+    for decimal, exact in ((first, second), (second, first)):
+        if decimal.decimals is not None and exact.decimals is None and not _terminates(exact.value):
+            return is_rounding(decimal, exact.value)
+    return False

@@ -1,0 +1,168 @@
+"""Worker processes that may be killed: each call has a wall clock and a memory limit, and the pool goes on.
+
+It knows nothing of answers. Hostile work costs its own call and one worker, never the caller or its neighbours.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import multiprocessing.connection
+import os
+import resource
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from math import ceil
+from typing import Any, Literal
+
+from pebble import ProcessPool
+
+# The fork server is one a process, so whichever pool starts it makes it import the slowest library there is.
+_SERVER_IMPORTS = "negaware.verifiers.symbolic"
+_START_SECONDS = 60.0  # a first worker imports its libraries, on a busy machine slowly
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one call ended: its value, or a timeout, or an error's description."""
+
+    status: Literal["done", "timeout", "error"]
+    value: Any = None
+
+
+def _start_worker(memory_bytes: int, prepare: Callable[[], object] | None) -> None:
+    """Runs in each new worker before its first call: imports, then limits."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with open(os.devnull, "w") as silence:  # parsers complain of hostile texts on these
+        os.dup2(silence.fileno(), 1)
+        os.dup2(silence.fileno(), 2)
+    logging.disable(logging.CRITICAL)
+    if prepare is not None:
+        prepare()
+    limit = _address_space() + memory_bytes
+    for kind in (resource.RLIMIT_AS, resource.RLIMIT_CORE):
+        _, hard = resource.getrlimit(kind)
+        soft = 0 if kind == resource.RLIMIT_CORE else limit
+        resource.setrlimit(kind, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
+
+
+def _end_with_parent() -> None:
+    """Kills this worker when the process that owns the pool is gone, however it went."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _call(seconds: float, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Runs in the worker: the call, with an alarm that ends a worker whose parent isn't there to kill it.
+
+    The alarm's default action needs no Python to run, so it ends even a loop in C that holds the interpreter.
+    """
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, 4 * seconds + 1)
+    try:
+        return function(*arguments)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _address_space() -> int:
+    """What this process has mapped already, in bytes: libraries reserve far more than they use."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        return 1 << 30
+
+
+class WorkerPool:
+    """A few killable processes, started at the first call.
+
+    `seconds` is the wall clock of one call, `memory_mb` what it may allocate, `prepare` (a
+    module-level function) what a worker does before its first call, such as imports, outside of that call's time.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_workers: int | None = None,
+        seconds: float = 1.3,
+        memory_mb: int = 1024,
+        prepare: Callable[[], object] | None = None,
+    ) -> None:
+        self.seconds = seconds
+        self._num_workers = num_workers or min(4, os.cpu_count() or 1)
+        self._memory_bytes = memory_mb << 20
+        self._prepare = prepare
+        self._lock = threading.Lock()
+        self._pool: ProcessPool | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether worker processes exist."""
+        return self._pool is not None
+
+    def _running(self) -> ProcessPool:
+        with self._lock:
+            if self._pool is not None and not self._pool.active:
+                self._stop(self._pool)
+                self._pool = None
+            if self._pool is None:
+                # A fork server: forking the trainer's threads is unsafe, and a fresh fork of a server that
+                # has imported the libraries replaces a killed worker in milliseconds.
+                context = multiprocessing.get_context("forkserver")
+                context.set_forkserver_preload([_SERVER_IMPORTS])
+                self._pool = ProcessPool(
+                    max_workers=self._num_workers,
+                    context=context,
+                    initializer=_start_worker,
+                    initargs=(self._memory_bytes, self._prepare),
+                )
+            return self._pool
+
+    def run(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Outcome]:
+        """One outcome a call, in order; `function` must be picklable by its module's name. Never raises for one."""
+        if not calls:
+            return []
+        pool = self._running()
+        futures = [pool.schedule(_call, args=[self.seconds, function, *call], timeout=self.seconds) for call in calls]
+        # The pool itself keeps each call's time; this only guards against the pool.
+        rounds = ceil(len(calls) / self._num_workers)
+        deadline = time.monotonic() + _START_SECONDS + 2 * (self.seconds + 1) * rounds
+        outcomes = [self._outcome(future, deadline) for future in futures]
+        if any(not future.done() for future in futures):
+            self.close()
+        return outcomes
+
+    @staticmethod
+    def _outcome(future: Future[Any], deadline: float) -> Outcome:
+        try:
+            return Outcome("done", future.result(timeout=max(0.0, deadline - time.monotonic())))
+        except TimeoutError:
+            return Outcome("timeout")
+        except Exception as error:
+            return Outcome("error", f"{type(error).__name__}: {error}"[:200])
+
+    @staticmethod
+    def _stop(pool: ProcessPool) -> None:
+        pool.stop()
+        pool.join()
+
+    def close(self) -> None:
+        """Ends the workers; a later call starts new ones."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            self._stop(pool)
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

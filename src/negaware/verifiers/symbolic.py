@@ -1,0 +1,276 @@
+"""The slow path: symbolic equality of two answers with math-verify, for worker processes only.
+
+Each side is parsed to exactly one value, and sets, tuples and intervals match as wholes. It may hang or eat
+memory on a hostile text, so nothing but a killable process with limits calls it.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import Any
+
+from latex2sympy2_extended import NormalizationConfig
+from math_verify import LatexExtractionConfig, parse, verify
+from sympy import Basic, Expr, Float, N, Sum
+from sympy.core.function import AppliedUndef
+from sympy.core.numbers import ImaginaryUnit
+from sympy.matrices import MatrixBase
+
+from negaware.verifiers.equivalence import MAX_CHARACTERS, fast_verdict, is_arithmetic, text_form
+from negaware.verifiers.latex import balanced_group, clean, enclosing_pair, split_top_level, strip_assignment
+from negaware.verifiers.numbers import is_rounding, parse_clean_number
+
+_MAX_DEPTH = 40
+_MAX_EXPONENT = 5000
+_MAX_FACTORIAL = 1000
+_NOISE = Fraction(1, 10**30)
+_DIGITS = 40  # of numeric evaluation: twice double precision, against cancellation
+
+_AND = re.compile(r"\\(?:text|mbox|mathrm) *\{ *,? *(?:and|or) *\}|\b(?:and|or)\b|(?<=[)\d}])or(?=[(\dA-Za-z\\])|;")
+_FUNCTION = re.compile(r"(?<![\\A-Za-z])(sin|cos|tan|sec|csc|cot|log|ln|exp|arcsin|arccos|arctan|pi|infty)(?![a-z])")
+_PLAIN_SQRT = re.compile(r"(?<![A-Za-z])\\?sqrt *\(|√ *\(")
+_BARE_FRACTION = re.compile(r"\\frac *(\\[a-zA-Z]+|\w) *(\\[a-zA-Z]+|\w)")
+_BARE_EXPONENT = re.compile(r"\^ *(-?\d+)")
+_NAMED_CURVE = re.compile(r"(?:y|[A-Za-z]\([a-z]\)) *=(?!=)")
+_TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|sec|csc|cot)")
+_EXPONENT = re.compile(r"\^ *\{? *[-+]? *(\d+)|\*\* *(\d+)")
+_TOWER = re.compile(r"\^ *\{[^{}]*\^ *\{?[^{}]*\^|\^ *\{? *\(? *\d+ *\)? *\^ *\{? *\d{1,}")
+_FACTORIAL = re.compile(r"(\d+) *\)* *!|\^[^=,]{0,40}!|! *\)? *!")
+_MARKED_TEXT = re.compile(r"\\(?:text|mbox|mathrm)|[A-Za-z]{3,}(?![A-Za-z(])(?<!sin)(?<!cos)(?<!tan)")
+_INTEGER = re.compile(r"\d{1000,}")
+_MATRIX = re.compile(r"[\[(]? *\\begin\{([pbvB]?matrix|array)\} *(?:\{[clr| ]+\})?(.*?)\\end\{\1\} *[\])]?", re.DOTALL)
+
+
+def is_too_big(text: str) -> bool:
+    """Whether evaluating a text could take the machine down: towers, huge powers and factorials, deep nesting."""
+    if len(text) > MAX_CHARACTERS or _INTEGER.search(text) or _TOWER.search(text):
+        return True
+    depth = 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        if depth > _MAX_DEPTH:
+            return True
+    if any(int((match[1] or match[2])[:9]) > _MAX_EXPONENT for match in _EXPONENT.finditer(text)):
+        return True
+    return any(match[1] is None or int(match[1][:9]) > _MAX_FACTORIAL for match in _FACTORIAL.finditer(text))
+
+
+def _latex(text: str) -> str:
+    """A plain or LaTeX expression in the spelling that math-verify's LaTeX grammar reads."""
+    text = text.replace("**", "^")
+    for _ in range(5):
+        match = _PLAIN_SQRT.search(text)
+        if match is None:
+            break
+        braced = text[: match.end() - 1] + text[match.end() - 1 :].replace("(", "{", 1)
+        depth, end = 0, None
+        for index in range(match.end() - 1, len(braced)):
+            depth += (braced[index] in "({") - (braced[index] in ")}")
+            if depth == 0:
+                end = index
+                break
+        if end is None:
+            break
+        text = text[: match.start()] + r"\sqrt" + braced[match.end() - 1 : end] + "}" + braced[end + 1 :]
+    text = _BARE_FRACTION.sub(r"\\frac{\1}{\2}", text)
+    text = _BARE_EXPONENT.sub(r"^{\1}", text)
+    text = _FUNCTION.sub(r"\\\1 ", text)
+    if _TRIGONOMETRY.search(text):
+        return text.replace(r"^\circ", r"\cdot\frac{\pi}{180}")
+    return text.replace(r"^\circ", "")
+
+
+def _config(units: bool) -> tuple[LatexExtractionConfig]:
+    normalization = NormalizationConfig(
+        basic_latex=True, units=units, malformed_operators=True, nits=True, boxed="none", equations=False
+    )
+    return (LatexExtractionConfig(normalization_config=normalization),)
+
+
+_CONFIGS = {units: _config(units) for units in (False, True)}
+
+
+def _parse(text: str) -> Any | None:
+    """The one value of a text, or None. Only LaTeX grammar: math-verify's other parser evaluates Python."""
+    # Units are only dropped where they are marked as text: in 5 - 5c the c is no cent.
+    config = _CONFIGS[_MARKED_TEXT.search(text) is not None]
+    found = parse(f"${_latex(text)}$", config, fallback_mode="no_fallback", parsing_timeout=None)
+    return found[0] if len(found) == 1 and isinstance(found[0], (Basic, MatrixBase)) else None
+
+
+def _numeric_verdict(first: Any, second: Any, texts: tuple[str, str]) -> bool | None:
+    """Equality of two constants to forty digits, or of a long decimal and what it rounds; None: not constants."""
+    if not all(isinstance(value, Expr) and value.is_number for value in (first, second)):
+        return None
+    values = [N(value, _DIGITS) for value in (first, second)]
+    if not all(value.is_number and value.is_finite for value in values):
+        return None
+    scale = max(abs(values[0]), abs(values[1]))
+    has_float = first.has(Float) or second.has(Float)
+    if abs(values[0] - values[1]) <= scale * (10**-12 if has_float else Fraction(1, 10**30)):
+        return True
+    if scale < _NOISE:
+        return None
+    for text, exact in ((texts[0], values[1]), (texts[1], values[0])):
+        decimal = parse_clean_number(text)
+        if decimal is not None and exact.is_real and is_rounding(decimal, Fraction(str(exact))):
+            return True
+    return False if not has_float or all(parse_clean_number(text) is None for text in texts) else None
+
+
+def _agree(first: Expr, second: Expr, values: dict[Any, Any]) -> bool | None:
+    """Whether two expressions agree at a point; None where either isn't a finite number there."""
+    left, right = N(first.subs(values), _DIGITS), N(second.subs(values), _DIGITS)
+    if not all(value.is_number and value.is_finite for value in (left, right)):
+        return None
+    scale = max(abs(left), abs(right))
+    if scale < _NOISE:
+        return None  # cancellation's remains, or a tiny constant: algebra can tell
+    tolerance = Fraction(1, 10**6) if first.has(Float) or second.has(Float) else Fraction(1, 10**25)
+    return bool(abs(left - right) <= tolerance * scale)
+
+
+def _sampled_verdict(first: Any, second: Any) -> bool | None:
+    """Equality of two functions of the same variables at fixed points; None where that doesn't settle it."""
+    if not all(isinstance(value, Expr) and not value.has(AppliedUndef, Sum) for value in (first, second)):
+        return None
+    imaginary = {symbol: ImaginaryUnit() for symbol in first.free_symbols | second.free_symbols if symbol.name == "i"}
+    first, second = first.subs(imaginary), second.subs(imaginary)
+    names = sorted({symbol.name for symbol in first.free_symbols | second.free_symbols})
+    if len(names) > 8:
+        return None
+    if not names:
+        return _agree(first, second, {}) if imaginary else None
+    agreements: list[bool | None] = []
+    for sign in (1, 1, -1):
+        points = {name: Fraction(sign * (37 + 11 * k + 5 * len(agreements)), 29) for k, name in enumerate(names)}
+        values = {symbol: points[symbol.name] for symbol in first.free_symbols | second.free_symbols}
+        agreements.append(_agree(first, second, values))
+    if False in agreements[:2]:
+        return False
+    # Agreement for positive values alone may be that of √(x²) and x: leave that to algebra.
+    return True if agreements == [True, True, True] else None
+
+
+def _scalar_verdict(prediction: str, gold: str) -> bool:
+    if _NAMED_CURVE.match(prediction) and _NAMED_CURVE.match(gold):
+        # The same curve, whether it is called y or f(x).
+        prediction, gold = strip_assignment(prediction), strip_assignment(gold)
+    fast = fast_verdict(prediction, gold)
+    if fast is not None:
+        return fast
+    predicted, expected = _parse(prediction), _parse(gold)
+    if predicted is None or expected is None:
+        return False
+    numeric = _numeric_verdict(predicted, expected, (prediction, gold))
+    if numeric is not None:
+        return numeric
+    sampled = _sampled_verdict(predicted, expected)
+    if sampled is not None:
+        return sampled
+    return bool(verify([expected], [predicted], timeout_seconds=None))
+
+
+def _expand_plus_minus(items: list[str]) -> list[str]:
+    expanded = []
+    for item in items:
+        if item.count(r"\pm") == 1:
+            expanded += [item.replace(r"\pm", "+").lstrip("+ "), item.replace(r"\pm", "-")]
+        else:
+            expanded.append(item)
+    return expanded
+
+
+def _structure(text: str) -> tuple[str, list[str]]:
+    """A text's shape and parts: a set, an unordered list, a tuple named by its brackets, or a scalar."""
+    matrix = _MATRIX.fullmatch(strip_assignment(text))
+    if matrix and r"\begin" not in matrix[2]:
+        rows = [row.split("&") for row in matrix[2].split(r"\\") if row.strip()]
+        entries = [entry.strip() for row in rows for entry in row]
+        columns = len(entries) // len(rows) if rows else 0
+        # A column is a vector, however it is written; a wider matrix keeps its shape.
+        return ("vector" if columns == 1 and len(rows) > 1 else f"matrix of {columns}"), entries
+    solutions = [split_top_level(solution) for solution in split_top_level(text, ";")]
+    if len(solutions) > 1 and all(len(names) > 1 and all(map(_name, names)) for names in solutions):
+        # p=5, q=2; p=7, q=2 lists two pairs.
+        return "list", [f"({','.join(strip_assignment(item) for item in names)})" for names in solutions]
+    joined = _AND.sub(",", text)
+    body = strip_assignment(joined)
+    if body.startswith(r"\{") and body.endswith(r"\}"):
+        return "set", _expand_plus_minus(split_top_level(body[2:-2]))
+    if body.startswith("{") and balanced_group(body, 0, len(body)) == body[1:-1]:
+        body = body[1:-1]
+    pair = enclosing_pair(body)
+    parts = split_top_level(body[1:-1]) if pair else []
+    if pair and len(parts) > 1:
+        return pair[0] + pair[1], parts
+    items = _expand_plus_minus(split_top_level(joined))
+    return ("list", items) if len(items) > 1 else ("scalar", items)
+
+
+def _name(item: str) -> str:
+    return item.partition("=")[0].strip() if "=" in item else ""
+
+
+def _unordered_match(predictions: list[str], golds: list[str]) -> bool:
+    remaining = list(golds)
+    for prediction in predictions:
+        match = next((gold for gold in remaining if _verdict(prediction, gold)), None)
+        if match is None:
+            return False
+        remaining.remove(match)
+    return not remaining
+
+
+def _distinct(items: list[str]) -> list[str]:
+    """The items without those spelt like an earlier one."""
+    return list({text_form(item): item for item in items}.values())
+
+
+def _parts_match(shape: str, predictions: list[str], golds: list[str], gold_shape: str) -> bool:
+    if shape in ("set", "list") and gold_shape in ("set", "list"):
+        predictions, golds = _distinct(predictions), _distinct(golds)
+    if len(predictions) != len(golds):
+        return False
+    named = {_name(item) for item in predictions} | {_name(item) for item in golds}
+    names_on_one_side = "" in named and len(named) > 2
+    if shape in ("set", "list") and gold_shape in ("set", "list") and not names_on_one_side:
+        return _unordered_match(predictions, golds)
+    tuples = {shape, gold_shape} - {"list", "vector"}
+    if tuples == {"()", "[]"} and len(golds) > 2:
+        tuples = {"()"}  # with three parts it is no interval: a vector in other brackets
+    return len(tuples) < 2 and all(map(_verdict, predictions, golds))
+
+
+def _verdict(prediction: str, gold: str) -> bool:
+    shape, predictions = _structure(prediction)
+    gold_shape, golds = _structure(gold)
+    if "scalar" in (shape, gold_shape) and shape == gold_shape:
+        return _scalar_verdict(prediction, gold)
+    if "scalar" not in (shape, gold_shape):
+        if len(predictions) <= 20 and _parts_match(shape, predictions, golds, gold_shape):
+            return True
+        if {shape, gold_shape} <= {"set", "list"}:
+            return False
+        if shape == gold_shape or len(predictions) != len(golds):
+            return False
+    return _scalar_verdict(prediction, gold)
+
+
+def symbolic_verdict(prediction: str, gold: str) -> bool:
+    """Whether two answers say the same. Worker processes only: it may run for long and raise anything."""
+    if is_too_big(prediction) or is_too_big(gold):
+        return False  # equal spelling was settled before
+    prediction, gold = clean(prediction), clean(gold)
+    if is_arithmetic(strip_assignment(prediction)) and parse_clean_number(strip_assignment(gold)) is not None:
+        return False
+    return _verdict(prediction, gold)
+
+
+def is_parseable(gold: str) -> bool:
+    """Whether a gold answer has a value to compare with, rather than only a spelling. Worker processes only."""
+    if is_too_big(gold):
+        return False
+    text = clean(gold)
+    return all(parse_clean_number(part) is not None or _parse(part) is not None for part in _structure(text)[1])

@@ -1,0 +1,21 @@
+"""What every test needs: shapes and dtypes checked on the maths, one torch thread, fixed seeds.
+
+The import hook must stand before anything imports negaware. Subprocesses that a test starts are left as they are.
+"""
+
+import random
+
+import jaxtyping
+
+jaxtyping.install_import_hook(["negaware.objectives", "negaware.models.logprobs"], "beartype.beartype")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(1)  # tests are small: more threads cost more than they give, and sums keep their order
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seeds() -> None:
+    random.seed(0)
+    torch.manual_seed(0)

@@ -1,0 +1,169 @@
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from negaware.evaluation.evaluate import EvaluationResult, evaluate, write_results
+from negaware.evaluation.metrics import avg_at_k
+from negaware.rollout.engine import SamplingParams
+from negaware.tasks.task import Task
+from negaware.types import Completion, FinishReason, Message, Problem, Verdict
+from negaware.verifiers.math import MathVerifier
+
+PROBLEMS = tuple(Problem(f"p{n}", f"What is {n} + 1?", str(n + 1)) for n in range(3))
+PARAMS = SamplingParams(max_new_tokens=32)
+
+
+class ScriptedEngine:
+    """Gives the answers it is told to, by question; tokens are a text's bytes. `|` at the end: cut off there."""
+
+    def __init__(self, script: dict[str, list[str]]) -> None:
+        self.script = script
+        self.asked: tuple[object, ...] = ()
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        num_completions: int,
+        params: SamplingParams,
+        seed: int,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[tuple[Completion, ...]]:
+        self.asked = (params, seed)
+        groups = []
+        for prompt in prompts:
+            answers = next(texts for question, texts in self.script.items() if question in decode(prompt))
+            groups.append(tuple(self._completion(text, seed) for text in answers[:num_completions]))
+            if on_progress:
+                on_progress(sum(len(completion.token_ids) for completion in groups[-1]))
+        return groups
+
+    def load_weights(self, named_weights: Iterable[tuple[str, object]], version: int) -> None:
+        raise AssertionError("an evaluation changes no weights")
+
+    def _completion(self, text: str, seed: int) -> Completion:
+        tokens = tuple(text.rstrip("|").encode())
+        reason: FinishReason = "length" if text.endswith("|") else "stop"
+        return Completion(tokens, (0.0,) * len(tokens), reason, 0, seed)
+
+
+def encode(messages: list[Message]) -> list[int]:
+    return list("".join(f"<{message['role']}>{message['content']}" for message in messages).encode())
+
+
+def decode(tokens: Sequence[int]) -> str:
+    return bytes(tokens).decode()
+
+
+@pytest.fixture(scope="module")
+def verifier() -> Iterator[MathVerifier]:
+    verifier = MathVerifier(extract=("boxed", "answer_is"))
+    yield verifier
+    verifier.close()
+
+
+SCRIPT = {
+    "What is 0 + 1?": [r"\boxed{1}", r"\boxed{2}", r"\boxed{1.0}", "no idea"],
+    "What is 1 + 1?": [r"\boxed{3}", r"\boxed{3}", r"\boxed{2}", r"\boxed{2}|"],
+    "What is 2 + 1?": [r"\boxed{3}", "The answer is 3.", r"\boxed{3}", r"\boxed{4}"],
+}
+
+
+def run(engine: ScriptedEngine, task: Task, num_completions: int = 4) -> EvaluationResult:
+    return evaluate(engine, task, encode, decode, PARAMS, num_completions, seed=7)
+
+
+def scripted_task(verifier: MathVerifier) -> Task:
+    return Task("toy", PROBLEMS, "{question}", verifier)
+
+
+def test_answers_are_graded_problem_by_problem(verifier: MathVerifier) -> None:
+    engine = ScriptedEngine(SCRIPT)
+    result = run(engine, scripted_task(verifier))
+    assert engine.asked == (PARAMS, 7)
+    assert [problem.id for problem in result.results] == ["p0", "p1", "p2"]
+    assert [[answer.correct for answer in problem.answers] for problem in result.results] == [
+        [True, False, True, False],
+        [False, False, True, False],  # the last is right, but was cut off
+        [True, True, True, False],
+    ]
+    assert result.results[0].answers[3].reason == "no_answer"
+    assert result.results[2].answers[1].extracted == "3"
+    assert result.results[1].answers[3].finish_reason == "length"
+    assert result.num_truncated == 1
+    assert result.num_unverifiable == 0
+    assert result.results[0].answers[0].num_tokens == len(r"\boxed{1}")
+
+
+def test_figures_follow_from_the_answers(verifier: MathVerifier) -> None:
+    result = run(ScriptedEngine(SCRIPT), scripted_task(verifier))
+    assert result.avg_at_k == avg_at_k([2, 1, 3], 4)
+    assert list(result.pass_at) == [1, 2, 4]
+    assert result.pass_at[4].value == 1
+    # Two of four answers leave out both right ones in 1 of 6 pairs; one right of four in 3 of 6; three in none.
+    assert result.pass_at[2].value == pytest.approx((5 / 6 + 3 / 6 + 1) / 3)
+    # p0: "1", "2" and "1.0" are three values with a vote each, the first counts. p1: 3 wins. p2: 3 wins.
+    assert result.maj_at_k.value == pytest.approx(2 / 3)
+
+
+def test_one_greedy_answer_is_accuracy(verifier: MathVerifier) -> None:
+    result = run(ScriptedEngine(SCRIPT), scripted_task(verifier), num_completions=1)
+    assert result.avg_at_k.value == result.maj_at_k.value == result.pass_at[1].value == pytest.approx(2 / 3)
+    assert list(result.pass_at) == [1]
+
+
+class UndecidedVerifier:
+    """A verifier that ran out of time on every answer, though it had found a value."""
+
+    def grade(self, texts: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
+        return [Verdict(False, "timeout", "9")] * len(texts)
+
+    def close(self) -> None:
+        pass
+
+
+def test_unverifiable_answers_are_counted_wrong_and_have_no_vote() -> None:
+    result = run(ScriptedEngine(SCRIPT), Task("toy", PROBLEMS, "{question}", UndecidedVerifier()))
+    assert result.num_unverifiable == 12
+    assert result.avg_at_k.value == result.maj_at_k.value == 0
+    assert all(answer.vote.value is None for answer in result.answers)
+
+
+def test_progress_is_the_number_of_tokens(verifier: MathVerifier) -> None:
+    told: list[int] = []
+    task = scripted_task(verifier)
+    result = evaluate(ScriptedEngine(SCRIPT), task, encode, decode, PARAMS, 4, 7, told.append)
+    assert sum(told) == sum(answer.num_tokens for answer in result.answers)
+
+
+def test_results_are_kept_as_json_lines(verifier: MathVerifier, tmp_path: Path) -> None:
+    result = run(ScriptedEngine(SCRIPT), scripted_task(verifier))
+    path = tmp_path / "evaluations" / "toy.jsonl"
+    write_results(result, path)
+    write_results(result, path)
+    assert [file.name for file in path.parent.iterdir()] == ["toy.jsonl"]
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(row["id"], row["question"], row["gold"]) for row in rows] == [
+        (problem.id, problem.question, problem.answer) for problem in PROBLEMS
+    ]
+    assert rows[1]["answers"][3] == {
+        "text": r"\boxed{2}",
+        "correct": False,
+        "reason": "wrong",
+        "extracted": "2",
+        "finish_reason": "length",
+        "num_tokens": 9,
+    }
+
+
+def test_the_summary_is_ready_for_json(verifier: MathVerifier) -> None:
+    summary = json.loads(json.dumps(run(ScriptedEngine(SCRIPT), scripted_task(verifier)).summary()))
+    assert summary["avg_at_4"]["value"] == summary["pass_at_1"]["value"] == 0.5
+    assert set(summary["maj_at_4"]) == {"value", "low", "high", "num_problems"}
+    assert summary["reasons"] == {"correct": 6, "wrong": 5, "no_answer": 1}
+
+
+def test_an_empty_task_is_refused(verifier: MathVerifier) -> None:
+    with pytest.raises(ValueError, match="at least one problem"):
+        run(ScriptedEngine(SCRIPT), Task("toy", (), "{question}", verifier))

@@ -1,0 +1,60 @@
+"""A ragged off-policy batch in float64, and the objectives in every form that has maths of its own."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from negaware.objectives import OBJECTIVES
+
+FORMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "nft": ("nft", {}),
+    "nft_grpo_weight": ("nft", {"prompt_weight": "grpo", "epsilon": 0.3, "negative_weight": 0.5}),
+    "nft_uniform": ("nft", {"prompt_weight": "uniform", "epsilon": 0.1}),
+    "nft_sequence": ("nft", {"ratio": "sequence", "epsilon": 0.2}),
+    "rft": ("rft", {}),
+    "grpo": ("grpo", {}),
+    "dr_grpo": ("dr_grpo", {}),
+    "dapo": ("dapo", {}),
+    "dapo_overlong": ("dapo", {"overlong_from": 1, "overlong_to": 3}),
+}
+
+Tensors = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def ragged_batch(lengths: tuple[int, ...] = (4, 1, 3, 2, 4, 2, 3, 1), num_answers: int = 4) -> Tensors:
+    """Two groups of `num_answers` with pass rates 1/4 and 3/4; ratios spread over about [0.4, 2.5]."""
+    generator = torch.Generator().manual_seed(7)
+    size = (len(lengths), max(lengths))
+    old = -3 * torch.rand(size, generator=generator, dtype=torch.float64) - 0.1
+    logprobs = old + 0.9 * (2 * torch.rand(size, generator=generator, dtype=torch.float64) - 1)
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    correct = torch.tensor([True, False, False, False, True, True, False, True])
+    pass_rate = correct.view(-1, num_answers).double().mean(1).repeat_interleave(num_answers)
+    return logprobs, old, mask, correct, pass_rate
+
+
+def gradient(loss: Callable[..., Tensor], tensors: Tensors, **options: Any) -> Tensor:
+    """∂ Σ loss / ∂ logprobs, [B, T]."""
+    leaf = tensors[0].clone().requires_grad_()
+    (result,) = torch.autograd.grad(loss(leaf, *tensors[1:], **options).sum(), leaf)
+    return result
+
+
+@pytest.fixture(name="gradient")
+def _gradient() -> Callable[..., Tensor]:
+    return gradient
+
+
+@pytest.fixture
+def batch() -> Tensors:
+    return ragged_batch()
+
+
+@pytest.fixture(params=FORMS)
+def form(request: pytest.FixtureRequest) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """(objective, options) for each form in turn."""
+    name, options = FORMS[request.param]
+    return OBJECTIVES[name], options

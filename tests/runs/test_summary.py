@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from negaware.runs.folder import RunFolder
+from negaware.runs.summary import before_after_table, compare_table
+
+SUMMARY = {
+    "before": {
+        "greedy_accuracy": {"value": 0.31, "low": 0.26, "high": 0.36, "num_problems": 320},
+        "avg_at_4": {"value": 0.1, "low": 0.08, "high": 0.12, "num_problems": 320},
+    },
+    "after": {
+        "greedy_accuracy": {"value": 0.72, "low": 0.67, "high": 0.77, "num_problems": 320},
+        "avg_at_4": {"value": 0.65, "low": 0.61, "high": 0.69, "num_problems": 320},
+    },
+    "train_seconds": 540.0,
+    "total_seconds": 700.0,
+    "steps": 60,
+}
+
+
+def test_before_and_after_side_by_side():
+    assert before_after_table(SUMMARY).rows == (
+        ("accuracy at temperature 0", "31.0% [26.0%, 36.0%]", "72.0% [67.0%, 77.0%]", "+41.0 points", "320"),
+        ("avg@4", "10.0% [8.0%, 12.0%]", "65.0% [61.0%, 69.0%]", "+55.0 points", "320"),
+    )
+
+
+def test_what_was_not_measured_is_a_dash():
+    table = before_after_table({"before": {"avg_at_8": {"value": 0.1, "low": None, "high": None}}, "after": {}})
+    assert table.rows == (("avg@8", "10.0%", "–", "–", "–"),)
+
+
+def test_the_same_table_on_a_terminal_and_as_markdown():
+    table = before_after_table(SUMMARY)
+    console = Console(file=io.StringIO(), width=120)
+    console.print(table.rich())
+    lines = table.markdown().splitlines()
+    assert lines[1] == "| --- | ---: | ---: | ---: | ---: |"
+    assert lines[3] == "| avg@4 | 10.0% [8.0%, 12.0%] | 65.0% [61.0%, 69.0%] | +55.0 points | 320 |"
+    for row in table.rows:
+        assert all(cell in console.file.getvalue() for cell in row)
+
+
+def finished(path, accuracy, seconds) -> RunFolder:
+    run = RunFolder.create(path, {})
+    run.log(1, {"train/entropy": 0.9})
+    run.log(2, {"train/entropy": accuracy / 2})
+    after = {"greedy_accuracy": {"value": accuracy, "low": accuracy - 0.05, "high": accuracy + 0.05}}
+    run.write_summary({"before": {}, "after": after, "train_seconds": seconds, "total_seconds": seconds + 60})
+    return run
+
+
+def test_compare_has_a_row_a_run_and_the_mean_over_seeds(tmp_path):
+    runs = {
+        "nft": [finished(tmp_path / f"nft-{seed}", 0.6 + 0.1 * seed, 100.0 + seed) for seed in range(3)],
+        "rft": [finished(tmp_path / "rft-0", 0.5, 90.0)],
+    }
+    rows = compare_table(runs).rows
+    assert rows[0] == ("nft", "nft-0", "60.0% [55.0%, 65.0%]", "0.300", "1:40", "2:40")
+    # 0.7 ± 4.303 · 0.1 / √3
+    assert rows[3] == ("nft", "mean of 3", "70.0% [45.2%, 94.8%]", "0.350", "1:41", "2:41")
+    assert rows[4] == ("rft", "rft-0", "50.0% [45.0%, 55.0%]", "0.250", "1:30", "2:30")
+    assert len(rows) == 5
+
+
+def test_compare_shows_unfinished_runs_by_their_last_evaluation_and_makes_no_mean_without_one(tmp_path):
+    young = RunFolder.create(tmp_path / "young", {})
+    going = RunFolder.create(tmp_path / "going", {})
+    for step, accuracy in ((0, 0.3), (5, 0.4)):
+        going.log(
+            step, {"evaluation/accuracy": accuracy, "evaluation/accuracy_low": 0.2, "evaluation/accuracy_high": 0.5}
+        )
+    going.log(6, {"train/entropy": 0.7})
+    assert compare_table({"nft": [young, going]}).rows == (
+        ("nft", "young", "–", "–", "–", "not finished"),
+        ("nft", "going", "40.0% [20.0%, 50.0%]", "0.700", "–", "not finished"),
+    )
+
+
+@pytest.mark.parametrize("cell", ["a|b"])
+def test_markdown_cells_cannot_break_the_table(cell):
+    from negaware.runs.summary import Table
+
+    assert Table("", ("run",), ((cell,),)).markdown().splitlines()[2] == "| a\\|b |"

@@ -1,0 +1,138 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import worker_functions as work
+
+from negaware.verifiers.pool import WorkerPool
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[WorkerPool]:
+    with WorkerPool(num_workers=2, seconds=1.0, memory_mb=256) as shared:
+        yield shared
+
+
+def test_no_process_starts_before_the_first_call() -> None:
+    with WorkerPool(num_workers=1) as fresh:
+        assert fresh.run(work.double, []) == []
+        assert not fresh.started
+        assert fresh.run(work.double, [(2,)])[0].value == 4
+        assert fresh.started
+    assert not fresh.started
+
+
+def test_outcomes_keep_the_order_of_the_calls(pool: WorkerPool) -> None:
+    outcomes = pool.run(work.double, [(number,) for number in range(200)])
+    assert [outcome.value for outcome in outcomes] == list(range(0, 400, 2))
+
+
+@pytest.mark.parametrize("hang", [work.sleep_forever, work.spin_in_c])
+def test_a_hanging_call_is_killed_within_two_seconds(pool: WorkerPool, hang: object) -> None:
+    pool.run(work.double, [(1,)])
+    start = time.monotonic()
+    (outcome,) = pool.run(hang, [()])  # type: ignore[arg-type]
+    assert outcome.status == "timeout"
+    assert time.monotonic() - start < 2.0
+    assert pool.run(work.double, [(4,)])[0].value == 8
+
+
+def test_a_hanging_call_does_not_hold_up_its_neighbours(pool: WorkerPool) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        hanging = threads.submit(pool.run, work.sleep_forever, [()])
+        start = time.monotonic()
+        assert [outcome.value for outcome in pool.run(work.double, [(n,) for n in range(20)])] == list(range(0, 40, 2))
+        assert time.monotonic() - start < 0.9
+        assert hanging.result()[0].status == "timeout"
+
+
+def test_an_allocation_beyond_the_limit_is_an_error(pool: WorkerPool) -> None:
+    assert pool.run(work.allocate, [(64,)])[0].value == 64 << 20
+    (outcome,) = pool.run(work.allocate, [(2048,)])
+    assert outcome.status == "error"
+    assert "MemoryError" in outcome.value
+    assert pool.run(work.double, [(1,)])[0].value == 2
+
+
+def test_an_exception_is_an_error_with_its_name(pool: WorkerPool) -> None:
+    (outcome,) = pool.run(work.complain, [()])
+    assert outcome.status == "error"
+    assert "KeyError" in outcome.value
+
+
+def test_the_pool_survives_the_death_of_a_worker() -> None:
+    with WorkerPool(num_workers=1, seconds=5.0) as pool:
+        first = pool.run(work.own_process_id, [()])[0].value
+        os.kill(first, signal.SIGKILL)
+        time.sleep(0.3)
+        second = pool.run(work.own_process_id, [()])[0].value
+        assert second != first
+        with ThreadPoolExecutor(1) as threads:
+            busy = threads.submit(pool.run, work.process_id_after, [(3.0,)])
+            time.sleep(0.5)
+            os.kill(second, signal.SIGKILL)
+            assert busy.result()[0].status == "error"
+        assert pool.run(work.double, [(3,)])[0].value == 6
+
+
+def test_workers_are_silent(pool: WorkerPool, capfd: pytest.CaptureFixture[str]) -> None:
+    assert pool.run(work.say_and_return, [("line 1:0 token recognition error",)])[0].status == "done"
+    assert capfd.readouterr() == ("", "")
+
+
+def _is_running(process_id: int) -> bool:
+    try:
+        return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+_PARENT = """
+import sys, time
+sys.path.insert(0, {folder!r})
+import worker_functions as work
+from negaware.verifiers.pool import WorkerPool
+if __name__ == "__main__":
+    pool = WorkerPool(num_workers=1, seconds=60)
+    print(pool.run(work.own_process_id, [()])[0].value, flush=True)
+    try:
+        pool.run(work.sleep_forever, [()])
+    except KeyboardInterrupt:
+        pool.close()
+        print("closed", flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_workers_end_with_their_parent_and_without_a_word(how: signal.Signals, tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(_PARENT.format(folder=str(Path(__file__).parent)))
+    parent = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a group of its own, as a terminal's Ctrl-C reaches it
+    )
+    assert parent.stdout is not None
+    worker = int(parent.stdout.readline())
+    assert _is_running(worker)
+    time.sleep(0.5)
+    if how == signal.SIGINT:
+        os.killpg(parent.pid, how)
+    else:
+        os.kill(parent.pid, how)
+    out, err = parent.communicate(timeout=10)
+    if how == signal.SIGINT:
+        assert (out, err) == ("closed\n", "")
+    deadline = time.monotonic() + 5
+    while _is_running(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _is_running(worker)

@@ -1,0 +1,53 @@
+"""What the tests have workers do: module-level, so that a worker can import them by name."""
+
+import os
+import time
+from typing import Any
+
+from negaware.types import Problem
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+def own_process_id() -> int:
+    return os.getpid()
+
+
+def process_id_after(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def sleep_forever() -> None:
+    time.sleep(600)
+
+
+def spin_in_c() -> int:
+    return 9 ** (9**9)  # no bytecode is run, so no signal handler would be
+
+
+def allocate(megabytes: int) -> int:
+    return len(bytearray(megabytes << 20))
+
+
+def complain() -> None:
+    raise KeyError("no such thing")
+
+
+def say_and_return(text: str) -> str:
+    print(text, flush=True)
+    return text
+
+
+def contains_gold(text: str, problem: Problem) -> bool:
+    return problem.answer in text
+
+
+def misbehave(text: str, problem: Problem) -> Any:
+    if text == "raise":
+        raise ValueError("bad text")
+    if text == "hang":
+        sleep_forever()
+    return "yes" if text == "string" else True
