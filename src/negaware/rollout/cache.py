@@ -55,18 +55,21 @@ class RowCache(Cache):
         self.row_layers = [RowLayer(self.window) for _ in range(num_layers)]
         super().__init__(layers=list(self.row_layers))
 
-    def add_rows(self, prefilled: Cache, source_rows: Tensor) -> None:
-        """Appends rows copied from `prefilled` (left-padded prompts), ending where all rows end."""
+    def add_rows(self, prefilled: list[tuple[Tensor, Tensor]], source_rows: Tensor) -> None:
+        """Appends rows copied from each layer's prefilled keys and values [prompts, H, width, D], left-padded.
+
+        They end where all rows end.
+        """
         window = self.window
-        width = prefilled.layers[0].keys.shape[-2]
+        width = prefilled[0][0].shape[-2]
         first, last = window.num_rows, window.num_rows + len(source_rows)
         columns = slice(window.end - width, window.end)
-        for layer, filled in zip(self.row_layers, prefilled.layers, strict=True):
+        for layer, (keys, values) in zip(self.row_layers, prefilled, strict=True):
             if layer.key_buffer is NO_BUFFER:
-                layer.key_buffer = _empty_like(filled.keys, self.max_rows, window.end + COLUMN_BLOCK)
-                layer.value_buffer = _empty_like(filled.values, self.max_rows, window.end + COLUMN_BLOCK)
-            layer.key_buffer[first:last, :, columns] = filled.keys[source_rows]
-            layer.value_buffer[first:last, :, columns] = filled.values[source_rows]
+                layer.key_buffer = _empty_like(keys, self.max_rows, window.end + COLUMN_BLOCK)
+                layer.value_buffer = _empty_like(values, self.max_rows, window.end + COLUMN_BLOCK)
+            layer.key_buffer[first:last, :, columns] = keys[source_rows]
+            layer.value_buffer[first:last, :, columns] = values[source_rows]
         window.num_rows = last
         window.start = min(window.start, columns.start)
 

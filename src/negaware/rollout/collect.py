@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 
 from negaware.rollout.engine import Engine, SamplingParams
 from negaware.rollout.options import RolloutOptions
-from negaware.rollout.verify import verify
 from negaware.tasks.task import Task
 from negaware.types import Group, Message
 
@@ -62,7 +61,7 @@ class Collector:
         self.params, self.options, self.seed = params, options, seed
         self.state = CollectorState()
         self.prompts = [tuple(encode(task.messages(problem))) for problem in task.problems]
-        self.problem_indices = fitting_prompts(self.prompts, params.max_new_tokens, max_tokens, task)
+        require_fit(self.prompts, params.max_new_tokens, max_tokens, task)
         self._order: tuple[int, list[int]] = (-1, [])
 
     def next_rollout(self, step: int, on_progress: Callable[[int], None] | None = None) -> Rollout:
@@ -98,18 +97,26 @@ class Collector:
         completions = self.engine.generate(
             [self.prompts[index] for index in indices], self.options.completions, self.params, seed, on_progress
         )
-        problems = [self.task.problems[index] for index in indices]
-        answers = verify(self.task, self.decode, problems, completions)
+        texts = [tuple(self.decode(completion.token_ids) for completion in group) for group in completions]
+        asked = [self.task.problems[index] for index in indices for _ in range(self.options.completions)]
+        ends = [completion.finish_reason for group in completions for completion in group]
+        verdicts = iter(self.task.grade([text for group in texts for text in group], asked, ends))
         return [
-            Group(problem, self.prompts[index], group, *group_answers)
-            for problem, index, group, group_answers in zip(problems, indices, completions, answers, strict=True)
+            Group(
+                self.task.problems[index],
+                self.prompts[index],
+                group,
+                group_texts,
+                tuple(next(verdicts) for _ in group),
+            )
+            for index, group, group_texts in zip(indices, completions, texts, strict=True)
         ]
 
     def _next_problem(self) -> int:
         """The next question: every epoch asks each question once, in an order of its own."""
-        epoch, place = divmod(self.state.position, len(self.problem_indices))
+        epoch, place = divmod(self.state.position, len(self.prompts))
         if self._order[0] != epoch:
-            order = list(self.problem_indices)
+            order = list(range(len(self.prompts)))
             random.Random(call_seed(self.seed, epoch, -1)).shuffle(order)
             self._order = (epoch, order)
         self.state.position += 1
@@ -121,12 +128,12 @@ class Collector:
         advice = (
             "The questions are too easy for this model: choose a harder task"
             if all_right > len(sampled) / 2
-            else "The questions are too hard for this model or their answers aren't recognised: look at the run's answers, "
-            "choose an easier task or another extraction, or raise rollout.max_new_tokens if many are cut off"
+            else "The questions are too hard for this model or their answers aren't recognised: choose an easier task or "
+            "another extraction, or raise rollout.max_new_tokens if many are cut off"
         )
         return (
-            f"None of the {len(sampled)} questions of this step had both right and wrong answers ({all_right} all right, "
-            f"{len(sampled) - all_right} all wrong, {truncated} answers cut at the length limit). {advice}; "
+            f"None of the {len(sampled)} questions of this step had both right and wrong answers ({all_right} all "
+            f"right, {len(sampled) - all_right} all wrong, {truncated} answers cut at the length limit). {advice}; "
             f"more answers a question (rollout.completions is {self.options.completions}) help too."
         )
 
@@ -141,17 +148,16 @@ def call_seed(seed: int, step: int, place: int) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}:{step}:{place}".encode(), digest_size=8).digest(), "little") >> 1
 
 
-def fitting_prompts(prompts: Sequence[tuple[int, ...]], max_new_tokens: int, max_tokens: int, task: Task) -> list[int]:
-    """The indices of all prompts. ValueError naming the first whose longest answer would not fit into the model."""
-    for index, prompt in enumerate(prompts):
-        if len(prompt) + max_new_tokens > max_tokens:
-            num_too_long = sum(len(other) + max_new_tokens > max_tokens for other in prompts)
-            raise ValueError(
-                f"The prompt of problem {task.problems[index].id!r} of task {task.name!r} has {len(prompt)} tokens; with "
-                f"max_new_tokens {max_new_tokens} that exceeds the model's {max_tokens} ({num_too_long} of "
-                f"{len(prompts)} problems do). Lower max_new_tokens or leave such problems out."
-            )
-    return list(range(len(prompts)))
+def require_fit(prompts: Sequence[Sequence[int]], max_new_tokens: int, max_tokens: int, task: Task) -> None:
+    """ValueError naming the first problem whose prompt with its longest answer exceeds the model's `max_tokens`."""
+    too_long = [index for index, prompt in enumerate(prompts) if len(prompt) + max_new_tokens > max_tokens]
+    if too_long:
+        index = too_long[0]
+        raise ValueError(
+            f"The prompt of problem {task.problems[index].id!r} of task {task.name!r} has {len(prompts[index])} tokens; "
+            f"with max_new_tokens {max_new_tokens} that exceeds the model's {max_tokens} ({len(too_long)} of "
+            f"{len(prompts)} problems do). Lower max_new_tokens or leave such problems out."
+        )
 
 
 def rollout_metrics(sampled: Sequence[Group], seconds: float) -> dict[str, float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,7 +68,7 @@ class LocalEngine:
         batch = _Batch(self, prompts, params, max_rows=max(num_completions, self.max_sequences))
         waiting = deque(range(len(prompts)))
         while waiting or batch.sequences:
-            admitted = []
+            admitted: list[int] = []
             while waiting and len(batch.sequences) + (len(admitted) + 1) * num_completions <= batch.max_rows:
                 admitted.append(waiting.popleft())
             num_sampled = batch.admit(admitted, num_completions, seed) if admitted else batch.decode()
@@ -113,7 +114,7 @@ class _Batch:
             logits_to_keep=1,
         )
         source_rows = torch.arange(len(prompts), device=self.device).repeat_interleave(num_completions)
-        self.cache.add_rows(prefilled, source_rows)
+        self.cache.add_rows(_keys_and_values(prefilled), source_rows)
         added = []
         for index in indices:
             for k in range(num_completions):
@@ -175,3 +176,8 @@ class _Batch:
         for sequence, token, logprob in zip(sequences, tokens.tolist(), logprobs.tolist(), strict=True):
             sequence.token_ids.append(token)
             sequence.logprobs.append(logprob)
+
+
+def _keys_and_values(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
+    layers: list[Any] = cache.layers  # transformers' union of layer kinds; the engine refused those without keys
+    return [(layer.keys, layer.values) for layer in layers]

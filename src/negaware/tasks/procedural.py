@@ -15,7 +15,7 @@ from negaware.tasks.options import ArithmeticForm, ArithmeticOptions, Split
 from negaware.types import Problem
 
 PROMPT = "{question} Put your final answer within \\boxed{}."
-TEST_SHARE = 4
+TEST_SHARE = 3
 """One problem in this many is held out."""
 
 

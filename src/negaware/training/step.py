@@ -7,7 +7,7 @@ how the mini-batch was split. A loss or gradient that is not finite stops before
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -139,8 +139,8 @@ class Trainer:
             return
         self.optimizer.discard_gradients()
         raise NonFiniteLossError(
-            f"The {what} of optimizer step {self.optimizer.num_steps_done + 1} is {value}; the weights are as they were "
-            "before it. Lower training.learning_rate, or set training.compute_dtype to float32 to find out why."
+            f"The {what} of optimizer step {self.optimizer.num_steps_done + 1} is {value}; the weights are as they "
+            "were before it. Lower training.learning_rate, or set training.compute_dtype to float32 to find out why."
         )
 
     @torch.no_grad()
@@ -173,7 +173,7 @@ class _Tally:
     """Adds up what explains a step, over its micro-batches and mini-batches."""
 
     def __init__(self) -> None:
-        self.sums: Counter[str] = Counter()
+        self.sums: defaultdict[str, float] = defaultdict(float)
         self.losses: list[float] = []
         self.norms: list[float] = []
         self.learning_rate = 0.0

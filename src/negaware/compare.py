@@ -1,0 +1,60 @@
+"""`negaware compare`: the same config under several objectives and seeds, one run after another, resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from negaware.config import Config, load_config
+from negaware.runs.folder import RunFolder, replace_file
+from negaware.runs.report import write_report
+from negaware.runs.summary import compare_table
+from negaware.train import train
+
+
+def compare(config_path: Path, overrides: Sequence[str], objectives: str, seeds: str) -> None:
+    """Runs what isn't finished yet, then writes `compare.md` and `report.html` beside the runs and prints the table.
+
+    Every run's config is checked before the first one starts. Raises ValueError.
+    """
+    configs = _configs(config_path, overrides, _names(objectives, "--objectives"), _seeds(seeds))
+    folders: dict[str, list[RunFolder]] = {}
+    for number, config in enumerate(configs, start=1):
+        print(f"run {number} of {len(configs)}: {config.run.folder}", flush=True)
+        folders.setdefault(config.objective.name, []).append(RunFolder.open(train(config, resume=True)))
+    parent = folders[configs[0].objective.name][0].path.parent
+    table = compare_table(folders)
+    replace_file(parent / "compare.md", table.markdown())
+    write_report([folder.path for runs in folders.values() for folder in runs], parent / "report.html")
+    Console().print(table.rich())
+    print(f"table   {parent / 'compare.md'}\nreport  {parent / 'report.html'}")
+
+
+def _configs(path: Path, overrides: Sequence[str], objectives: list[str], seeds: list[int]) -> list[Config]:
+    """One config an objective and seed, each with its folder inside the config's run folder."""
+    base = load_config(path, overrides)
+    assert base.run.folder is not None
+    configs = []
+    for objective in objectives:
+        # The config's own objective keeps its options; the others have their defaults.
+        own = [] if objective == base.objective.name else ["--objective", objective]
+        for seed in seeds:
+            folder = ["--run.folder", str(base.run.folder / f"{objective}-seed{seed}"), "--run.seed", str(seed)]
+            configs.append(load_config(path, [*overrides, *own, *folder]))
+    return configs
+
+
+def _names(text: str, option: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"{option} is {text!r}; give different names with commas between, such as nft,rft.")
+    return names
+
+
+def _seeds(text: str) -> list[int]:
+    names = _names(text, "--seeds")
+    if not all(name.isdecimal() for name in names):
+        raise ValueError(f"--seeds is {text!r}; give whole numbers with commas between, such as 0,1,2.")
+    return [int(name) for name in names]

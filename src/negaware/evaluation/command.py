@@ -1,0 +1,102 @@
+"""`negaware evaluate MODEL --task NAME --samples K`: a finished model's figures on a task.
+
+It joins what the command needs (a policy, the local engine, a task) and prints; the figures come from `evaluate`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from negaware.evaluation.evaluate import EvaluationResult, evaluate, write_results
+from negaware.evaluation.metrics import Estimate
+from negaware.evaluation.options import EvaluationSampling
+from negaware.models.load import COMPUTE_DTYPES, load_policy, pick_device
+from negaware.rollout.collect import require_fit
+from negaware.rollout.local import LocalEngine
+from negaware.tasks.load import load_task
+from negaware.tasks.options import parse_task
+from negaware.tasks.task import Task
+
+
+def evaluate_model(options: argparse.Namespace) -> None:
+    """Evaluates and prints the table; writes per-problem results and a summary beside them where asked."""
+    temperature = options.temperature if options.temperature is not None else float(options.samples > 1)
+    if temperature == 0 and options.samples > 1:
+        raise ValueError(
+            f"--temperature is 0 and --samples is {options.samples}: all of them would be the same answer; "
+            "take one sample or a temperature above 0."
+        )
+    sampling = EvaluationSampling(
+        max_new_tokens=options.max_new_tokens,
+        temperature=temperature,
+        top_p=options.top_p,
+        top_k=options.top_k,
+        completions=options.samples,
+    )
+    task = load_task(parse_task(options.task), options.data_dir)
+    try:
+        task = replace(task, problems=task.problems[: options.num_problems])
+        result = _run(options, task, sampling)
+    finally:
+        task.verifier.close()
+    Console().print(results_table(result))
+    if options.output is not None:
+        write_results(result, options.output)
+        print(f"per-problem results  {options.output}")
+    else:
+        print(json.dumps(result.summary()))
+
+
+def _run(options: argparse.Namespace, task: Task, sampling: EvaluationSampling) -> EvaluationResult:
+    torch.manual_seed(options.seed)
+    policy = load_policy(options.model, COMPUTE_DTYPES[options.dtype], pick_device(options.device))
+    encode, decode = policy.codec.encode, policy.codec.decode
+    prompts = [tuple(encode(task.messages(problem))) for problem in task.problems]
+    require_fit(prompts, sampling.max_new_tokens, policy.max_tokens, task)
+    engine, params = LocalEngine(policy.model), sampling.params(policy.codec.stop_token_ids)
+    with _token_counter(len(prompts) * sampling.completions) as count:
+        return evaluate(engine, task, encode, decode, params, sampling.completions, options.seed, count)
+
+
+class _token_counter:  # noqa: N801
+    """A line on the terminal's standard error that says how many tokens were sampled so far, and how fast."""
+
+    def __init__(self, num_answers: int) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f} tokens"))
+        console = Console(stderr=True)
+        self._progress = Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal)
+        self._task = self._progress.add_task(f"sampling {num_answers:,} answers", total=None)
+
+    def __enter__(self) -> Callable[[int], None]:
+        self._progress.start()
+        return lambda tokens: self._progress.advance(self._task, tokens)
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+
+def results_table(result: EvaluationResult) -> Table:
+    """avg@k, pass@k and maj@k with their intervals, and what was cut off or couldn't be verified."""
+    table = Table(title=f"{result.task}: {len(result.results):,} problems × {result.num_completions} answers")
+    table.add_column("measure")
+    table.add_column("value [95% interval]", justify="right")
+    k = result.num_completions
+    table.add_row(f"avg@{k}", _shown(result.avg_at_k))
+    for samples, estimate in result.pass_at.items():
+        table.add_row(f"pass@{samples}", _shown(estimate))
+    table.add_row(f"maj@{k}", _shown(result.maj_at_k))
+    table.add_row("truncated answers", f"{result.num_truncated:,}")
+    table.add_row("unverifiable answers", f"{result.num_unverifiable:,}")
+    return table
+
+
+def _shown(estimate: Estimate) -> str:
+    return f"{estimate.value:.1%} [{estimate.low:.1%}, {estimate.high:.1%}]"
