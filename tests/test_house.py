@@ -25,7 +25,10 @@ RULES: dict[str, tuple[str, str, str]] = {
     "integrations": ("objectives", "torch", "trl verl"),
     "config": ("types verifiers tasks models rollout training evaluation runs objectives", "pydantic yaml", ""),
     "train": ("types verifiers tasks models rollout training evaluation runs objectives config", "torch", ""),
-    "cli": ("config", "", "tyro rich yaml torch plotly"),
+    "compare": ("config train runs", "rich", ""),
+    "evaluate": ("tasks models rollout evaluation", "torch rich", ""),
+    "plan": ("config models", "torch transformers yaml", ""),
+    "cli": ("config", "", "rich yaml torch plotly"),
 }
 LAZY_OURS = {"cli"}  # may reach any of our packages, inside a function: `--help` stays instant
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,11 @@ from negaware import __version__
 
 TRAIN_EPILOG = """Any field of the config can be given as --field.name VALUE, such as --run.seed 1 or
 --training.learning_rate 1e-5. The fields are listed in docs/config.md and by --dry-run."""
+
+HOW_TO_GO_ON = {
+    "train": "--resume goes on from the last finished step.",
+    "compare": "The same command goes on from the last finished step.",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,11 +31,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.overrides = rest
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # OpenMP's threads spin for milliseconds while they wait; beside any other busy process that costs two thirds of
+    # the speed (docs/log.md). It is read when torch is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
     try:
         run: Callable[[argparse.Namespace], None] = options.run
         run(options)
+        sys.stdout.flush()
     except KeyboardInterrupt:
-        print("\nInterrupted. A run goes on where it was with --resume.", file=sys.stderr)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends what is left of the exit, without a traceback
+        print(f"\nInterrupted. {HOW_TO_GO_ON.get(options.command, '')}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader of our output has gone (`| head`): nothing is left to say, not even at exit.
@@ -50,8 +61,9 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="run a config", epilog=TRAIN_EPILOG, allow_abbrev=False)
     train.add_argument("config", type=Path, metavar="CONFIG.yaml")
-    train.add_argument("--resume", action="store_true", help="go on with the run in the run folder, if there is one")
-    train.add_argument("--force", action="store_true", help="delete the run in the run folder first")
+    existing = train.add_mutually_exclusive_group()
+    existing.add_argument("--resume", action="store_true", help="go on with the run in the run folder, if there is one")
+    existing.add_argument("--force", action="store_true", help="delete the run in the run folder first")
     train.add_argument("--dry-run", action="store_true", help="print the resolved config and a step's arithmetic")
     train.set_defaults(run=_train)
 
@@ -67,7 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--seed", type=int, default=0)
     evaluate.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     evaluate.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    evaluate.add_argument("-o", "--output", type=Path, help="per-problem results as JSONL")
+    evaluate.add_argument(
+        "-o", "--output", type=Path, help="per-problem results as JSONL (default: TASK-MODEL-K.jsonl here)"
+    )
     _add_data_dir(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
@@ -136,7 +150,7 @@ def print_outcome(folder: Path) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from negaware.evaluation.command import evaluate_model
+    from negaware.evaluate import evaluate_model
 
     evaluate_model(options)
 

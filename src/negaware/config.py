@@ -27,16 +27,16 @@ class ConfigError(ValueError):
 
 
 class _Options(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class NFTOptions(_Options):
     """Negative-aware Fine-Tuning."""
 
     name: Literal["nft"] = "nft"
-    epsilon: float = Field(1.0, gt=0)
+    epsilon: float = Field(default=1.0, gt=0)
     """ε: the floor under the implicit negative ratio (the paper's 1.0)."""
-    negative_weight: float = Field(1.0, ge=0)
+    negative_weight: float = Field(default=1.0, ge=0)
     """λ: the weight of wrong answers; 0 leaves RFT."""
     prompt_weight: PromptWeight = "one_minus_rate"
     """ω(q): how much a question counts by its pass rate."""
@@ -54,7 +54,7 @@ class GRPOOptions(_Options):
     """Group Relative Policy Optimization."""
 
     name: Literal["grpo"] = "grpo"
-    clip: float = Field(0.2, gt=0)
+    clip: float = Field(default=0.2, gt=0)
     """The likelihood ratio's clip, both sides."""
 
 
@@ -62,7 +62,7 @@ class DrGRPOOptions(_Options):
     """GRPO without its two normalisations."""
 
     name: Literal["dr_grpo"] = "dr_grpo"
-    clip: float = Field(0.2, gt=0)
+    clip: float = Field(default=0.2, gt=0)
     """The likelihood ratio's clip, both sides."""
 
 
@@ -70,13 +70,13 @@ class DAPOOptions(_Options):
     """GRPO with a higher upper clip, a token mean, and optionally a penalty on long answers."""
 
     name: Literal["dapo"] = "dapo"
-    clip_low: float = Field(0.2, gt=0)
+    clip_low: float = Field(default=0.2, gt=0)
     """The clip below 1."""
-    clip_high: float = Field(0.28, gt=0)
+    clip_high: float = Field(default=0.28, gt=0)
     """The clip above 1."""
-    overlong_from: int | None = Field(None, ge=0)
+    overlong_from: int | None = Field(default=None, ge=0)
     """Answers longer than this many tokens begin to lose reward; set both or none."""
-    overlong_to: int | None = Field(None, ge=1)
+    overlong_to: int | None = Field(default=None, ge=1)
     """Answers of this many tokens lose a whole reward."""
 
     @model_validator(mode="after")
@@ -91,6 +91,9 @@ class DAPOOptions(_Options):
 
 
 def _named(value: object) -> object:
+    """`nft` for `{name: nft}`; options without a name are NFT's, the default."""
+    if isinstance(value, dict):
+        return {"name": "nft"} | value
     return {"name": value} if isinstance(value, str) else value
 
 
@@ -108,11 +111,11 @@ class RunOptions(_Options):
     """The run's folder; runs/<name of the config file> by default."""
     steps: int = Field(ge=1)
     """Rollout steps: sample, verify, train."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Decides everything random: questions, answers, mini-batches."""
-    checkpoint_every: int = Field(10, ge=1)
+    checkpoint_every: int = Field(default=10, ge=1)
     """Steps from one checkpoint to the next."""
-    keep_checkpoints: int = Field(2, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1)
     """The newest so many are kept."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Where metrics go besides metrics.jsonl."""
@@ -153,7 +156,7 @@ class Config(_Options):
         if (rollout.top_p < 1 or rollout.top_k > 0) and training.old_logprobs == "recorded":
             raise ValueError(
                 f"rollout.top_p is {rollout.top_p} and rollout.top_k is {rollout.top_k}, so the sampler's "
-                "log-probabilities are not the policy's; set training.old_logprobs to recomputed, or top_p to 1 and top_k to 0"
+                "log-probabilities are not the policy's; set training.old_logprobs to recomputed, or the two to 1 and 0"
             )
         if training.optimizer_steps > rollout.questions:
             raise ValueError(
@@ -165,11 +168,22 @@ class Config(_Options):
                 f"training.warmup_steps is {training.warmup_steps}, but the run has only "
                 f"{run.steps * training.optimizer_steps} optimizer steps; set it lower"
             )
+        if rollout.question_budget < rollout.questions:
+            raise ValueError(
+                f"rollout.max_sampled_questions is {rollout.max_sampled_questions}, below rollout.questions, "
+                f"{rollout.questions}; set it at least that high"
+            )
         if rollout.max_sequences < rollout.completions:
             raise ValueError(
                 f"rollout.max_sequences is {rollout.max_sequences}, below rollout.completions, {rollout.completions}; "
                 "a question's answers are decoded together, so set it at least that high"
             )
+        for name, sampling in (("during", self.evaluation.during), ("final", self.evaluation.final)):
+            if sampling is not None and sampling.temperature == 0 and sampling.completions > 1:
+                raise ValueError(
+                    f"evaluation.{name}.temperature is 0, so its {sampling.completions} completions would be the same; "
+                    "set completions to 1 or temperature above 0"
+                )
         return self
 
     @property
@@ -253,51 +267,83 @@ def _set(data: dict[str, Any], field: list[str], value: Any) -> None:
     data[field[-1]] = value
 
 
+_EXPECTED = {
+    **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_parsing", "float_type"), "a number"),
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "a mapping of fields"),
+    **dict.fromkeys(("list_type", "tuple_type"), "a list"),
+    "finite_number": "a finite number",
+    "string_type": "a text",
+    "path_type": "a path",
+    "greater_than": "greater than {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "at most {le:g}",
+}
+"""What pydantic's kinds of complaint expected."""
+
+
 def _explain(error: Any) -> str:
     """pydantic's first complaint as one sentence for a person."""
     path, model = _walk(error["loc"])
-    field = ".".join(path) or "the config"
-    match error["type"]:
+    field, kind, context = ".".join(path) or "the config", error["type"], error.get("ctx", {})
+    got = f"{field} is {_shown(error['input'])}"
+    match kind:
         case "extra_forbidden":
             names = [*model.model_fields] if model else []
             near = difflib.get_close_matches(path[-1], names, n=1)
-            known = f"did you mean {'.'.join([*path[:-1], near[0]])}?" if near else f"known are {', '.join(names)}."
-            return f"{field} is no field of the config; {known}"
+            hint = f"did you mean {'.'.join([*path[:-1], near[0]])}?" if near else f"known are {', '.join(names)}."
+            return f"{field} is no field of the config; {hint}"
+        case "missing" if path[-1].isdecimal():
+            return f"{'.'.join(path[:-1])} is {_shown(error['input'])}; it has too few items."
         case "missing":
             return f"{field} is missing; add it to the config or give --{field} VALUE."
-        case "union_tag_invalid" | "union_tag_not_found":
-            context = error["ctx"]
-            tags = [tag.strip("' ") for tag in context.get("expected_tags", "").split(",") if tag.strip()]
-            near = difflib.get_close_matches(str(context.get("tag", "")), tags, n=1)
-            known = f"did you mean {near[0]!r}?" if near else f"it must be one of {', '.join(tags)}." if tags else ""
-            return f"{field} is {_shown(error['input'])}; {known or 'name its ' + context['discriminator']}"
+        case "union_tag_not_found":
+            tags = ", ".join(tag for option in _candidates(error["loc"]) for tag in _tags(option))
+            return f"{got}, which has no {context['discriminator'].strip(chr(39))}; it must be one of {tags}."
+        case "union_tag_invalid":
+            return f"{field} is {context['tag']!r}; {_choose(context['tag'], context['expected_tags'])}"
         case "literal_error":
-            allowed = error["ctx"]["expected"]
-            near = difflib.get_close_matches(str(error["input"]), allowed.replace("'", "").split(" or "), n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            return f"{field} is {_shown(error['input'])}; it must be {allowed}{hint}"
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "value_error":
-        return f"{field}: {message}." if path else f"{message}."
-    message = message[0].lower() + message[1:]
-    return f"{field} is {_shown(error['input'])}; {message.replace('input should', 'it should')}."
+            return f"{got}; {_choose(str(error['input']), context['expected'].replace(' or ', ', '))}"
+        case "value_error":
+            message = error["msg"].removeprefix("Value error, ")
+            return f"{field}: {message}." if path else f"{message}."
+    if kind in _EXPECTED:
+        return f"{got}; it should be {_EXPECTED[kind].format(**context)}."
+    return f"{got}; {error['msg'][0].lower()}{error['msg'][1:]}."
+
+
+def _choose(value: str, expected: str) -> str:
+    """What to write instead, where `expected` are quoted names with commas between."""
+    names = [name.strip("' ") for name in expected.split(",")]
+    near = difflib.get_close_matches(value, names, n=1)
+    return f"it must be one of {', '.join(names)}{f'; did you mean {near[0]}?' if near else '.'}"
 
 
 def _walk(location: Sequence[str | int]) -> tuple[list[str], type[BaseModel] | None]:
     """The dotted path of a pydantic location without its union tags, and the model that holds the last part."""
     path: list[str] = []
-    candidates: list[type[BaseModel]] = [Config]
     holder: type[BaseModel] | None = Config
+    for depth, part in enumerate(map(str, location)):
+        candidates = _candidates(location[:depth])
+        if len(candidates) > 1 and any(part in _tags(model) for model in candidates):
+            continue
+        path.append(part)
+        holder = candidates[0] if candidates else None
+    return path, holder
+
+
+def _candidates(location: Sequence[str | int]) -> list[type[BaseModel]]:
+    """The models that may stand at a pydantic location, union tags followed."""
+    candidates: list[type[BaseModel]] = [Config]
     for part in map(str, location):
         tagged = [model for model in candidates if part in _tags(model)]
         if len(candidates) > 1 and tagged:
             candidates = tagged
-            continue
-        path.append(part)
-        holder = candidates[0] if candidates else None
-        field = holder.model_fields.get(part) if holder else None
-        candidates = _models(field.annotation) if field else []
-    return path, holder
+        else:
+            field = candidates[0].model_fields.get(part) if candidates else None
+            candidates = _models(field.annotation) if field else []
+    return candidates
 
 
 def _tags(model: type[BaseModel]) -> tuple[Any, ...]:

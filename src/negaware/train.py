@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,14 @@ from negaware.runs.interrupt import Interrupt
 from negaware.runs.progress import Progress
 from negaware.runs.report import write_report
 from negaware.runs.trackers import Tracker, open_trackers
+from negaware.tasks.audit import audit_task
 from negaware.tasks.load import load_task
+from negaware.tasks.options import AnyTaskOptions, DatasetOptions
 from negaware.tasks.task import Task
 from negaware.training.checkpoint import (
     CheckpointError,
-    list_checkpoints,
     load_tensors,
+    newest_checkpoint,
     random_state,
     read_state,
     save_checkpoint,
@@ -40,77 +42,93 @@ from negaware.training.checkpoint import (
 from negaware.training.step import LossSettings, Trainer
 from negaware.types import Completion, Group, Problem, Verdict
 
-FREE_TO_CHANGE = {"run.folder", "run.checkpoint_every", "run.keep_checkpoints", "run.trackers", "data_dir"}
-"""What a resumed run may set otherwise than its checkpoint: it doesn't change what is learnt."""
+FREE_TO_CHANGE = {
+    *("run.folder", "run.checkpoint_every", "run.keep_checkpoints", "run.trackers", "data_dir", "device"),
+    *("rollout.max_sequences", "training.micro_batch_tokens", "training.logits_chunk_tokens"),
+    "rollout.max_sampled_questions",  # never reached by a finished step that found enough
+}
+"""What a resumed run may set otherwise than its checkpoint: it changes nothing of what was learnt, rounding apart."""
 
 
 def train(config: Config, *, resume: bool = False, force: bool = False) -> Path:
     """Runs the config to its end and returns the run's folder.
 
-    Raises ValueError for what the user can mend; KeyboardInterrupt after Ctrl-C, with a checkpoint of the last step.
+    Raises ValueError for what the user can mend, KeyboardInterrupt after Ctrl-C. Either way the run can go on from the
+    last step that was finished.
     """
-    began = time.perf_counter()
     torch.manual_seed(config.run.seed)
-    folder = _open_folder(config, resume, force)
-    if folder.read_summary() is not None:
-        return folder.path  # resumed after its end
     with ExitStack() as stack:
-        run = _Run(config, folder, stack)
-        start = run.resume() if resume else 0
+        interrupt = stack.enter_context(Interrupt().watch())
+        folder, is_new = _run_folder(config, resume, force)
+        report = folder.path / "report.html"
+        if not is_new and folder.read_summary() is not None:  # resumed after its end
+            if not report.exists():
+                write_report([folder.path], report)
+            return folder.path
+        state = None if is_new else _last_state(folder, config)
+        start = 0 if state is None else int(state["step"])
         progress = stack.enter_context(Progress(config.run.steps, start_step=start))
+        progress.phase("loading data and model", announce=True)
+        run = _Run(config, folder, progress, stack)
+        if is_new:  # only now: what can't be loaded has deleted nothing and left nothing behind
+            RunFolder.create(folder.path, config.resolved(), force=force)
+        else:
+            folder.truncate_after(-1 if state is None else start)
+        if run.collector.num_left_out:
+            progress.note(f"{run.collector.num_left_out:,} questions left out: longer than rollout.max_prompt_tokens")
+        if state is not None:
+            run.restore(state)
         run.trackers = open_trackers(config.run.trackers, folder, config.resolved(), start_step=start)
-        interrupt = Interrupt(progress.note)
-        stack.enter_context(interrupt.watch())
-        stack.enter_context(run.saved_on_interrupt(progress))
+        for tracker in run.trackers:
+            stack.callback(tracker.close)
+        stack.callback(run.save_last_step, announce=True)  # however the run ends
         if run.before is None:
             progress.phase("evaluating before training", announce=True)
-            run.before = run.judge("before", progress)
-            run.log(0, accuracy_metrics(run.before["greedy_accuracy"]), progress)
+            run.before = run.judge("before")
+            run.log(0, accuracy_metrics(run.before["greedy_accuracy"]))
         for step in range(start + 1, config.run.steps + 1):
             clock = _Clock()
             progress.phase("sampling")
             rollout = run.collector.next_rollout(step, progress.advance)
             clock.lap("sample")
-            with interrupt.shield():
+            with interrupt.shield(progress.note):
                 progress.phase("training")
                 metrics = run.trainer.step(rollout.groups, call_seed(config.run.seed, step, -2), progress.advance)
                 run.engine.load_weights(run.policy.model.named_parameters(), version=step)
                 clock.lap("train")
                 metrics["train/tokens_per_second"] = metrics["train/num_tokens"] / clock.seconds["time/train"]
-                metrics |= rollout.metrics | run.evaluate_on_the_way(step, progress)
+                metrics |= rollout.metrics | run.evaluate_on_the_way(step)
                 clock.lap("evaluate")
                 folder.write_answers(step, answer_records(step, rollout))
                 run.train_seconds += clock.total
-                run.log(step, metrics | clock.seconds | {"time/step": clock.total}, progress)
+                run.log(step, metrics | clock.seconds | {"time/step": clock.total})
                 if step % config.run.checkpoint_every == 0 or step == config.run.steps:
-                    progress.phase("writing a checkpoint")
-                    run.save(step)
+                    run.save_last_step()
         progress.phase("evaluating after training", announce=True)
-        after = run.judge("after", progress)
+        after = run.judge("after")
         progress.phase("writing the model and the report", announce=True)
         save_model(run.policy, folder.path / "model")
-        folder.write_summary(
-            {
-                "before": run.before,
-                "after": after,
-                "train_seconds": run.train_seconds,
-                "total_seconds": run.seconds_before + time.perf_counter() - began,
-                "steps": config.run.steps,
-            }
-        )
-        write_report([folder.path], folder.path / "report.html")
+        summary = {
+            "before": run.before,
+            "after": after,
+            "train_seconds": run.train_seconds,
+            "total_seconds": folder.seconds,
+            "steps": config.run.steps,
+        }
+        folder.write_summary(summary)
+        write_report([folder.path], report)
     return folder.path
 
 
 class _Run:
     """What a run is made of, and what of it a checkpoint holds."""
 
-    def __init__(self, config: Config, folder: RunFolder, stack: ExitStack) -> None:
-        self.config, self.folder = config, folder
+    def __init__(self, config: Config, folder: RunFolder, progress: Progress, stack: ExitStack) -> None:
+        self.config, self.folder, self.progress = config, folder, progress
         training, rollout = config.training, config.rollout
+        device = pick_device(config.device)
         self.task = _loaded(config.task, config, stack)
         self.held_out = _loaded(config.evaluation.task, config, stack)
-        device = pick_device(config.device)
         self.policy = load_policy(config.model, COMPUTE_DTYPES[training.compute_dtype], device)
         self.engine = LocalEngine(self.policy.model, rollout.max_sequences)
         codec = self.policy.codec
@@ -124,91 +142,53 @@ class _Run:
             config.run.seed,
             self.policy.max_tokens,
         )
+        if self.collector.num_left_out:
+            limit = rollout.max_prompt_tokens
+            progress.note(
+                f"{self.collector.num_left_out} of {len(self.task.problems)} problems are left out: "
+                f"their prompts have more than rollout.max_prompt_tokens, {limit}."
+            )
         longest = max(s.max_new_tokens for s in (config.evaluation.final, config.evaluation.during) if s)
-        held_out_prompts = [codec.encode(self.held_out.messages(problem)) for problem in self.held_out.problems]
-        require_fit(held_out_prompts, longest, self.policy.max_tokens, self.held_out)
+        prompts = [codec.encode(self.held_out.messages(problem)) for problem in self.held_out.problems]
+        require_fit(self.held_out.problems, prompts, longest, self.policy.max_tokens)
         objective = OBJECTIVES[config.objective.name]
         loss = LossSettings(objective, config.objective_options, rollout.temperature, rollout.max_new_tokens)
         self.trainer = Trainer(self.policy.model, loss, training, config.run.steps * training.optimizer_steps)
         self.trackers: list[Tracker] = []
-        stack.callback(self._close_trackers)
         self.before: dict[str, Any] | None = None
-        self.train_seconds = self.seconds_before = 0.0
-        self.last_state: tuple[int, dict[str, Any]] | None = None
+        self.train_seconds = 0.0
+        self.last_state: dict[str, Any] | None = None
+        """Where the run stood after the last finished step; with the optimizer's tensors it makes a checkpoint."""
+        self.saved_step: int | None = None
+        self.checkpoints = folder.path / "checkpoints"
 
-    def judge(self, moment: str, progress: Progress) -> dict[str, Any]:
+    def judge(self, moment: str) -> dict[str, Any]:
         """Accuracy at temperature 0 and avg@k on all held-out problems, written problem by problem."""
         final = self.config.evaluation.final
         greedy = final.model_copy(update={"temperature": 0.0, "completions": 1})
         found: dict[str, Any] = {}
         for name, sampling in (("greedy_accuracy", greedy), (f"avg_at_{final.completions}", final)):
-            result = self._evaluate(self.held_out, sampling, progress)
+            result = self._evaluate(self.held_out, sampling)
             write_results(result, self.folder.path / "evaluations" / f"{moment}-{name}.jsonl")
             found[name] = dataclasses.asdict(result.avg_at_k)
         return found
 
-    def evaluate_on_the_way(self, step: int, progress: Progress) -> dict[str, float]:
+    def evaluate_on_the_way(self, step: int) -> dict[str, float]:
         """The held-out accuracy of this step, if it is due."""
         during = self.config.evaluation.during
         if during is None or step % during.every:
             return {}
-        progress.phase("evaluating")
+        self.progress.phase("evaluating")
         few = dataclasses.replace(self.held_out, problems=self.held_out.problems[: during.num_problems])
-        return accuracy_metrics(dataclasses.asdict(self._evaluate(few, during, progress).avg_at_k))
+        return accuracy_metrics(dataclasses.asdict(self._evaluate(few, during).avg_at_k))
 
-    def log(self, step: int, metrics: dict[str, float], progress: Progress) -> None:
-        """Writes a step's metrics everywhere they go."""
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Writes a finished step's metrics everywhere they go."""
         self.folder.log(step, metrics)
         for tracker in self.trackers:
             tracker.log(step, metrics)
-        progress.step_done(step, metrics)
-        self.last_state = (step, self._state(step))
-
-    def save(self, step: int) -> None:
-        """Writes the checkpoint of this step."""
-        assert self.last_state is not None
-        tensors = self.trainer.optimizer.tensors()
-        keep = self.config.run.keep_checkpoints
-        save_checkpoint(self.folder.path / "checkpoints", step, tensors, self.last_state[1], keep)
-
-    @contextmanager
-    def saved_on_interrupt(self, progress: Progress) -> Iterator[None]:
-        """On Ctrl-C, writes a checkpoint of the last finished step unless there is one."""
-        try:
-            yield
-        except KeyboardInterrupt:
-            checkpoints = self.folder.path / "checkpoints"
-            if self.last_state is not None and not (checkpoints / f"step-{self.last_state[0]:06d}").exists():
-                progress.note(f"Writing a checkpoint of step {self.last_state[0]}; Ctrl-C again stops at once.")
-                self.save(self.last_state[0])
-            raise
-
-    def resume(self) -> int:
-        """Goes back to the newest checkpoint and returns its step; 0 if there is none yet."""
-        checkpoints = list_checkpoints(self.folder.path / "checkpoints")
-        step = 0
-        if checkpoints:
-            state = read_state(checkpoints[-1])
-            _require_same_config(state["config"], self.config.resolved(), checkpoints[-1])
-            load_tensors(checkpoints[-1], self.trainer.optimizer.tensors())
-            self.trainer.optimizer.sync_model()
-            self.trainer.optimizer.num_steps_done = state["num_optimizer_steps"]
-            self.collector.state.position = state["position"]
-            self.collector.state.surplus = [group_from_json(group) for group in state["surplus"]]
-            self.before, step = state["before"], int(state["step"])
-            self.train_seconds, self.seconds_before = state["train_seconds"], state["seconds"]
-            self.engine.version = step
-            set_random_state(state["random"])
-            self.last_state = (step, state)
-        self.folder.truncate_after(step if checkpoints else -1)
-        return step
-
-    def _close_trackers(self) -> None:
-        for tracker in self.trackers:
-            tracker.close()
-
-    def _state(self, step: int) -> dict[str, Any]:
-        return {
+        self.progress.step_done(step, metrics)
+        self.last_state = {
             "step": step,
             "config": self.config.resolved(),
             "num_optimizer_steps": self.trainer.optimizer.num_steps_done,
@@ -216,16 +196,41 @@ class _Run:
             "surplus": [dataclasses.asdict(group) for group in self.collector.state.surplus],
             "before": self.before,
             "train_seconds": self.train_seconds,
-            "seconds": self.folder.seconds,
             "random": random_state(),
         }
 
-    def _evaluate(self, task: Task, sampling: EvaluationSampling, progress: Progress) -> EvaluationResult:
+    def save_last_step(self, announce: bool = False) -> None:
+        """Writes a checkpoint of the last finished step, unless that was done or a later step has begun to train."""
+        state, optimizer = self.last_state, self.trainer.optimizer
+        if (
+            state is None
+            or state["step"] == self.saved_step
+            or state["num_optimizer_steps"] != optimizer.num_steps_done
+        ):
+            return
+        self.progress.phase(f"writing a checkpoint of step {state['step']}", announce=announce)
+        self.saved_step = state["step"]  # also if the disk is full: a second attempt would end as the first
+        save_checkpoint(self.checkpoints, state["step"], optimizer.tensors(), state, self.config.run.keep_checkpoints)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes back to the checkpoint of this state."""
+        optimizer = self.trainer.optimizer
+        self.last_state, self.saved_step = state, state["step"]
+        load_tensors(self.checkpoints, state["step"], optimizer.tensors())
+        optimizer.sync_model()
+        optimizer.num_steps_done = state["num_optimizer_steps"]
+        self.collector.state.position = state["position"]
+        self.collector.state.surplus = [group_from_json(group) for group in state["surplus"]]
+        self.before, self.train_seconds = state["before"], state["train_seconds"]
+        self.engine.version = state["step"]
+        set_random_state(state["random"])
+
+    def _evaluate(self, task: Task, sampling: EvaluationSampling) -> EvaluationResult:
         codec = self.policy.codec
         params = sampling.params(codec.stop_token_ids)
         seed = call_seed(self.config.run.seed, 0, -3)
         return evaluate(
-            self.engine, task, codec.encode, codec.decode, params, sampling.completions, seed, progress.advance
+            self.engine, task, codec.encode, codec.decode, params, sampling.completions, seed, self.progress.advance
         )
 
 
@@ -284,20 +289,32 @@ def group_from_json(data: dict[str, Any]) -> Group:
     return Group(problem, prompt_ids, tuple(completions), tuple(data["texts"]), tuple(verdicts))
 
 
-def _open_folder(config: Config, resume: bool, force: bool) -> RunFolder:
+def _run_folder(config: Config, resume: bool, force: bool) -> tuple[RunFolder, bool]:
+    """The run's folder, and whether the run is a new one: then the folder may be made, but isn't yet."""
     path = config.run.folder
     assert path is not None
-    if resume and path.exists() and any(path.iterdir()):
+    if resume and path.is_dir() and any(path.iterdir()):
         folder = RunFolder.open(path)
         _require_same_config(folder.read_config(), config.resolved(), path)
-        return folder
-    return RunFolder.create(path, config.resolved(), force=force)
+        return folder, False
+    RunFolder.require_free(path, force=force)
+    return RunFolder(path), True
+
+
+def _last_state(folder: RunFolder, config: Config) -> dict[str, Any] | None:
+    """The state in the newest checkpoint, None if there is none."""
+    path = newest_checkpoint(folder.path / "checkpoints")
+    if path is None:
+        return None
+    state = read_state(path)
+    _require_same_config(state["config"], config.resolved(), path)
+    return state
 
 
 def _require_same_config(before: dict[str, Any], now: dict[str, Any], place: Path) -> None:
     old, new = dict(_flat(before)), dict(_flat(now))
-    for field in sorted((old.keys() | new.keys()) - FREE_TO_CHANGE):
-        if old.get(field) != new.get(field):
+    for field in old | new:
+        if field not in FREE_TO_CHANGE and old.get(field) != new.get(field):
             raise CheckpointError(
                 f"{place} is of another config: {field} was {old.get(field)!r} there and is {new.get(field)!r} now; "
                 "set it back, or choose another run.folder."
@@ -312,7 +329,14 @@ def _flat(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
-def _loaded(options: Any, config: Config, stack: ExitStack) -> Task:
+def _loaded(options: AnyTaskOptions, config: Config, stack: ExitStack) -> Task:
     task = load_task(options, config.data_dir)
     stack.callback(task.verifier.close)
+    if isinstance(options, DatasetOptions):  # nobody has audited a user's own data
+        failures = audit_task(task).failures
+        if failures:
+            raise ValueError(
+                f"{options.path}: {len(failures)} of {len(task.problems)} gold answers can't be graded, such as "
+                f"that of {failures[0].problem.id} ({failures[0].why}); mend or leave out what `negaware audit` lists."
+            )
     return task

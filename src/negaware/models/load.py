@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from negaware.models.embedded import EMBEDDED_MODEL, embedded_model_folder
@@ -58,12 +58,14 @@ def load_policy(name: str, dtype: torch.dtype, device: torch.device | str = "cpu
 
     ValueError if there is no such model, no tokenizer, no chat template or no end-of-sequence token.
     """
+    from safetensors import SafetensorError
+
     transformers_logging.disable_progress_bar()
     source = _locate(name)
     codec = load_codec(name)
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"The model {name!r} can't be loaded: {_first_line(error)}") from error
     # So that a finished run's folder generates until the same tokens that ended an answer in training.
     model.generation_config.eos_token_id = list(codec.stop_token_ids)
@@ -79,8 +81,9 @@ def pick_device(name: str) -> str:
 
 def load_codec(name: str) -> Codec:
     """The tokenizer of the model `name` with its chat template. ValueError if either is missing."""
+    source = _locate(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(_locate(name))
+        tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ValueError(
             f"The model {name!r} has no tokenizer that can be loaded ({_first_line(error)}); "
@@ -93,17 +96,44 @@ def load_codec(name: str) -> Codec:
         )
     if tokenizer.eos_token_id is None:
         raise ValueError(f"The tokenizer of {name!r} has no eos token; set eos_token in its tokenizer_config.json.")
-    return Codec(tokenizer, (int(tokenizer.eos_token_id),))
+    return Codec(tokenizer, _stop_token_ids(source, int(tokenizer.eos_token_id)))
 
 
 def save_model(policy: Policy, folder: Path) -> None:
-    """Writes the model, in its compute dtype, as a folder that transformers and vLLM load with no code of ours."""
-    policy.model.save_pretrained(folder)
-    policy.codec.tokenizer.save_pretrained(folder)
+    """Writes the model, in its compute dtype, as a folder that transformers and vLLM load with no code of ours.
+
+    OSError where it can't be written, on a full disk say.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        policy.model.save_pretrained(folder)
+        policy.codec.tokenizer.save_pretrained(folder)
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"The model {folder} can't be written ({_first_line(error)}); make room, then go on with --resume."
+        ) from error
+
+
+def _stop_token_ids(source: str | Path, eos_token_id: int) -> tuple[int, ...]:
+    """The tokenizer's eos and whatever else ends the model's turns (Gemma's `<end_of_turn>` is no eos)."""
+    try:
+        others = GenerationConfig.from_pretrained(source).eos_token_id
+    except OSError:  # a model need not have one
+        others = None
+    others = [others] if isinstance(others, int) else others or []
+    return tuple(dict.fromkeys([eos_token_id, *others]))
 
 
 def _locate(name: str) -> str | Path:
-    return embedded_model_folder() if name == EMBEDDED_MODEL else name
+    if name == EMBEDDED_MODEL:
+        return embedded_model_folder()
+    no_hub_name = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if no_hub_name and not Path(name).is_dir():
+        raise ValueError(
+            f"There is no model folder {name!r}; name a folder that exists, a hub model, or {EMBEDDED_MODEL!r}."
+        )
+    return name
 
 
 def _first_line(error: Exception) -> str:

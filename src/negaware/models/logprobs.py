@@ -106,9 +106,9 @@ class _ChunkedLogprobs(torch.autograd.Function):
             logits = head.logits(hidden[chunk], temperature)
             normaliser[chunk] = logits.logsumexp(-1)
             logprobs[chunk] = logits.gather(-1, targets[chunk, None]).squeeze(-1) - normaliser[chunk]
-            # H = log Z − Σ p·logit; a probability of 0 adds 0.
-            probabilities = (logits - normaliser[chunk, None]).exp_()
-            entropy[chunk] = normaliser[chunk] - torch.linalg.vecdot(probabilities, logits)
+            # H = −Σ p·log p, not log Z − Σ p·logit: large logits would cancel.
+            of_all = logits.sub_(normaliser[chunk, None])
+            entropy[chunk] = -torch.linalg.vecdot(of_all.exp(), of_all)
         ctx.save_for_backward(hidden, weight, bias, targets, normaliser)
         ctx.head, ctx.temperature, ctx.chunk_tokens = head, temperature, chunk_tokens
         ctx.mark_non_differentiable(entropy)

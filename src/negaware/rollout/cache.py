@@ -49,8 +49,9 @@ class Window:
 class RowCache(Cache):
     """A transformers cache whose rows are added from prefilled prompts and removed one by one."""
 
-    def __init__(self, num_layers: int, max_rows: int, first_end: int) -> None:
-        self.window = Window(first_end)
+    def __init__(self, num_layers: int, max_rows: int, longest_prompt: int) -> None:
+        self.window = Window(longest_prompt)
+        self.longest_prompt = longest_prompt
         self.max_rows = max_rows
         self.row_layers = [RowLayer(self.window) for _ in range(num_layers)]
         super().__init__(layers=list(self.row_layers))
@@ -78,11 +79,12 @@ class RowCache(Cache):
         window = self.window
         if window.end == self.row_layers[0].key_buffer.shape[-2]:
             width = window.end - window.start
-            capacity = width + max(COLUMN_BLOCK, width // 2)
+            end = max(width, self.longest_prompt)  # any prompt still waiting must fit to the left of it
+            capacity = end + max(COLUMN_BLOCK, end // 2)
             for layer in self.row_layers:
-                layer.key_buffer = _moved(layer.key_buffer, window, capacity)
-                layer.value_buffer = _moved(layer.value_buffer, window, capacity)
-            window.start, window.end = 0, width
+                layer.key_buffer = _moved(layer.key_buffer, window, end, capacity)
+                layer.value_buffer = _moved(layer.value_buffer, window, end, capacity)
+            window.start, window.end = end - width, end
         window.end += 1
 
     def move_row(self, source: int, target: int) -> None:
@@ -102,9 +104,9 @@ def _empty_like(states: Tensor, rows: int, columns: int) -> Tensor:
     return states.new_zeros(rows, states.shape[1], columns, states.shape[-1])
 
 
-def _moved(buffer: Tensor, window: Window, capacity: int) -> Tensor:
-    """The buffer's columns in use at the front of a new one with `capacity` columns."""
+def _moved(buffer: Tensor, window: Window, end: int, capacity: int) -> Tensor:
+    """A new buffer with `capacity` columns in which the columns in use end at `end`."""
     moved = buffer.new_zeros(buffer.shape[0], buffer.shape[1], capacity, buffer.shape[-1])
     rows, width = window.num_rows, window.end - window.start
-    moved[:rows, :, :width] = buffer[:rows, :, window.start : window.end]
+    moved[:rows, :, end - width : end] = buffer[:rows, :, window.start : window.end]
     return moved

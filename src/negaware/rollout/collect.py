@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from negaware.rollout.engine import Engine, SamplingParams
 from negaware.rollout.options import RolloutOptions
 from negaware.tasks.task import Task
-from negaware.types import Group, Message
+from negaware.types import Group, Message, Problem
 
 
 class NothingToLearnError(ValueError):
@@ -43,7 +43,8 @@ class CollectorState:
 class Collector:
     """Turns a task into batches of informative groups with an engine.
 
-    `decode` and `encode` are the codec's. ValueError if a prompt with its longest answer exceeds `max_tokens`.
+    `decode` and `encode` are the codec's. `num_left_out` questions are never asked, since their prompt is longer than
+    `options.max_prompt_tokens`. ValueError if a prompt with its longest answer exceeds `max_tokens`.
     """
 
     def __init__(
@@ -60,8 +61,18 @@ class Collector:
         self.engine, self.task, self.decode = engine, task, decode
         self.params, self.options, self.seed = params, options, seed
         self.state = CollectorState()
-        self.prompts = [tuple(encode(task.messages(problem))) for problem in task.problems]
-        require_fit(self.prompts, params.max_new_tokens, max_tokens, task)
+        prompts = [tuple(encode(task.messages(problem))) for problem in task.problems]
+        limit = options.max_prompt_tokens
+        kept = [index for index, prompt in enumerate(prompts) if limit is None or len(prompt) <= limit]
+        if not kept:
+            raise ValueError(
+                f"Every prompt of task {task.name!r} has more than {limit} tokens, the shortest "
+                f"{min(map(len, prompts))}; raise rollout.max_prompt_tokens."
+            )
+        self.num_left_out = len(prompts) - len(kept)
+        self.problems = [task.problems[index] for index in kept]
+        self.prompts = [prompts[index] for index in kept]
+        require_fit(self.problems, self.prompts, params.max_new_tokens, max_tokens)
         self._order: tuple[int, list[int]] = (-1, [])
 
     def next_rollout(self, step: int, on_progress: Callable[[int], None] | None = None) -> Rollout:
@@ -98,12 +109,12 @@ class Collector:
             [self.prompts[index] for index in indices], self.options.completions, self.params, seed, on_progress
         )
         texts = [tuple(self.decode(completion.token_ids) for completion in group) for group in completions]
-        asked = [self.task.problems[index] for index in indices for _ in range(self.options.completions)]
+        asked = [self.problems[index] for index in indices for _ in range(self.options.completions)]
         ends = [completion.finish_reason for group in completions for completion in group]
         verdicts = iter(self.task.grade([text for group in texts for text in group], asked, ends))
         return [
             Group(
-                self.task.problems[index],
+                self.problems[index],
                 self.prompts[index],
                 group,
                 group_texts,
@@ -128,8 +139,8 @@ class Collector:
         advice = (
             "The questions are too easy for this model: choose a harder task"
             if all_right > len(sampled) / 2
-            else "The questions are too hard for this model or their answers aren't recognised: choose an easier task or "
-            "another extraction, or raise rollout.max_new_tokens if many are cut off"
+            else "The questions are too hard for this model or their answers aren't recognised: choose an easier task "
+            "or another extraction, or raise rollout.max_new_tokens if many are cut off"
         )
         return (
             f"None of the {len(sampled)} questions of this step had both right and wrong answers ({all_right} all "
@@ -148,15 +159,17 @@ def call_seed(seed: int, step: int, place: int) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}:{step}:{place}".encode(), digest_size=8).digest(), "little") >> 1
 
 
-def require_fit(prompts: Sequence[Sequence[int]], max_new_tokens: int, max_tokens: int, task: Task) -> None:
+def require_fit(
+    problems: Sequence[Problem], prompts: Sequence[Sequence[int]], max_new_tokens: int, max_tokens: int
+) -> None:
     """ValueError naming the first problem whose prompt with its longest answer exceeds the model's `max_tokens`."""
     too_long = [index for index, prompt in enumerate(prompts) if len(prompt) + max_new_tokens > max_tokens]
     if too_long:
         index = too_long[0]
         raise ValueError(
-            f"The prompt of problem {task.problems[index].id!r} of task {task.name!r} has {len(prompts[index])} tokens; "
-            f"with max_new_tokens {max_new_tokens} that exceeds the model's {max_tokens} ({len(too_long)} of "
-            f"{len(prompts)} problems do). Lower max_new_tokens or leave such problems out."
+            f"The prompt of problem {problems[index].id!r} has {len(prompts[index])} tokens; with max_new_tokens "
+            f"{max_new_tokens} that exceeds the model's {max_tokens} ({len(too_long)} of {len(prompts)} problems do). "
+            "Lower max_new_tokens, or leave such problems out (in training: rollout.max_prompt_tokens)."
         )
 
 

@@ -43,11 +43,17 @@ class LocalEngine:
     """
 
     def __init__(self, model: PreTrainedModel, max_sequences: int = 256, version: int = 0) -> None:
-        unsupported = set(getattr(model.config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+        config = model.config.get_text_config(decoder=True)
+        unsupported = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+        if model._is_stateful and not unsupported:
+            unsupported = {"recurrent"}
+        if getattr(config, "num_kv_shared_layers", 0):
+            unsupported.add("shared")
         if unsupported:
             raise ValueError(
                 f"The local engine can't sample from {type(model).__name__}: its layers of type "
-                f"{', '.join(sorted(unsupported))} keep no keys and values; use a model with attention layers only."
+                f"{', '.join(sorted(unsupported))} don't keep keys and values of their own; use a model whose layers "
+                "are all full or sliding attention."
             )
         self.model = model
         self.max_sequences = max_sequences
@@ -96,7 +102,7 @@ class _Batch:
         self.sequences: list[_Sequence] = []
         self.finished: dict[int, dict[int, Completion]] = {index: {} for index in range(len(prompts))}
         num_layers = engine.model.config.get_text_config(decoder=True).num_hidden_layers
-        self.cache = RowCache(num_layers, max_rows, first_end=max(len(prompt) for prompt in prompts))
+        self.cache = RowCache(num_layers, max_rows, longest_prompt=max(len(prompt) for prompt in prompts))
 
     def admit(self, indices: list[int], num_completions: int, seed: int) -> int:
         """Prefills these prompts once each and samples the first token of their completions."""

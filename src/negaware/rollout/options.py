@@ -10,7 +10,7 @@ from negaware.rollout.engine import SamplingParams
 class SamplingOptions(BaseModel):
     """How tokens are drawn."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     max_new_tokens: int = Field(3584, ge=1)
     """Longest answer, in tokens, stop token included."""
@@ -35,6 +35,8 @@ class RolloutOptions(SamplingOptions):
     """Answers sampled to each question, K (the paper's 16)."""
     max_sampled_questions: int | None = Field(None, ge=1)
     """Questions asked at most in one step; by default 8 times `questions`."""
+    max_prompt_tokens: int | None = Field(None, ge=1)
+    """Questions whose prompt is longer are left out, and counted; by default one that exceeds the model is an error."""
     max_sequences: int = Field(256, ge=1)
     """Answers decoded at once by the local engine."""
 

@@ -44,18 +44,7 @@ class RunFolder:
         With `force`, a run that is already there is deleted first. ValueError where something is in the way.
         """
         path = Path(path)
-        if path.exists() and not path.is_dir():
-            raise ValueError(f"run folder {path} is a file; choose another path")
-        if path.is_dir() and any(path.iterdir()):
-            if not _is_run(path):
-                raise ValueError(
-                    f"{path} is not empty and not a run folder (no {_CONFIG} with {_ENVIRONMENT}), so it is left "
-                    f"alone even with --force; choose another path or empty it yourself"
-                )
-            if not force:
-                raise ValueError(
-                    f"run folder {path} already holds a run; --resume goes on with it, --force deletes it first"
-                )
+        if cls.require_free(path, force=force):
             for name in _CONTENT:
                 _delete(path / name)
         with _explain_full_disk(path):
@@ -65,6 +54,24 @@ class RunFolder:
         replace_file(path / _CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
         replace_file(run.metrics_path, "")
         return run
+
+    @staticmethod
+    def require_free(path: Path, *, force: bool = False) -> bool:
+        """ValueError where `create` would refuse; whether there is a run to delete first. It touches nothing."""
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"run folder {path} is a file; choose another path")
+        if not path.is_dir() or not any(path.iterdir()):
+            return False
+        if not _is_run(path):
+            raise ValueError(
+                f"{path} is not empty and not a run folder (no {_CONFIG} with {_ENVIRONMENT}), so it is left "
+                f"alone even with --force; choose another path or empty it yourself"
+            )
+        if not force:
+            raise ValueError(
+                f"run folder {path} already holds a run; --resume goes on with it, --force deletes it first"
+            )
+        return True
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> RunFolder:

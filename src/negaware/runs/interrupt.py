@@ -1,4 +1,4 @@
-"""Ctrl-C: once ends the run at a point from which it can go on, twice ends it at once."""
+"""Ctrl-C: once ends the run at a point from which it can go on, twice ends it at once. It knows nothing of runs."""
 
 from __future__ import annotations
 
@@ -7,40 +7,47 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Self
+
+_SHOW_CURSOR = b"\x1b[?25h"  # a live display hides it and has no time left to show it again
 
 
 class Interrupt:
-    """Within `with interrupt.watch()`, the first Ctrl-C raises KeyboardInterrupt, after a `shield()` if inside one."""
+    """Within `with Interrupt().watch() as interrupt`, the first Ctrl-C raises KeyboardInterrupt, the second exits.
 
-    def __init__(self, announce: Callable[[str], None]) -> None:
-        self._announce = announce
-        self._shielded = False
+    Inside a `shield` the first one waits for the shield's end.
+    """
+
+    def __init__(self) -> None:
+        self._announce: Callable[[str], None] | None = None
         self._asked = False
 
     @contextmanager
-    def watch(self) -> Iterator[None]:
+    def watch(self) -> Iterator[Self]:
         """Handles SIGINT until the block ends."""
         before = signal.signal(signal.SIGINT, self._handle)
         try:
-            yield
+            yield self
         finally:
             signal.signal(signal.SIGINT, before)
 
     @contextmanager
-    def shield(self) -> Iterator[None]:
-        """A block that one Ctrl-C doesn't break off: it is heard at the block's end."""
-        self._shielded = True
+    def shield(self, announce: Callable[[str], None]) -> Iterator[None]:
+        """A block that one Ctrl-C doesn't break off: `announce` says so, and it is heard at the block's end."""
+        self._announce = announce
         try:
             yield
         finally:
-            self._shielded = False
+            self._announce = None
         if self._asked:
             raise KeyboardInterrupt
 
     def _handle(self, signal_number: int, frame: FrameType | None) -> None:
         if self._asked:
-            os._exit(130)  # what is on disk is whole: everything is written aside and swapped in
+            # What is on disk is whole: everything is written aside and swapped in.
+            os.write(2, (_SHOW_CURSOR if os.isatty(2) else b"") + b"\nStopped at once.\n")
+            os._exit(130)
         self._asked = True
-        if not self._shielded:
+        if self._announce is None:
             raise KeyboardInterrupt
         self._announce("Stopping after this step; Ctrl-C again stops at once.")

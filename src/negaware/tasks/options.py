@@ -33,7 +33,7 @@ class _Options(BaseModel):
 
 
 class ArithmeticOptions(_Options):
-    """Generated sums, differences and products of small numbers."""
+    """Generated sums, differences and products of small numbers; no result is negative."""
 
     kind: Literal["arithmetic"] = "arithmetic"
     split: Split = "train"

@@ -15,6 +15,7 @@ from negaware.tasks.options import ArithmeticForm, ArithmeticOptions, Split
 from negaware.types import Problem
 
 PROMPT = "{question} Put your final answer within \\boxed{}."
+SIGNS: dict[ArithmeticForm, str] = {"add": "+", "subtract": "-", "multiply": "*", "add_subtract": "+-"}
 TEST_SHARE = 3
 """One problem in this many is held out."""
 
@@ -35,16 +36,20 @@ def canonical_form(form: ArithmeticForm, operands: tuple[int, ...]) -> str:
 
 def arithmetic_problem(form: ArithmeticForm, operands: tuple[int, ...]) -> Problem:
     """The problem that asks for `form` of `operands`."""
-    a, b, *rest = operands
-    if form == "add":
-        expression, value = f"{a} + {b}", a + b
-    elif form == "subtract":
-        expression, value = f"{a} - {b}", a - b
-    elif form == "multiply":
-        expression, value = f"{a} * {b}", a * b
-    else:
-        expression, value = f"{a} + {b} - {rest[0]}", a + b - rest[0]
-    return Problem(f"arithmetic/{expression.replace(' ', '')}", f"What is {expression}?", str(value))
+    expression = str(operands[0])
+    for sign, operand in zip(SIGNS[form], operands[1:], strict=True):
+        expression += f" {sign} {operand}"
+    return Problem(
+        f"arithmetic/{expression.replace(' ', '')}", f"What is {expression}?", str(result_of(form, operands))
+    )
+
+
+def result_of(form: ArithmeticForm, operands: tuple[int, ...]) -> int:
+    """The value of `form` of `operands`."""
+    value = operands[0]
+    for sign, operand in zip(SIGNS[form], operands[1:], strict=True):
+        value = {"+": value + operand, "-": value - operand, "*": value * operand}[sign]
+    return value
 
 
 def arithmetic_problems(options: ArithmeticOptions) -> list[Problem]:
@@ -72,10 +77,14 @@ def arithmetic_problems(options: ArithmeticOptions) -> list[Problem]:
 
 
 def _pool(form: ArithmeticForm, options: ArithmeticOptions) -> list[tuple[int, ...]]:
-    """Every operand tuple of the form that belongs to the split."""
+    """Every operand tuple of the form that belongs to the split and has no negative result."""
     values = range(options.low, options.high + 1)
     tuples = itertools.product(values, repeat=3 if form == "add_subtract" else 2)
-    return [operands for operands in tuples if split_of(canonical_form(form, operands)) == options.split]
+    return [
+        operands
+        for operands in tuples
+        if split_of(canonical_form(form, operands)) == options.split and result_of(form, operands) >= 0
+    ]
 
 
 def _stream(

@@ -11,15 +11,18 @@ import json
 import os
 import random
 import shutil
+import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint import CheckpointException
 
 _MANIFEST, _STATE, _TENSORS = "manifest.json", "state.json", "tensors"
 
@@ -32,26 +35,27 @@ def save_checkpoint(
     folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int
 ) -> Path:
     """Writes `folder/step-000012` and deletes all but the newest `keep`. Raises CheckpointError on a full disk, say."""
-    final = folder / f"step-{step:06d}"
+    final = _path(folder, step)
     aside = folder / f".{final.name}.partial"
     try:
         shutil.rmtree(aside, ignore_errors=True)
         (aside / _TENSORS).mkdir(parents=True)
         writer = dcp.FileSystemWriter(aside / _TENSORS, single_file_per_rank=True, sync_files=True)
-        dcp.save(dict(tensors), storage_writer=writer, no_dist=True)
+        with _alone():
+            dcp.save(dict(tensors), storage_writer=writer, no_dist=True)
         _write_durably(aside / _STATE, json.dumps(state))
         _write_durably(aside / _MANIFEST, json.dumps(_checksums(aside)))
         if final.exists():
             shutil.rmtree(final)
         os.replace(aside, final)
         _sync_folder(folder)
-    except Exception as error:  # torch wraps what its writer threads meet in exceptions of its own
+    except (Exception, CheckpointException) as error:  # torch wraps what its threads meet, in a BaseException
         shutil.rmtree(aside, ignore_errors=True)
-        kept = [path.name for path in list_checkpoints(folder)]
+        kept = list_checkpoints(folder)
         raise CheckpointError(
             f"The checkpoint {final} can't be written ({_cause(error)}); "
-            + (f"the last good one is {kept[-1]}. " if kept else "there is none yet. ")
-            + "Free some space or choose another run.folder, then go on with --resume."
+            f"{f'the last good one is {kept[-1].name}' if kept else 'there is none yet'}. "
+            "Make room or mend what is in the way, then go on with --resume."
         ) from error
     for old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
@@ -63,32 +67,44 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if path.is_dir())
 
 
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint, None if there is none; what a killed writer left half-written is deleted."""
+    for leftover in folder.glob(".step-*.partial"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    return next(reversed(list_checkpoints(folder)), None)
+
+
 def read_state(path: Path) -> dict[str, Any]:
     """The state of a checkpoint whose every file is as it was written. Raises CheckpointError otherwise."""
     try:
-        expected = json.loads((path / _MANIFEST).read_text())
-        damaged = sorted(name for name, found in _checksums(path).items() if expected.get(name) != found)
-        missing = sorted(set(expected) - set(_checksums(path)))
-        if damaged or missing:
-            raise CheckpointError(_unreadable(path, f"{(damaged + missing)[0]} is not what was written"))
-        state: dict[str, Any] = json.loads((path / _STATE).read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(_unreadable(path, str(error))) from error
+        expected, found = json.loads((path / _MANIFEST).read_bytes()), _checksums(path)
+        different = [name for name in sorted({*expected, *found}) if expected.get(name) != found.get(name)]
+        if different:
+            raise _unreadable(path, f"{different[0]} is {'not what was written' if different[0] in found else 'gone'}")
+        state: dict[str, Any] = json.loads((path / _STATE).read_bytes())
+    except FileNotFoundError as error:
+        raise _unreadable(path, f"{Path(error.filename).name} is gone") from error
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from error
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
+        raise _unreadable(path, f"{_MANIFEST} is not what was written") from error
     return state
 
 
-def load_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Reads a checkpoint's tensors into these, in place. Raises CheckpointError if they don't match."""
+def load_tensors(folder: Path, step: int, tensors: Mapping[str, Tensor]) -> None:
+    """Reads the checkpoint of `step` into these tensors, in place. Raises CheckpointError if they don't match."""
+    path = _path(folder, step)
     try:
-        dcp.load(dict(tensors), storage_reader=dcp.FileSystemReader(path / _TENSORS), no_dist=True)
-    except Exception as error:
-        raise CheckpointError(_unreadable(path, _cause(error))) from error
+        with _alone():
+            dcp.load(dict(tensors), storage_reader=dcp.FileSystemReader(path / _TENSORS), no_dist=True)
+    except (Exception, CheckpointException) as error:
+        raise _unreadable(path, _cause(error)) from error
 
 
 def random_state() -> dict[str, Any]:
     """The state of every random number generator of this process, ready for JSON."""
     version, internal, gauss = random.getstate()
-    name, keys, *rest = numpy.random.get_state(legacy=True)
+    name, keys, *rest = cast(tuple[Any, ...], numpy.random.get_state(legacy=True))
     return {
         "python": [version, list(internal), gauss],
         "numpy": [name, keys.tolist(), *rest],
@@ -143,8 +159,21 @@ def _cause(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def _unreadable(path: Path, why: str) -> str:
-    return (
-        f"The checkpoint {path} can't be read ({why}); delete that folder and run again with --resume: "
-        "the one before it is taken."
+@contextmanager
+def _alone() -> Iterator[None]:
+    """torch warns that it saves for one process only, which is what was asked for."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:06d}"
+
+
+def _unreadable(path: Path, why: str) -> CheckpointError:
+    before = [other.name for other in list_checkpoints(path.parent) if other < path]
+    return CheckpointError(
+        f"The checkpoint {path} can't be read ({why}); delete that folder and run again with --resume, which then goes "
+        f"on from {before[-1] if before else 'the beginning'}."
     )

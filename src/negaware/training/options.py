@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainingOptions(BaseModel):
     """How the policy learns from a rollout's groups."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     optimizer_steps: int = Field(2, ge=1)
     """Optimizer steps (mini-batches) a rollout."""
@@ -24,7 +26,7 @@ class TrainingOptions(BaseModel):
     """Learning rate after warm-up."""
     warmup_steps: int = Field(0, ge=0)
     """Optimizer steps of linear warm-up; the first one does train."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     """AdamW's betas (the paper's)."""
     weight_decay: float = Field(0.1, ge=0)
     """AdamW's weight decay (the paper's 0.1)."""

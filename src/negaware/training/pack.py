@@ -104,16 +104,17 @@ def rows_of(answers: Sequence[Answer], answers_per_row: int) -> list[Row]:
     return [Row(tuple(ordered[i : i + answers_per_row])) for i in range(0, len(ordered), answers_per_row)]
 
 
-def best_answers_per_row(answers: Sequence[Answer], linear_cost: float, attention_cost: float) -> int:
-    """How many answers a row should hold, so that a question's rows cost least.
+def best_answers_per_row(answers: Sequence[Answer], linear_cost: float, attention_cost: float, max_tokens: int) -> int:
+    """How many answers a row should hold, so that a question's rows cost least and sharing makes none too long.
 
     Sharing saves the question's tokens; a row of T tokens pays for T² pairs whether they see each other or not.
     `linear_cost`: operations a token; `attention_cost`: operations a pair of tokens.
     """
 
-    def cost(answers_per_row: int) -> float:
+    def cost(answers_per_row: int) -> tuple[bool, float]:
         lengths = [row.length for row in rows_of(answers, answers_per_row)]
-        return sum(length * linear_cost + length**2 * attention_cost for length in lengths)
+        too_long = answers_per_row > 1 and max(lengths) > max_tokens
+        return too_long, sum(length * linear_cost + length**2 * attention_cost for length in lengths)
 
     return min(range(1, len(answers) + 1), key=cost)
 
@@ -135,7 +136,10 @@ def collate(rows: Sequence[Row], device: torch.device | str = "cpu") -> Batch:
     width = max(row.length for row in rows)
     last_position = max(row.last_position for row in rows)
     tokens, positions, segments = [], [], []
-    source, targets, answer_index, answer_position = [], [], [], []
+    source: list[int] = []
+    targets: list[int] = []
+    answer_index: list[int] = []
+    answer_position: list[int] = []
     answers: list[Answer] = []
     for row_index, row in enumerate(rows):
         prompt = row.answers[0].prompt_ids
@@ -159,5 +163,13 @@ def collate(rows: Sequence[Row], device: torch.device | str = "cpu") -> Batch:
         count = range(row_positions[-1] + 1, row_positions[-1] + 1 + missing)
         positions.append(row_positions + [min(position, last_position) for position in count])
         segments.append(row_segments + [PADDING] * missing)
-    tensors = (tokens, positions, segments, source, targets, answer_index, answer_position)
-    return Batch(*(torch.tensor(values, device=device) for values in tensors), answers=tuple(answers))
+    return Batch(
+        tokens=torch.tensor(tokens, device=device),
+        positions=torch.tensor(positions, device=device),
+        segments=torch.tensor(segments, device=device),
+        source=torch.tensor(source, device=device),
+        targets=torch.tensor(targets, device=device),
+        answer_index=torch.tensor(answer_index, device=device),
+        answer_position=torch.tensor(answer_position, device=device),
+        answers=tuple(answers),
+    )

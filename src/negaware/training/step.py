@@ -93,12 +93,15 @@ class Trainer:
     def pack(self, questions: Sequence[Sequence[Answer]]) -> list[list[Row]]:
         """The questions' answers as micro-batches of rows."""
         rows: list[Row] = []
+        max_tokens = self.options.micro_batch_tokens
         for answers in questions:
             shared = (
-                best_answers_per_row(answers, self.linear_cost, self.attention_cost) if self.shares_questions else 1
+                best_answers_per_row(answers, self.linear_cost, self.attention_cost, max_tokens)
+                if self.shares_questions
+                else 1
             )
             rows += rows_of(answers, shared)
-        return micro_batches(rows, self.options.micro_batch_tokens)
+        return micro_batches(rows, max_tokens)
 
     def _optimizer_step(
         self,
@@ -220,5 +223,5 @@ def _attends_freely(model: PreTrainedModel) -> bool:
     layer_types = getattr(config, "layer_types", None) or ["full_attention"]
     rotary = getattr(config, "rope_parameters", None) is not None
     sliding = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
-    masked = config._attn_implementation in ("sdpa", "eager")
+    masked = config._attn_implementation == "sdpa"  # eager attention adds its mask: a boolean one would be wrong
     return rotary and masked and not sliding and set(layer_types) == {"full_attention"}

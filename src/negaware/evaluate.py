@@ -9,6 +9,7 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -27,7 +28,7 @@ from negaware.tasks.task import Task
 
 
 def evaluate_model(options: argparse.Namespace) -> None:
-    """Evaluates and prints the table; writes per-problem results and a summary beside them where asked."""
+    """Evaluates, writes the per-problem results, and prints the table and the same figures as JSON."""
     temperature = options.temperature if options.temperature is not None else float(options.samples > 1)
     if temperature == 0 and options.samples > 1:
         raise ValueError(
@@ -47,12 +48,11 @@ def evaluate_model(options: argparse.Namespace) -> None:
         result = _run(options, task, sampling)
     finally:
         task.verifier.close()
+    output = options.output or Path(f"{task.name}-{Path(options.model).name}-{options.samples}.jsonl")
+    write_results(result, output)
     Console().print(results_table(result))
-    if options.output is not None:
-        write_results(result, options.output)
-        print(f"per-problem results  {options.output}")
-    else:
-        print(json.dumps(result.summary()))
+    print(json.dumps(result.summary()))
+    print(f"per-problem results  {output}")
 
 
 def _run(options: argparse.Namespace, task: Task, sampling: EvaluationSampling) -> EvaluationResult:
@@ -60,7 +60,7 @@ def _run(options: argparse.Namespace, task: Task, sampling: EvaluationSampling) 
     policy = load_policy(options.model, COMPUTE_DTYPES[options.dtype], pick_device(options.device))
     encode, decode = policy.codec.encode, policy.codec.decode
     prompts = [tuple(encode(task.messages(problem))) for problem in task.problems]
-    require_fit(prompts, sampling.max_new_tokens, policy.max_tokens, task)
+    require_fit(task.problems, prompts, sampling.max_new_tokens, policy.max_tokens)
     engine, params = LocalEngine(policy.model), sampling.params(policy.codec.stop_token_ids)
     with _token_counter(len(prompts) * sampling.completions) as count:
         return evaluate(engine, task, encode, decode, params, sampling.completions, options.seed, count)

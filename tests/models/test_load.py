@@ -1,0 +1,129 @@
+"""Loading: what it refuses, each in one clear sentence, and that what is saved is an ordinary transformers folder."""
+
+import json
+import string
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from negaware.models.load import load_codec, load_policy, save_model
+from tiny_models import llama
+
+TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}{% if add_generation_prompt %}:{% endif %}"
+
+
+def make_tokenizer(**options) -> PreTrainedTokenizerFast:
+    """One token a character."""
+    letters = string.ascii_lowercase + string.digits + " .,:;?!+-*/=()<>"
+    vocabulary = {"<end>": 0, "<turn>": 1} | {letter: number for number, letter in enumerate(letters, start=2)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, **{"eos_token": "<end>", "chat_template": TEMPLATE} | options
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model folder as others make them."""
+    llama(0).save_pretrained(tmp_path / "model")
+    make_tokenizer().save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_a_folder_loads_in_the_dtype_asked_for_without_dropout(folder):
+    policy = load_policy(str(folder), torch.bfloat16)
+    assert policy.model.dtype == torch.bfloat16
+    assert not policy.model.training
+    assert policy.max_tokens == 512
+    assert policy.codec.stop_token_ids == (0,)
+    assert policy.model.generation_config.eos_token_id == [0]
+
+
+def test_the_codec_asks_and_reads(folder):
+    codec = load_codec(str(folder))
+    tokens = codec.encode([{"role": "user", "content": "1+2=?"}])
+    assert codec.decode(tokens).replace(" ", "") == "1+2=?:"  # the template's generation prompt is the colon
+    assert codec.decode([*tokens, 0]) == codec.decode(tokens)
+
+
+def test_whatever_ends_the_models_turns_stops_an_answer(folder):
+    """The tokenizer's eos and those of generation_config.json: with the first alone some models would never stop."""
+    for found, expected in ((1, (0, 1)), ([0, 1, 5], (0, 1, 5)), ([1], (0, 1))):
+        config = json.loads((folder / "generation_config.json").read_text())
+        (folder / "generation_config.json").write_text(json.dumps(config | {"eos_token_id": found}))
+        assert load_codec(str(folder)).stop_token_ids == expected
+    (folder / "generation_config.json").unlink()
+    assert load_codec(str(folder)).stop_token_ids == (0,)
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./nowhere", "runs/demo/model"])
+def test_no_such_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ValueError, match=rf"^There is no model folder '{name}'; name a folder that exists, a hub model"
+    ):
+        load_policy(name, torch.float32)
+
+
+def test_no_tokenizer(folder):
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(
+        ValueError, match=r"has no tokenizer that can be loaded .*put the tokenizer's files into its fold"
+    ):
+        load_policy(str(folder), torch.float32)
+
+
+def test_an_unreadable_tokenizer(folder):
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(
+        ValueError, match=r"has no tokenizer that can be loaded .*put the tokenizer's files into its fold"
+    ):
+        load_policy(str(folder), torch.float32)
+
+
+def test_no_chat_template(folder):
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(ValueError, match=r"has no chat template; add one as chat_template.jinja to its folder"):
+        load_policy(str(folder), torch.float32)
+
+
+def test_no_end_of_sequence_token(folder):
+    make_tokenizer(eos_token=None).save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"has no eos token; set eos_token in its tokenizer_config.json"):
+        load_policy(str(folder), torch.float32)
+
+
+@pytest.mark.parametrize("damage", ["model.safetensors", "config.json"])
+def test_no_model(folder, damage):
+    (folder / damage).unlink()
+    with pytest.raises(ValueError, match=rf"'{folder}'"):
+        load_policy(str(folder), torch.float32)
+
+
+def test_cut_off_weights(folder):
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(ValueError, match="can't be loaded"):
+        load_policy(str(folder), torch.float32)
+
+
+def test_a_saved_model_is_an_ordinary_folder(folder, tmp_path):
+    """transformers loads it with no code of ours, and it says the same, until the same stop token."""
+    policy = load_policy(str(folder), torch.float32)
+    with torch.no_grad():
+        policy.model.lm_head.weight.mul_(1.5)
+    save_model(policy, tmp_path / "saved")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    messages = [{"role": "user", "content": "2+2"}]
+    encoded = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    assert encoded["input_ids"][0].tolist() == policy.codec.encode(messages)
+    options = {"max_new_tokens": 20, "do_sample": False, "pad_token_id": 0}
+    assert torch.equal(model.generate(**encoded, **options), policy.model.generate(**encoded, **options))
+    assert model.generation_config.eos_token_id == [0]
+    assert model.dtype == torch.float32

@@ -1,0 +1,194 @@
+"""What every engine must do, on small random models of several architectures, float32.
+
+An engine passes by subclassing `EngineConformance` and saying how it is made from a transformers model.
+"""
+
+import math
+import random
+from collections import Counter
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from negaware.objectives import OBJECTIVES
+from negaware.rollout.engine import Engine, SamplingParams
+from negaware.training.options import TrainingOptions
+from negaware.training.pack import Answer, collate
+from negaware.training.step import LossSettings, Trainer
+from negaware.types import Completion
+from tiny_models import MODELS, VOCABULARY, llama
+
+MAX_SEQUENCES = 6
+
+
+def random_prompts(seed: int, lengths: tuple[int, ...]) -> list[list[int]]:
+    """Prompts of these lengths, without token 0, which greedy `generate` pads with."""
+    generator = random.Random(seed)
+    return [[generator.randrange(1, VOCABULARY) for _ in range(length)] for length in lengths]
+
+
+def trainer_logprobs(
+    model: PreTrainedModel, prompt: list[int], completions: tuple[Completion, ...], temperature: float
+) -> list[list[float]]:
+    """The trainer's log-probabilities of a question's completions, in one micro-batch as it would lay them out."""
+    loss = LossSettings(OBJECTIVES["nft"], {}, temperature, 1)
+    trainer = Trainer(model, loss, TrainingOptions(compute_dtype="float32", logits_chunk_tokens=7), num_steps=1)
+    answers = [Answer(tuple(prompt), done.token_ids, done.logprobs, done.logprobs, True, 0.5) for done in completions]
+    found = {}
+    for rows in trainer.pack([answers]):
+        batch = collate(rows)
+        flat = trainer.logprobs(batch)[0].tolist()
+        for answer in batch.answers:
+            found[id(answer)], flat = flat[: len(answer.token_ids)], flat[len(answer.token_ids) :]
+    return [found[id(answer)] for answer in answers]
+
+
+def renormalised(probabilities: list[float], top_k: int, top_p: float) -> dict[int, float]:
+    """The k likeliest tokens, of those the fewest that reach top_p of their mass, as a distribution."""
+    likeliest = sorted(range(len(probabilities)), key=lambda token: -probabilities[token])[: top_k or None]
+    mass = sum(probabilities[token] for token in likeliest)
+    kept: list[int] = []
+    while sum(probabilities[token] for token in kept) < top_p * mass and len(kept) < len(likeliest):
+        kept.append(likeliest[len(kept)])
+    return {token: probabilities[token] / sum(probabilities[other] for other in kept) for token in kept}
+
+
+@pytest.fixture(params=MODELS, scope="module")
+def model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    """Each architecture in turn."""
+    return MODELS[request.param](1)
+
+
+class EngineConformance:
+    """The suite. Subclasses are collected by pytest."""
+
+    def make_engine(self, model: PreTrainedModel, max_sequences: int = MAX_SEQUENCES) -> Engine:
+        """The engine under test."""
+        raise NotImplementedError
+
+    def test_greedy_is_generate(self, model):
+        prompts = random_prompts(0, (3, 1, 9, 17))
+        stop = (5, 6, 7)
+        params = SamplingParams(max_new_tokens=24, temperature=0.0, stop_token_ids=stop)
+        for prompt, (completion,) in zip(prompts, self.make_engine(model).generate(prompts, 1, params, 0), strict=True):
+            expected = model.generate(
+                torch.tensor([prompt]),
+                attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+                max_new_tokens=24,
+                do_sample=False,
+                eos_token_id=list(stop),
+                pad_token_id=0,
+            )[0, len(prompt) :].tolist()
+            assert list(completion.token_ids) == expected
+            assert completion.finish_reason == ("stop" if expected[-1] in stop else "length")
+
+    @pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7])
+    def test_logprobs_are_the_trainers(self, model, temperature):
+        prompts = random_prompts(1, (5, 13, 2))
+        params = SamplingParams(max_new_tokens=20, temperature=temperature, stop_token_ids=(3, 4))
+        groups = self.make_engine(model).generate(prompts, 3, params, seed=2)
+        for prompt, group in zip(prompts, groups, strict=True):
+            for completion, expected in zip(group, trainer_logprobs(model, prompt, group, temperature), strict=True):
+                assert completion.logprobs == pytest.approx(expected, abs=1e-4)
+
+    @pytest.mark.parametrize(("top_k", "top_p"), [(0, 0.6), (4, 1.0), (9, 0.7)])
+    def test_restricted_logprobs_are_renormalised(self, top_k, top_p):
+        model = llama(1)
+        params = SamplingParams(12, temperature=1.3, top_p=top_p, top_k=top_k)
+        prompts = random_prompts(2, (4, 7))
+        for prompt, group in zip(prompts, self.make_engine(model).generate(prompts, 3, params, seed=0), strict=True):
+            for completion in group:
+                with torch.no_grad():
+                    logits = model(torch.tensor([[*prompt, *completion.token_ids]])).logits[0, len(prompt) - 1 : -1]
+                for row, token, logprob in zip(logits, completion.token_ids, completion.logprobs, strict=True):
+                    kept = renormalised((row / 1.3).softmax(-1).tolist(), top_k, top_p)
+                    assert logprob == pytest.approx(math.log(kept[token]), abs=1e-4)
+
+    def test_first_tokens_differ_and_follow_the_softmax(self):
+        model, (prompt,), num_completions = llama(2), random_prompts(3, (6,)), 1500
+        params = SamplingParams(max_new_tokens=1, temperature=3.0)
+        (group,) = self.make_engine(model, num_completions).generate([prompt], num_completions, params, seed=0)
+        counts = Counter(completion.token_ids[0] for completion in group)
+        expected = (model(torch.tensor([prompt])).logits[0, -1] / 3.0).softmax(-1).detach() * num_completions
+        frequent = expected >= 5
+        observed = torch.tensor([float(counts[token]) for token in range(VOCABULARY)])
+        chi_square = ((observed - expected) ** 2 / expected)[frequent].sum()
+        assert frequent.sum() > 30
+        assert chi_square < frequent.sum() + 4 * (2 * frequent.sum()) ** 0.5
+
+    def test_few_answers_differ_in_their_first_token(self):
+        params = SamplingParams(max_new_tokens=1, temperature=5.0)
+        groups = self.make_engine(llama(2), 64).generate(random_prompts(4, (6, 6, 6, 6)), 8, params, seed=0)
+        assert all(len({completion.token_ids[0] for completion in group}) >= 4 for group in groups)
+        assert len({tuple(completion.token_ids for completion in group) for group in groups}) == 4
+
+    def test_a_seed_gives_the_same_tokens_and_another_does_not(self, model):
+        prompts = random_prompts(5, (4, 8, 2))
+        params = SamplingParams(max_new_tokens=12)
+        first, again, other = (self.make_engine(model).generate(prompts, 2, params, seed) for seed in (7, 7, 8))
+        assert first == again
+        assert [c.token_ids for g in first for c in g] != [c.token_ids for g in other for c in g]
+        assert len({completion.seed for group in first for completion in group}) == 6
+
+    @pytest.mark.parametrize("max_sequences", [2, 3, 64])
+    def test_what_else_is_decoded_does_not_matter(self, max_sequences):
+        """A completion depends on its prompt, its place among them and the seed, not on what shares its batch."""
+        model, params = llama(3), SamplingParams(max_new_tokens=25, stop_token_ids=(1, 2, 3))
+        prompts = random_prompts(6, (4, 20, 2, 9, 11))
+        everything = self.make_engine(model, 5).generate(prompts, 2, params, seed=1)
+        assert _tokens(self.make_engine(model, max_sequences).generate(prompts, 2, params, seed=1)) == _tokens(
+            everything
+        )
+        assert _tokens(self.make_engine(model).generate(prompts[:1], 2, params, seed=1)) == _tokens(everything[:1])
+        other_neighbours = [prompts[0], *random_prompts(7, (30, 1))]
+        assert (
+            _tokens(self.make_engine(model).generate(other_neighbours, 2, params, seed=1))[0] == _tokens(everything)[0]
+        )
+
+    @pytest.mark.parametrize("lengths", [(2,) * 14, (40, 1, 1, 1, 25, 1, 60), (1, 1, 1, 1, 1, 1, 120)])
+    def test_stop_and_length(self, model, lengths):
+        prompts, stop, limit = random_prompts(8, lengths), (9, 10, 11, 12), 30
+        params = SamplingParams(limit, temperature=2.0, stop_token_ids=stop)
+        groups = self.make_engine(model).generate(prompts, 3, params, seed=0)
+        assert [len(group) for group in groups] == [3] * len(prompts)
+        reasons = Counter()
+        for completion in (completion for group in groups for completion in group):
+            *before, last = completion.token_ids
+            assert len(completion.logprobs) == len(completion.token_ids) <= limit
+            assert not set(before) & set(stop)
+            assert completion.finish_reason == ("stop" if last in stop else "length")
+            assert last in stop or len(completion.token_ids) == limit
+            reasons[completion.finish_reason] += 1
+        assert len(reasons) == 2, "this scenario should show both ends"
+
+    def test_one_token_is_a_whole_answer(self, model):
+        groups = self.make_engine(model).generate(random_prompts(9, (3, 5, 4, 2, 8)), 2, SamplingParams(1), seed=0)
+        assert all(len(completion.token_ids) == 1 for group in groups for completion in group)
+
+    def test_swapped_weights_are_the_ones_sampled_from(self):
+        model, other = llama(4), llama(5)
+        prompts, params = random_prompts(10, (5, 3)), SamplingParams(10, temperature=0.0)
+        engine = self.make_engine(model)
+        before = engine.generate(prompts, 1, params, seed=0)
+        expected = self.make_engine(other).generate(prompts, 1, params, seed=0)
+        engine.load_weights(((name, weight.clone()) for name, weight in other.named_parameters()), version=9)
+        after = engine.generate(prompts, 1, params, seed=0)
+        assert _tokens(after) == _tokens(expected) != _tokens(before)
+        assert {completion.version for group in before for completion in group} == {0}
+        assert {completion.version for group in after for completion in group} == {9}
+
+    def test_no_prompt_gives_no_completion(self):
+        assert self.make_engine(llama(0)).generate([], 4, SamplingParams(3), seed=0) == []
+
+    def test_progress_counts_every_token(self):
+        told: list[int] = []
+        params = SamplingParams(15, stop_token_ids=(1, 2, 3, 4))
+        prompts = random_prompts(11, (3, 9, 1, 4, 4))
+        groups = self.make_engine(llama(0)).generate(prompts, 2, params, 0, told.append)
+        assert sum(told) == sum(len(completion.token_ids) for group in groups for completion in group)
+        assert len(told) > 1
+
+
+def _tokens(groups: list[tuple[Completion, ...]]) -> list[list[tuple[int, ...]]]:
+    return [[completion.token_ids for completion in group] for group in groups]

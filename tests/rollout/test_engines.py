@@ -1,0 +1,102 @@
+"""Both engines conform; the fast one says, token for token, what the obviously right one says."""
+
+import random
+
+import pytest
+import torch
+from conformance import EngineConformance, model, random_prompts
+from transformers import Gemma3nForCausalLM, Gemma3nTextConfig, RwkvConfig, RwkvForCausalLM
+
+from negaware.rollout.engine import SamplingParams
+from negaware.rollout.local import LocalEngine
+from negaware.rollout.reference import ReferenceEngine
+from tiny_models import MODELS, SHAPE, VOCABULARY
+
+__all__ = ["model"]  # the suite's fixture
+
+
+class TestReferenceEngine(EngineConformance):
+    @pytest.fixture(params=["llama", "gpt2", "gemma3"])
+    def model(self, request):  # it has no code that could depend on the architecture: three are enough
+        return MODELS[request.param](1)
+
+    def make_engine(self, model, max_sequences=1):
+        return ReferenceEngine(model)
+
+
+class TestLocalEngine(EngineConformance):
+    def make_engine(self, model, max_sequences=6):
+        return LocalEngine(model, max_sequences)
+
+
+@pytest.mark.parametrize("scenario", [*range(3), *(pytest.param(n, marks=pytest.mark.slow) for n in range(3, 20))])
+@pytest.mark.parametrize("name", MODELS)
+def test_local_equals_reference(name, scenario):
+    """Long and short answers and prompts, few rows: columns open, move and die, and rows change places."""
+    choose = random.Random(100 * scenario + 7)
+    model = MODELS[name](scenario)
+    lengths = [choose.choice((1, 2, 3, 7, 20, 90)) for _ in range(choose.randint(4, 8))]
+    if scenario % 2:  # the longest prompts wait until all others have long been running
+        lengths.sort()
+    prompts = random_prompts(scenario, tuple(lengths))
+    stop = tuple(choose.sample(range(VOCABULARY), choose.choice((0, 1, 3))))
+    params = SamplingParams(
+        max_new_tokens=choose.choice((20, 80, 130)),
+        temperature=choose.choice((0.0, 0.7, 1.0, 1.5)),
+        top_p=choose.choice((1.0, 0.8)),
+        top_k=choose.choice((0, 20)),
+        stop_token_ids=stop,
+    )
+    num_completions = choose.choice((1, 2))
+    local = LocalEngine(model, max_sequences=choose.randint(3, 10)).generate(prompts, num_completions, params, scenario)
+    reference = ReferenceEngine(model).generate(prompts, num_completions, params, scenario)
+    for group, expected_group in zip(local, reference, strict=True):
+        for completion, expected in zip(group, expected_group, strict=True):
+            assert completion.token_ids == expected.token_ids
+            assert completion.logprobs == pytest.approx(expected.logprobs, abs=5e-5)
+            assert (completion.finish_reason, completion.seed) == (expected.finish_reason, expected.seed)
+
+
+def test_a_long_prompt_enters_after_the_columns_moved():
+    """The columns in use have moved to the front of a new buffer, narrower than the prompt that still waits."""
+    model = MODELS["llama"](0)
+    prompts = random_prompts(0, (*(2,) * 40, 70))
+    params = SamplingParams(max_new_tokens=8, temperature=0.7)
+    local = LocalEngine(model, max_sequences=2).generate(prompts, 1, params, seed=0)
+    reference = ReferenceEngine(model).generate(prompts, 1, params, seed=0)
+    assert [c.token_ids for g in local for c in g] == [c.token_ids for g in reference for c in g]
+
+
+def test_local_in_bfloat16_stays_near_the_reference():
+    """Rounding parts the two after some tokens; the first token's log-probability agrees to bfloat16's precision."""
+    model = MODELS["llama"](0).to(torch.bfloat16)
+    prompts = random_prompts(1, (5, 30, 12))
+    params = SamplingParams(max_new_tokens=1, temperature=0.0)
+    local = LocalEngine(model).generate(prompts, 1, params, seed=0)
+    reference = ReferenceEngine(model).generate(prompts, 1, params, seed=0)
+    for (completion,), (expected,) in zip(local, reference, strict=True):
+        assert completion.logprobs == pytest.approx(expected.logprobs, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [
+        (lambda: RwkvForCausalLM(RwkvConfig(vocab_size=61, hidden_size=16, num_hidden_layers=2)), "recurrent"),
+        (
+            lambda: Gemma3nForCausalLM(
+                Gemma3nTextConfig(
+                    **SHAPE | {"num_hidden_layers": 4, "intermediate_size": 16},
+                    num_kv_shared_layers=2,
+                    hidden_size_per_layer_input=8,
+                    vocab_size_per_layer_input=61,
+                    layer_types=["full_attention"] * 4,
+                    activation_sparsity_pattern=[0.0] * 4,
+                )
+            ),
+            "shared",
+        ),
+    ],
+)
+def test_models_without_rows_of_keys_are_refused(model, kind):
+    with pytest.raises(ValueError, match=f"layers of type {kind} don't keep keys and values of their own; use a model"):
+        LocalEngine(model())

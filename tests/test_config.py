@@ -1,0 +1,248 @@
+"""Every shipped config is sound; whatever is wrong with one is said in one sentence; nothing is lost on the way."""
+
+# ruff: noqa: E501
+# The tables hold whole sentences.
+
+from __future__ import annotations
+
+import inspect
+import runpy
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+
+from negaware.config import Config, ConfigError, ObjectiveOptions, load_config, parse_config
+from negaware.objectives import OBJECTIVES
+from tiny_run import tiny_config
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+OBJECTIVE_OPTIONS = {model.model_fields["name"].default: model for model in get_args(get_args(ObjectiveOptions)[0])}
+
+
+@pytest.fixture
+def data() -> dict[str, Any]:
+    return yaml.safe_load(CONFIGS[0].with_name("demo.yaml").read_text())
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_config_and_its_way_through_yaml(path: Path) -> None:
+    config = load_config(path)
+    assert config.run.folder == Path("runs") / path.stem
+    text = yaml.safe_dump(config.resolved(), sort_keys=False, allow_unicode=True)
+    again = parse_config(yaml.safe_load(text))
+    assert again == config
+    assert again.resolved() == config.resolved() == yaml.safe_load(text)
+
+
+def test_named_runs_are_there() -> None:
+    names = {path.stem for path in CONFIGS}
+    assert names >= {"demo", "gsm8k_nft", "gsm8k_rft", "gsm8k_grpo", "gsm8k_dapo", "math_nft_7b", "math_nft_32b"}
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "tokens"),
+    [("7b", "Qwen/Qwen2.5-Math-7B", (512, 3584)), ("32b", "Qwen/Qwen2.5-32B", (2048, 14336))],
+)
+def test_the_papers_table(name: str, model: str, tokens: tuple[int, int]) -> None:
+    config = load_config(ROOT / f"configs/math_nft_{name}.yaml")
+    rollout, training, evaluation = config.rollout, config.training, config.evaluation
+    assert config.model == model
+    assert config.task.name == "dapo_math_17k"  # type: ignore[union-attr]
+    assert config.objective.model_dump() == {
+        "name": "nft",
+        "epsilon": 1.0,
+        "negative_weight": 1.0,
+        "prompt_weight": "one_minus_rate",
+        "ratio": "token",
+    }
+    assert (rollout.questions, rollout.completions, rollout.temperature, rollout.top_p) == (512, 16, 1.0, 1.0)
+    assert (rollout.max_prompt_tokens, rollout.max_new_tokens) == tokens
+    assert (training.optimizer_steps, rollout.questions // training.optimizer_steps) == (16, 32)
+    assert (training.learning_rate, training.schedule, training.betas) == (1e-6, "constant", (0.9, 0.999))
+    assert (training.weight_decay, training.max_grad_norm) == (0.1, 1.0)
+    assert (config.run.steps, config.run.steps * training.optimizer_steps) == (320, 5120)
+    assert evaluation.during is not None
+    for sampling, temperature in ((evaluation.during, 0.6), (evaluation.final, 1.0)):
+        assert (sampling.temperature, sampling.top_p, sampling.completions) == (temperature, 0.7, 32)
+        assert sampling.max_new_tokens == tokens[1]
+
+
+def test_the_gsm8k_runs_differ_in_their_objective_alone() -> None:
+    configs = [load_config(ROOT / f"configs/gsm8k_{name}.yaml") for name in ("nft", "rft", "grpo", "dapo")]
+    assert [config.objective.name for config in configs] == ["nft", "rft", "grpo", "dapo"]
+    rest = [config.resolved() | {"objective": None} for config in configs]
+    for one in rest:
+        del one["run"]["folder"]
+    assert all(one == rest[0] for one in rest)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_objective_options_are_those_of_its_loss(name: str) -> None:
+    parameters = inspect.signature(OBJECTIVES[name].loss).parameters.values()
+    of_loss = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    assert OBJECTIVE_OPTIONS[name]().model_dump(exclude={"name"}) == of_loss
+
+
+# What is set (None: taken out) → the whole sentence.
+REFUSED = [
+    # names
+    ({"modle": "x"}, "modle is no field of the config; did you mean model?"),
+    ({"training.lerning_rate": 1}, "training.lerning_rate is no field of the config; did you mean training.learning_rate?"),
+    ({"run.xyz": 1}, "run.xyz is no field of the config; known are folder, steps, seed, checkpoint_every, keep_checkpoints, "
+     "trackers."),
+    ({"evaluation.during.evry": 1}, "evaluation.during.evry is no field of the config; did you mean evaluation.during.every?"),
+    ({"task.hihg": 1}, "task.hihg is no field of the config; did you mean task.high?"),
+    ({"objective": {"name": "nft", "clip": 0.2}}, "objective.clip is no field of the config; known are name, epsilon, "
+     "negative_weight, prompt_weight, ratio."),
+    ({"objective": "ntf"}, "objective is 'ntf'; it must be one of nft, rft, grpo, dr_grpo, dapo; did you mean nft?"),
+    ({"objective": "ppo"}, "objective is 'ppo'; it must be one of nft, rft, grpo, dr_grpo, dapo."),
+    ({"task": {"kind": "arithmetics"}}, "task is 'arithmetics'; it must be one of arithmetic, reasoning_gym, dataset, "
+     "benchmark; did you mean arithmetic?"),
+    ({"task": {"name": "gsm8k"}}, "task is {'name': 'gsm8k'}, which has no kind; it must be one of arithmetic, "
+     "reasoning_gym, dataset, benchmark."),
+    ({"task": "gsm9k"}, "task: there is no task 'gsm9k'; did you mean 'gsm8k'? (tasks: arithmetic, reasoning_gym:NAME, "
+     "gsm8k, math, dapo_math_17k, aime24, aime25, amc23, math500, olympiadbench, minerva_math, a .jsonl or .parquet file, "
+     "or owner/name of a hub data set)."),
+    ({"device": "cud"}, "device is 'cud'; it must be one of auto, cpu, cuda; did you mean cuda?"),
+    ({"run.trackers": ["wand"]}, "run.trackers.0 is 'wand'; it must be one of tensorboard, wandb, trackio; did you mean "
+     "wandb?"),
+    ({"training.schedule": 3}, "training.schedule is 3; it must be one of constant, cosine."),
+    # missing
+    ({"model": None}, "model is missing; add it to the config or give --model VALUE."),
+    ({"run.steps": None}, "run.steps is missing; add it to the config or give --run.steps VALUE."),
+    ({"evaluation": None}, "evaluation is missing; add it to the config or give --evaluation VALUE."),
+    # types and ranges
+    ({"run.steps": "ten"}, "run.steps is 'ten'; it should be a whole number."),
+    ({"run.steps": 2.5}, "run.steps is 2.5; it should be a whole number."),
+    ({"run.steps": 0}, "run.steps is 0; it should be at least 1."),
+    ({"rollout.top_p": 1.5}, "rollout.top_p is 1.5; it should be at most 1."),
+    ({"training.learning_rate": "fast"}, "training.learning_rate is 'fast'; it should be a number."),
+    ({"training.learning_rate": float("nan")}, "training.learning_rate is nan; it should be a finite number."),
+    ({"training.learning_rate": 0}, "training.learning_rate is 0; it should be greater than 0."),
+    ({"training.betas": [0.9]}, "training.betas is [0.9]; it has too few items."),
+    ({"training.betas": [0.9, 1.0]}, "training.betas.1 is 1.0; it should be less than 1."),
+    ({"rollout": 3}, "rollout is 3; it should be a mapping of fields."),
+    ({"model": 3}, "model is 3; it should be a text."),
+    # impossible combinations
+    ({"rollout.completions": 1}, "rollout.completions is 1, but the objective nft compares a question's answers; set it to 2 "
+     "or more, or take objective rft."),
+    ({"rollout.temperature": 0}, "rollout.temperature is 0, so all answers to a question are the same; set it above 0."),
+    ({"rollout.top_p": 0.9}, "rollout.top_p is 0.9 and rollout.top_k is 0, so the sampler's log-probabilities are not the "
+     "policy's; set training.old_logprobs to recomputed, or the two to 1 and 0."),
+    ({"training.optimizer_steps": 17}, "training.optimizer_steps is 17, more than rollout.questions, 16; a step needs a "
+     "question at least."),
+    ({"training.warmup_steps": 1000, "run.steps": 10}, "training.warmup_steps is 1000, but the run has only 20 optimizer "
+     "steps; set it lower."),
+    ({"rollout.max_sequences": 7}, "rollout.max_sequences is 7, below rollout.completions, 8; a question's answers are decoded "
+     "together, so set it at least that high."),
+    ({"rollout.max_sampled_questions": 15}, "rollout.max_sampled_questions is 15, below rollout.questions, 16; set it at least "
+     "that high."),
+    ({"evaluation.final": {"completions": 4, "temperature": 0}}, "evaluation.final.temperature is 0, so its 4 completions "
+     "would be the same; set completions to 1 or temperature above 0."),
+    ({"objective": {"name": "dapo", "overlong_from": 9}}, "objective: overlong_from is 9 and overlong_to is None; give both, "
+     "the first below the second, or none."),
+    ({"task": {"kind": "arithmetic", "low": 5, "high": 4}}, "task: low must not exceed high, got low=5 and high=4."),
+    ({"task": {"kind": "benchmark", "name": "math", "split": "test"}}, "task: split is for gsm8k alone, math has one split; "
+     "leave it out."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "sentence"), REFUSED, ids=[str(changes) for changes, _ in REFUSED])
+def test_refused_in_one_sentence(data: dict[str, Any], changes: dict[str, Any], sentence: str) -> None:
+    for name, value in changes.items():
+        *parents, last = name.split(".")
+        place = data
+        for parent in parents:
+            place = place[parent]
+        if value is None:
+            del place[last]
+        else:
+            place[last] = value
+    with pytest.raises(ConfigError) as caught:
+        parse_config(data)
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("overrides", "field", "value"),
+    [
+        (["--run.seed", "3"], "run.seed", 3),
+        (["--run.seed=3"], "run.seed", 3),
+        (["--training.learning-rate", "1e-5"], "training.learning_rate", 1e-5),
+        (["--objective", "grpo"], "objective.name", "grpo"),
+        (["--objective.name", "dapo", "--objective.clip_high", "0.3"], "objective.clip_high", 0.3),
+        (["--objective.epsilon", "0.5"], "objective.epsilon", 0.5),
+        (["--objective", "{name: grpo, clip: 0.1}"], "objective.clip", 0.1),
+        (["--task", "gsm8k:test"], "task.split", "test"),
+        (["--task.high", "20"], "task.high", 20),
+        (["--run.trackers", "[wandb, tensorboard]"], "run.trackers", ["wandb", "tensorboard"]),
+        (["--evaluation.during", "null"], "evaluation.during", None),
+        (["--data-dir", "here"], "data_dir", "here"),
+        (["--run.seed", "1", "--run.seed", "2"], "run.seed", 2),
+    ],
+)
+def test_overrides(overrides: list[str], field: str, value: Any) -> None:
+    found: Any = load_config(ROOT / "configs/demo.yaml", overrides).resolved()
+    for part in field.split("."):
+        found = found[part]
+    assert found == value
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["run.seed"], "'run.seed' is not an override; write --field.name value, such as --run.seed 1."),
+        (["--run.seed"], "--run.seed has no value; write --run.seed value."),
+        (["--run.seed", "[1"], "The value of --run.seed, '[1', can't be read; put quotes around it."),
+        (["--model.size", "7"], "model is 'smollm2-135m-instruct' and has no field 'size'; write it out as a mapping."),
+        (["--run.seeds", "1"], "run.seeds is no field of the config; did you mean run.seed?"),
+        (["--objective", "grpo", "--objective.epsilon", "1"], "objective.epsilon is no field of the config; known are name, "
+         "clip."),
+    ],
+)  # fmt: skip
+def test_refused_overrides(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(ROOT / "configs/demo.yaml", overrides)
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "The config {path} can't be read: No such file or directory."),
+        (b"", "The config {path} holds NoneType, not fields; begin with `model: …`."),
+        (b"- a", "The config {path} holds list, not fields; begin with `model: …`."),
+        (b"a: [", "The config {path} is not YAML: while parsing a flow node"),
+        (b"\xff\xfe\x00", "The config {path} can't be read: "),
+    ],
+)
+def test_unreadable_file(tmp_path: Path, content: bytes | None, sentence: str) -> None:
+    path = tmp_path / "config.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert str(caught.value).startswith(sentence.format(path=path))
+    assert "\n" not in str(caught.value)
+
+
+def test_objective_options_reach_the_loss(data: dict[str, Any]) -> None:
+    data["objective"] = {"name": "dapo", "overlong_from": 10, "overlong_to": 20}
+    options = parse_config(data).objective_options
+    assert options == {"clip_low": 0.2, "clip_high": 0.28, "overlong_from": 10, "overlong_to": 20}
+
+
+def test_a_config_does_not_change(tmp_path: Path) -> None:
+    config = parse_config(tiny_config(tmp_path))
+    with pytest.raises(ValueError, match="frozen"):
+        config.model = "another"  # type: ignore[misc]
+
+
+def test_the_reference_page_is_up_to_date() -> None:
+    reference = runpy.run_path(str(ROOT / "docs/config_reference.py"))["reference"]()
+    assert (ROOT / "docs/config.md").read_text() == reference, "run: python docs/config_reference.py"
+    for name in Config.model_fields:
+        assert f"| `{name}` |" in reference

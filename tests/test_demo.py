@@ -1,0 +1,31 @@
+"""The demo as its user runs it, shortened to some two minutes: the real model gets better on held-out problems."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SHORTENED = {
+    "--run.steps": "6",
+    "--evaluation.during.num_problems": "24",
+    "--evaluation.task.num_problems": "60",
+}
+
+
+@pytest.mark.slow
+def test_the_shortened_demo_improves_on_held_out_problems(tmp_path: Path) -> None:
+    overrides = [part for option in SHORTENED.items() for part in option]
+    command = [sys.executable, "-m", "negaware", "train", "configs/demo.yaml", "--run.folder", str(tmp_path / "run")]
+    done = subprocess.run([*command, *overrides], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "step 6/6" in done.stdout
+    assert "AutoModelForCausalLM.from_pretrained" in done.stdout
+
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    before, after = summary["before"], summary["after"]
+    # Over seeds 0 to 2 six steps gain more than 20 points of each; a sampler's noise gains none.
+    assert after["avg_at_4"]["value"] > before["avg_at_4"]["value"] + 0.1
+    assert after["greedy_accuracy"]["value"] > before["greedy_accuracy"]["value"]

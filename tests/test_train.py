@@ -1,0 +1,183 @@
+"""A whole run through `main`, and everything that it leaves behind; all objectives; a toy task that is learnt."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from negaware.cli import main
+from negaware.config import load_config, parse_config
+from negaware.train import group_from_json, train
+from tiny_run import VOCABULARY, tiny_config, write_problems, write_tiny_config
+
+SAMPLED = {
+    *("pass_rate", "informative_share", "all_right_share", "all_wrong_share", "truncated_share", "unverifiable_share"),
+    *(
+        "num_groups_sampled",
+        "num_groups",
+        "num_carried_groups",
+        "num_surplus_groups",
+        "answer_tokens",
+        "tokens_per_second",
+    ),
+}
+TRAINED = {
+    *("loss", "grad_norm", "learning_rate", "entropy", "sampler_difference", "num_tokens", "num_optimizer_steps"),
+    *("weight_right", "weight_wrong", "tokens_per_second", "share_at_epsilon", "share_at_log_ratio_cap"),
+    "share_pass_rate_clamped",
+}
+JUDGED = {"evaluation/accuracy", "evaluation/accuracy_low", "evaluation/accuracy_high"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A config and its run, trained by `main` in this process."""
+    folder = tmp_path_factory.mktemp("run")
+    assert main(["train", str(write_tiny_config(folder)), "--run.seed", "1"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> Path:
+    return folder / "run"
+
+
+def read_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_what_is_there(run: Path) -> None:
+    assert {path.name for path in run.iterdir()} == {
+        *("config.yaml", "environment.json", "metrics.jsonl", "summary.json", "report.html"),
+        *("answers", "evaluations", "checkpoints", "model"),
+    }
+    assert [path.name for path in sorted((run / "answers").iterdir())] == [f"{step:06d}.jsonl" for step in range(1, 6)]
+    assert [path.name for path in sorted((run / "checkpoints").iterdir())] == ["step-000004", "step-000005"]
+    assert "</html>" in (run / "report.html").read_text()
+    assert json.loads((run / "environment.json").read_text())["packages"]["torch"] == torch.__version__
+
+
+def test_config_is_the_resolved_one(folder: Path, run: Path) -> None:
+    config = load_config(folder / "tiny.yaml", ["--run.seed", "1"])
+    assert yaml.safe_load((run / "config.yaml").read_text()) == config.resolved()
+
+
+def test_metrics(run: Path) -> None:
+    first, *steps = read_lines(run / "metrics.jsonl")
+    assert first.keys() == {"step", "seconds", *JUDGED}
+    assert [line["step"] for line in steps] == [1, 2, 3, 4, 5]
+    expected = {f"rollout/{name}" for name in SAMPLED} | {f"train/{name}" for name in TRAINED}
+    expected |= {f"verifier/{reason}" for reason in ("correct", "wrong", "no_answer", "timeout", "error")}
+    expected |= {"step", "seconds", "time/sample", "time/train", "time/evaluate", "time/step"}
+    for line in steps:
+        assert line.keys() == expected | (JUDGED if line["step"] % 2 == 0 else set())
+        assert line["train/num_optimizer_steps"] == 2
+        if not line["rollout/num_carried_groups"]:  # those were sampled by an earlier policy
+            assert line["train/sampler_difference"] < 1e-5
+        assert line["train/learning_rate"] == 1e-2
+        phases = line["time/sample"] + line["time/train"] + line["time/evaluate"]
+        assert phases <= line["time/step"] < phases + 0.5
+    seconds = [line["seconds"] for line in steps]
+    assert seconds == sorted(seconds)
+
+
+def test_answers_are_those_of_the_metrics(run: Path) -> None:
+    carried = 0
+    for line in read_lines(run / "metrics.jsonl")[1:]:
+        answers = read_lines(run / f"answers/{line['step']:06d}.jsonl")
+        assert len(answers) == 6 * (line["rollout/num_groups_sampled"] + line["rollout/num_carried_groups"])
+        assert sum(answer["trained"] for answer in answers) == 6 * 4
+        assert all(0 < answer["pass_rate"] < 1 for answer in answers if answer["trained"])
+        assert sum(answer["num_tokens"] for answer in answers if answer["trained"]) == line["train/num_tokens"]
+        sampled = answers[int(6 * line["rollout/num_carried_groups"]) :]
+        assert sum(answer["correct"] for answer in sampled) == line["verifier/correct"]
+        assert {answer["step"] for answer in answers} == {line["step"]}
+        carried += line["rollout/num_carried_groups"]
+        for answer in answers:
+            assert answer["correct"] == (answer["reason"] == "correct")
+            assert not (answer["correct"] and answer["finish_reason"] == "length")
+            if answer["correct"]:
+                assert int(answer["extracted"]) == int(answer["gold"])
+    assert carried > 0
+
+
+def test_summary(run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    assert list(summary) == ["before", "after", "train_seconds", "total_seconds", "steps"]
+    metrics = read_lines(run / "metrics.jsonl")
+    assert summary["steps"] == 5
+    assert summary["train_seconds"] == pytest.approx(sum(line["time/step"] for line in metrics[1:]), rel=0.05)
+    assert summary["train_seconds"] < metrics[-1]["seconds"] < summary["total_seconds"]
+    for moment in ("before", "after"):
+        assert list(summary[moment]) == ["greedy_accuracy", "avg_at_2"]
+        for name, estimate in summary[moment].items():
+            assert list(estimate) == ["value", "low", "high", "num_problems"]
+            assert estimate["num_problems"] == 4
+            problems = read_lines(run / f"evaluations/{moment}-{name}.jsonl")
+            shares = [sum(a["correct"] for a in problem["answers"]) / len(problem["answers"]) for problem in problems]
+            assert estimate["value"] == pytest.approx(sum(shares) / 4)
+            assert 0 <= estimate["low"] <= estimate["value"] <= estimate["high"] <= 1
+    assert metrics[0]["evaluation/accuracy"] == summary["before"]["greedy_accuracy"]["value"]
+
+
+def test_the_model_loads_without_us(run: Path) -> None:
+    """It is the trained one: transformers' greedy answers are those of the evaluation after training."""
+    model = AutoModelForCausalLM.from_pretrained(run / "model")
+    tokenizer = AutoTokenizer.from_pretrained(run / "model")
+    assert tokenizer.get_vocab() == {text: index for index, text in enumerate(VOCABULARY)}
+    for problem in read_lines(run / "evaluations/after-greedy_accuracy.jsonl"):
+        messages = [{"role": "user", "content": problem["question"]}]
+        prompt = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        tokens = model.generate(**prompt, do_sample=False, max_new_tokens=6)[0, prompt["input_ids"].shape[1] :]
+        assert tokenizer.decode(tokens, skip_special_tokens=True) == problem["answers"][0]["text"]
+
+
+def test_the_same_seed_gives_the_same_run_and_another_another(folder: Path, tmp_path: Path) -> None:
+    def losses(run: Path) -> list[float]:
+        return [line.get("train/loss") for line in read_lines(run / "metrics.jsonl")]
+
+    for seed in (1, 2):
+        where = ["--run.folder", str(tmp_path / f"seed{seed}"), "--run.seed", str(seed), "--run.steps", "5"]
+        assert main(["train", str(folder / "tiny.yaml"), *where]) == 0
+    assert losses(tmp_path / "seed1") == losses(folder / "run")
+    assert losses(tmp_path / "seed2") != losses(folder / "run")
+
+
+@pytest.mark.parametrize("objective", ["rft", "grpo", "dr_grpo", "dapo"])
+def test_the_other_objectives(tmp_path: Path, objective: str) -> None:
+    config = parse_config(tiny_config(tmp_path, objective=objective, run__steps=2, evaluation__during=None))
+    lines = read_lines(train(config) / "metrics.jsonl")[1:]
+    assert len(lines) == 2
+    for line in lines:
+        assert line["train/weight_right"] > 0
+        assert (line["train/weight_wrong"] > 0) == (objective != "rft")
+        assert ("train/share_at_clip" in line) == (objective != "rft")
+        assert not JUDGED & line.keys()
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    """Whatever is asked, 1 is right: a few steps of NFT teach that, held-out questions included."""
+    data = tiny_config(tmp_path, run__steps=12, rollout__completions=8, rollout__questions=6, evaluation__during=None)
+    write_problems(tmp_path / "train.jsonl", "111111111")
+    write_problems(tmp_path / "test.jsonl", "1111")
+    summary = json.loads((train(parse_config(data)) / "summary.json").read_text())
+    assert summary["before"]["avg_at_2"]["value"] < 0.5
+    assert summary["after"]["avg_at_2"]["value"] > 0.8
+    assert summary["after"]["greedy_accuracy"]["value"] == 1
+
+
+def test_a_group_survives_json(run: Path) -> None:
+    surplus = [json.loads((path / "state.json").read_text())["surplus"] for path in (run / "checkpoints").iterdir()]
+    for data in [group for groups in surplus for group in groups]:
+        group = group_from_json(data)
+        assert 0 < group.pass_rate < 1
+        assert len(group.completions) == len(group.texts) == len(group.verdicts) == 6
+        assert all(len(one.token_ids) == len(one.logprobs) for one in group.completions)
+        assert hash(group.completions[0]) == hash(group_from_json(data).completions[0])  # tuples, not lists

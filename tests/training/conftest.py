@@ -1,0 +1,31 @@
+"""A trainer of a tiny model, in float32 unless told otherwise."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from transformers import PreTrainedModel
+
+from negaware.objectives import OBJECTIVES
+from negaware.training.options import TrainingOptions
+from negaware.training.step import LossSettings, Trainer
+
+FLOAT32: dict[str, Any] = {"compute_dtype": "float32", "learning_rate": 1e-3, "weight_decay": 0.0, "optimizer_steps": 1}
+
+
+@pytest.fixture
+def make_trainer() -> Callable[..., Trainer]:
+    """A trainer of this model: objective's name and options, temperature, and training options."""
+
+    def make(
+        model: PreTrainedModel,
+        objective: str = "nft",
+        objective_options: dict[str, Any] | None = None,
+        temperature: float = 1.0,
+        num_steps: int = 100,
+        **options: Any,
+    ) -> Trainer:
+        loss = LossSettings(OBJECTIVES[objective], objective_options or {}, temperature, 14)
+        return Trainer(model, loss, TrainingOptions(**FLOAT32 | options), num_steps)
+
+    return make

@@ -1,0 +1,32 @@
+"""Groups as the collector would hand them over, sampled for real from a tiny model or made up."""
+
+import random
+from collections.abc import Sequence
+
+from transformers import PreTrainedModel
+
+from negaware.rollout.engine import SamplingParams
+from negaware.rollout.local import LocalEngine
+from negaware.types import Completion, Group, Problem, Verdict
+from tiny_models import VOCABULARY
+
+
+def make_group(prompt: Sequence[int], completions: Sequence[Completion], right: Sequence[bool]) -> Group:
+    """A group with these verdicts."""
+    verdicts = tuple(Verdict(correct, "correct" if correct else "wrong") for correct in right)
+    return Group(Problem("p", "?", "!"), tuple(prompt), tuple(completions), ("",) * len(verdicts), verdicts)
+
+
+def sampled_groups(
+    model: PreTrainedModel, num_groups: int = 5, num_answers: int = 6, seed: int = 0, temperature: float = 1.0
+) -> list[Group]:
+    """Answers of 1 to 14 tokens to questions of 2 to 19, sampled from the model; each group has both verdicts."""
+    choose = random.Random(seed)
+    prompts = [[choose.randrange(1, VOCABULARY) for _ in range(choose.randint(2, 19))] for _ in range(num_groups)]
+    params = SamplingParams(14, temperature=temperature, stop_token_ids=(1, 2, 3, 4, 5))
+    answers = LocalEngine(model).generate(prompts, num_answers, params, seed)
+    rights = []
+    for _ in prompts:
+        num_right = choose.randint(1, num_answers - 1)
+        rights.append(choose.sample([True] * num_right + [False] * (num_answers - num_right), num_answers))
+    return [make_group(*each) for each in zip(prompts, answers, rights, strict=True)]

@@ -1,0 +1,153 @@
+"""The optimizer alone: float32 masters under a bfloat16 model, gradients added up in float32, clipping, schedules."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from negaware.training.optimizer import MasterOptimizer
+from negaware.training.options import TrainingOptions
+
+
+def make_optimizer(model: nn.Module, num_steps: int = 10, **options) -> MasterOptimizer:
+    return MasterOptimizer(model, TrainingOptions(**{"weight_decay": 0.0, "learning_rate": 1e-5} | options), num_steps)
+
+
+def bfloat16_ones() -> nn.Linear:
+    layer = nn.Linear(4, 4, bias=False).to(torch.bfloat16)
+    nn.init.ones_(layer.weight)
+    return layer
+
+
+def update(optimizer: MasterOptimizer, layer: nn.Linear, upstream: float = 1.0) -> None:
+    (layer(torch.full((1, 4), upstream, dtype=layer.weight.dtype)).sum()).backward()
+    optimizer.step(optimizer.gradient_norm())
+
+
+def test_small_updates_survive_in_the_masters_where_bfloat16_loses_them():
+    layer, alone = bfloat16_ones(), bfloat16_ones()
+    optimizer, plain = make_optimizer(layer, 1000), torch.optim.AdamW(alone.parameters(), lr=1e-5, weight_decay=0.0)
+    for _ in range(400):
+        update(optimizer, layer)
+        plain.zero_grad()
+        alone(torch.ones(1, 4, dtype=torch.bfloat16)).sum().backward()
+        plain.step()
+    assert torch.equal(alone.weight, torch.ones_like(alone.weight))  # 1 − 1e-5 is 1 in bfloat16, 400 times over
+    assert torch.allclose(optimizer.masters["weight"], torch.full((4, 4), 1 - 400e-5), atol=1e-6)
+    assert torch.equal(layer.weight, optimizer.masters["weight"].to(torch.bfloat16))
+    assert (layer.weight < 1).all()
+
+
+def test_in_float32_master_and_parameter_are_one():
+    layer = nn.Linear(4, 4)
+    optimizer = make_optimizer(layer)
+    before = layer.weight.detach().clone()
+    update(optimizer, layer)
+    assert optimizer.masters["weight"].data_ptr() == layer.weight.data_ptr()
+    assert not torch.equal(before, layer.weight)
+
+
+def test_gradients_are_added_up_in_float32():
+    """One large and many small gradients: in bfloat16 256 + 0.5 is 256, however often."""
+    layer = bfloat16_ones()
+    optimizer = make_optimizer(layer)
+    for value in (256.0, *[0.5] * 64):
+        layer(torch.full((1, 4), value, dtype=torch.bfloat16)).sum().backward()
+        assert layer.weight.grad is None
+    assert optimizer.masters["weight"].grad.dtype == torch.float32
+    assert torch.equal(optimizer.masters["weight"].grad, torch.full((4, 4), 288.0))
+
+
+def test_a_tied_weight_collects_both_gradients_once():
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(5, 3), nn.Linear(3, 5, bias=False)
+            self.head.weight = self.embedding.weight
+
+    model = Tied()
+    optimizer = make_optimizer(model)
+    assert list(optimizer.masters) == ["embedding.weight"]
+    tokens = torch.tensor([1, 4])
+    weight = model.embedding.weight.detach().clone().requires_grad_()
+    (expected,) = torch.autograd.grad((weight[tokens] @ weight.T).pow(2).sum(), weight)
+    model.head(model.embedding(tokens)).pow(2).sum().backward()
+    assert torch.allclose(optimizer.masters["embedding.weight"].grad, expected, atol=1e-5)
+
+
+def test_frozen_parameters_stay():
+    layer = nn.Linear(3, 3)
+    layer.bias.requires_grad_(False)
+    optimizer = make_optimizer(layer)
+    before = layer.bias.clone()
+    layer(torch.ones(1, 3)).sum().backward()
+    optimizer.step(optimizer.gradient_norm())
+    assert list(optimizer.masters) == ["weight"]
+    assert torch.equal(layer.bias, before)
+
+
+@pytest.mark.parametrize(("size", "factor"), [(0.1, 1.0), (100.0, 1 / 400)])
+def test_gradients_are_clipped_to_the_norm_and_no_further(size, factor, monkeypatch):
+    layer = nn.Linear(4, 4, bias=False)
+    optimizer = make_optimizer(layer, max_grad_norm=1.0)
+    layer(torch.full((1, 4), size)).sum().backward()
+    norm = optimizer.gradient_norm()
+    assert float(norm) == pytest.approx(4 * size)
+    used = {}
+    monkeypatch.setattr(optimizer.adamw, "step", lambda: used.update(g=optimizer.masters["weight"].grad.clone()))
+    optimizer.step(norm)
+    assert torch.allclose(used["g"], torch.full((4, 4), size * factor), rtol=1e-4)
+    assert optimizer.masters["weight"].grad is None
+
+
+def test_weight_decay_is_decoupled():
+    layer = nn.Linear(4, 4, bias=False)
+    optimizer = make_optimizer(layer, weight_decay=0.1, learning_rate=1e-2)
+    before = layer.weight.detach().clone()
+    (layer(torch.ones(1, 4)) * 0).sum().backward()
+    optimizer.step(optimizer.gradient_norm())
+    assert torch.allclose(layer.weight, before * (1 - 0.1 * 1e-2))
+
+
+def rates(num_steps: int, **options) -> list[float]:
+    optimizer = make_optimizer(nn.Linear(1, 1), num_steps, learning_rate=1.0, **options)
+    found = []
+    for step in range(num_steps):
+        optimizer.num_steps_done = step
+        found.append(optimizer.learning_rate())
+    return found
+
+
+def test_schedules():
+    assert rates(5) == [1.0] * 5
+    assert rates(6, warmup_steps=4) == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    cosine = rates(10, schedule="cosine")
+    assert cosine[0] == 1.0
+    assert cosine[5] == pytest.approx(0.5)
+    assert cosine[-1] == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.9)))  # the last step still trains
+    assert cosine == sorted(cosine, reverse=True)
+    warm = rates(12, schedule="cosine", warmup_steps=2)
+    assert warm[:3] == [0.5, 1.0, 1.0]
+    assert warm[2:] == pytest.approx(cosine)
+
+
+def test_the_first_step_trains_at_the_warm_ups_first_rate():
+    layer = nn.Linear(2, 2, bias=False)
+    optimizer = make_optimizer(layer, learning_rate=1e-2, warmup_steps=4)
+    before = layer.weight.detach().clone()
+    update_size = 1e-2 / 4  # AdamW's first update is the learning rate itself
+    layer(torch.ones(1, 2)).sum().backward()
+    optimizer.step(optimizer.gradient_norm())
+    assert torch.allclose(before - layer.weight, torch.full((2, 2), update_size), rtol=1e-3)
+
+
+def test_tensors_are_the_very_ones_and_there_before_the_first_step():
+    layer = bfloat16_ones()
+    optimizer = make_optimizer(layer)
+    tensors = optimizer.tensors()
+    assert set(tensors) == {"master/weight", "step/weight", "exp_avg/weight", "exp_avg_sq/weight"}
+    update(optimizer, layer)
+    assert float(tensors["step/weight"]) == 1
+    assert tensors["exp_avg/weight"].abs().sum() > 0
+    assert tensors["master/weight"] is optimizer.masters["weight"]

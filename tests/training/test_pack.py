@@ -1,0 +1,159 @@
+"""Rows and micro-batches: an answer's log-probabilities are the same in any layout, and no answer is lost."""
+
+import random
+from collections import Counter
+
+import pytest
+import torch
+from made_groups import sampled_groups
+
+from negaware.training.pack import (
+    Answer,
+    Row,
+    answers_of,
+    best_answers_per_row,
+    collate,
+    micro_batches,
+    rows_of,
+)
+from tiny_models import MODELS
+
+
+def made_up(prompt_length: int, lengths: list[int]) -> list[Answer]:
+    return [Answer(tuple(range(prompt_length)), tuple(range(n)), (-1.0,) * n, (-1.0,) * n, True, 0.5) for n in lengths]
+
+
+def logprobs_by_answer(trainer, batches: list[list[Row]]) -> dict[int, torch.Tensor]:
+    found = {}
+    with torch.no_grad():
+        for rows in batches:
+            batch = collate(rows)
+            flat, _ = trainer.logprobs(batch)
+            parts = flat.split([len(answer.token_ids) for answer in batch.answers])
+            found |= {id(answer): part for answer, part in zip(batch.answers, parts, strict=True)}
+    return found
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_answers_logprobs_are_the_same_in_any_layout(name, make_trainer):
+    model = MODELS[name](0)
+    trainer = make_trainer(model, micro_batch_tokens=200, logits_chunk_tokens=16)
+    questions = [answers_of(group) for group in sampled_groups(model)]
+    alone = logprobs_by_answer(trainer, [[Row((answer,))] for answers in questions for answer in answers])
+    layouts = {
+        "the trainer's own": trainer.pack(questions),
+        "padded": micro_batches([row for answers in questions for row in rows_of(answers, 1)], 500),
+    }
+    if trainer.shares_questions:
+        for shared in (2, 3, 6):
+            rows = [row for answers in questions for row in rows_of(answers, shared)]
+            layouts[f"{shared} a row"] = micro_batches(rows, 300)
+        mixed = [row for n, answers in enumerate(questions) for row in rows_of(answers, 1 + n)]
+        layouts["mixed"] = micro_batches(mixed, 10_000)
+    for layout, batches in layouts.items():
+        for number, found in logprobs_by_answer(trainer, batches).items():
+            assert torch.allclose(found, alone[number], atol=1e-5), layout
+    assert len(alone) == 30
+
+
+def test_questions_are_shared_where_positions_and_masks_allow_it(make_trainer):
+    shares = {name: make_trainer(make(0)).shares_questions for name, make in MODELS.items()}
+    assert shares == {
+        "llama": True,
+        "qwen3": True,
+        "gpt2": False,  # its positions are learned, but nothing needs them to be free: it is simply left out
+        "mistral": False,  # a sliding window counts columns, not positions
+        "gemma2": False,
+        "gemma3": False,
+    }
+
+
+def test_eager_attention_does_not_share_questions(make_trainer):
+    """It adds its mask to the scores; a boolean one would only nudge them."""
+    model = MODELS["llama"](0)
+    model.set_attn_implementation("eager")
+    trainer = make_trainer(model)
+    assert not trainer.shares_questions
+    questions = [answers_of(group) for group in sampled_groups(model, 2)]
+    alone = logprobs_by_answer(trainer, [[Row((answer,))] for answers in questions for answer in answers])
+    for number, found in logprobs_by_answer(trainer, trainer.pack(questions)).items():
+        assert torch.allclose(found, alone[number], atol=1e-5)
+
+
+def test_a_row_holds_its_question_once_and_masks_answers_from_each_other():
+    short, long = made_up(3, [2, 4])
+    batch = collate([Row((short, long))])
+    # question 0 1 2, first answer's token 0, second answer's tokens 0 1 2
+    assert batch.tokens.tolist() == [[0, 1, 2, 0, 0, 1, 2]]
+    assert batch.positions.tolist() == [[0, 1, 2, 3, 3, 4, 5]]
+    assert batch.source.tolist() == [2, 3, 2, 4, 5, 6]
+    assert batch.targets.tolist() == [0, 1, 0, 1, 2, 3]
+    mask = batch.attention_mask()[0, 0].int().tolist()
+    assert mask == [
+        [1, 0, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 1, 0, 0],
+        [1, 1, 1, 0, 1, 1, 0],
+        [1, 1, 1, 0, 1, 1, 1],
+    ]
+    assert batch.pad(torch.arange(6.0)).tolist() == [[0, 1, 0, 0], [2, 3, 4, 5]]
+    assert collate([Row((long,)), Row((short,))]).attention_mask() is None
+
+
+def test_one_token_answers_need_no_tokens_of_their_own():
+    batch = collate([Row(tuple(made_up(3, [1, 1, 1])))])
+    assert batch.tokens.tolist() == [[0, 1, 2]]
+    assert batch.source.tolist() == [2, 2, 2]
+
+
+def test_how_many_answers_share_a_row():
+    few, many = made_up(50, [12] * 8), made_up(10, [2000] * 8)
+    long_question = made_up(4000, [20] * 8)
+    demo = {"linear_cost": 2 * 135e6, "attention_cost": 4.0 * 30 * 576, "max_tokens": 4096}
+    assert best_answers_per_row(few, **demo) == 8  # a short question, short answers: one row, one question
+    assert best_answers_per_row(many, **demo) == 1  # long answers: pairs of tokens across answers cost too much
+    assert best_answers_per_row(long_question, **demo | {"max_tokens": 10_000}) == 8
+    pairs_only = {"linear_cost": 0.0, "attention_cost": 1.0, "max_tokens": 4096}
+    assert best_answers_per_row(made_up(5, [50] * 8), **pairs_only) == 1
+    assert best_answers_per_row(made_up(50, [12]), **demo) == 1
+
+
+def test_no_row_outgrows_the_micro_batch_by_sharing():
+    answers = made_up(50, [12] * 8)
+    for max_tokens in (60, 100, 140):
+        shared = best_answers_per_row(answers, linear_cost=1e9, attention_cost=1.0, max_tokens=max_tokens)
+        lengths = [row.length for row in rows_of(answers, shared)]
+        assert max(lengths) <= max(max_tokens, 61)
+        assert shared == max((n for n in range(1, 9) if 50 + 11 * n <= max_tokens), default=1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_micro_batches_keep_to_the_budget_and_lose_nothing(seed):
+    choose = random.Random(seed)
+    rows = [
+        row
+        for _ in range(30)
+        for row in rows_of(
+            made_up(choose.randint(1, 40), [choose.randint(1, 60) for _ in range(8)]), choose.randint(1, 8)
+        )
+    ]
+    batches = micro_batches(rows, 256)
+    for batch in batches:
+        assert len(batch) * max(row.length for row in batch) <= 256 or len(batch) == 1
+    assert Counter(id(row) for batch in batches for row in batch) == Counter(map(id, rows))
+    assert Counter(id(a) for batch in batches for a in collate(batch).answers) == Counter(
+        id(a) for row in rows for a in row.answers
+    )
+
+
+def test_truncated_answers_can_be_left_out():
+    group = sampled_groups(MODELS["llama"](0), num_groups=1, num_answers=8)[0]
+    ended = [completion.finish_reason for completion in group.completions]
+    assert {"stop", "length"} == set(ended)
+    assert len(answers_of(group)) == 8
+    kept = answers_of(group, drop_truncated=True)
+    assert [a.token_ids for a in kept] == [c.token_ids for c in group.completions if c.finish_reason == "stop"]
+    right = [v.correct for v, reason in zip(group.verdicts, ended, strict=True) if reason == "stop"]
+    assert {a.pass_rate for a in kept} == {sum(right) / len(right)}

@@ -1,0 +1,276 @@
+"""One rollout's learning: the gradient is the definition's however the work is split; what stops and explains it."""
+
+import dataclasses
+import math
+import random
+
+import pytest
+import torch
+from made_groups import make_group, sampled_groups
+
+from negaware.models.logprobs import head_of
+from negaware.objectives import OBJECTIVES
+from negaware.training.step import NonFiniteLossError, Trainer
+from negaware.types import Group
+from tiny_models import MODELS, llama
+
+FORMS = {
+    "nft": ("nft", {}),
+    "nft_sequence": ("nft", {"ratio": "sequence", "epsilon": 0.8}),
+    "rft": ("rft", {}),
+    "grpo": ("grpo", {}),
+    "dr_grpo": ("dr_grpo", {}),
+    "dapo": ("dapo", {"overlong_from": 3, "overlong_to": 14}),
+}
+
+
+def off_policy(groups: list[Group], size: float = 0.3) -> list[Group]:
+    """The groups with other recorded log-probabilities, so that no ratio is 1."""
+    noise = random.Random(1)
+    return [
+        dataclasses.replace(
+            group,
+            completions=tuple(
+                dataclasses.replace(done, logprobs=tuple(p + noise.uniform(-size, size) for p in done.logprobs))
+                for done in group.completions
+            ),
+        )
+        for group in groups
+    ]
+
+
+def train_without_updating(trainer: Trainer, groups: list[Group], seed: int = 0) -> tuple[torch.Tensor, dict]:
+    """The first optimizer step's gradient, flat, and the step's metrics."""
+    gradients = []
+
+    def collect(norm: torch.Tensor) -> None:
+        masters = trainer.optimizer.masters.values()
+        gradients.append(torch.cat([m.grad.flatten() for m in masters if m.grad is not None]))
+        trainer.optimizer.discard_gradients()
+
+    trainer.optimizer.step = collect
+    metrics = trainer.step(groups, seed)
+    return gradients[0], metrics
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+def by_definition(model, groups: list[Group], objective: str, options: dict) -> tuple[torch.Tensor, float]:
+    """Gradient and loss of the whole mini-batch at once: one forward an answer, autograd through all logits."""
+    loss = torch.zeros(())
+    reduction = OBJECTIVES[objective].reduction_under(options)
+    lengths = [len(done.token_ids) for group in groups for done in group.completions]
+    for group in groups:
+        for done, verdict in zip(group.completions, group.verdicts, strict=True):
+            sequence = torch.tensor([[*group.prompt_ids, *done.token_ids]])
+            logits = model(sequence, use_cache=False).logits[0, len(group.prompt_ids) - 1 : -1]
+            logprobs = logits.log_softmax(-1).gather(-1, sequence[0, len(group.prompt_ids) :, None]).T
+            old, mask = torch.tensor([done.logprobs]), torch.ones_like(logprobs, dtype=torch.bool)
+            facts = torch.tensor([verdict.correct]), torch.tensor([group.pass_rate])
+            value = OBJECTIVES[objective](logprobs, old, mask, *facts, **options).sum()
+            loss = (
+                loss
+                + {
+                    "token_mean": value / sum(lengths),
+                    "sequence_mean": value / len(done.token_ids) / len(lengths),
+                    "sequence_sum": value / len(lengths),
+                    "constant": value / (14 * len(lengths)),
+                }[reduction]
+            )
+    gradients = torch.autograd.grad(loss, list(model.parameters()))
+    return torch.cat([gradient.flatten() for gradient in gradients]), float(loss.detach())
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
+def test_gradient_and_loss_are_those_of_the_definition(form, name, make_trainer):
+    objective, options = FORMS[form]
+    model = MODELS[name](0)
+    groups = off_policy(sampled_groups(model))
+    expected, expected_loss = by_definition(model, groups, objective, options)
+    found, metrics = train_without_updating(
+        make_trainer(model, objective, options, micro_batch_tokens=60, logits_chunk_tokens=8), groups
+    )
+    assert relative(found, expected) < 1e-5
+    assert metrics["train/loss"] == pytest.approx(expected_loss, rel=1e-4, abs=1e-6)
+    assert metrics["train/grad_norm"] == pytest.approx(float(expected.norm()), rel=1e-4)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_gradient_does_not_depend_on_how_the_work_is_split(form, make_trainer):
+    objective, options = FORMS[form]
+    groups = off_policy(sampled_groups(llama(0)))
+
+    def gradient(groups=groups, seed=0, shares=True, **training):
+        trainer = make_trainer(llama(0), objective, options, **{"micro_batch_tokens": 10_000} | training)
+        trainer.shares_questions = shares
+        return train_without_updating(trainer, groups, seed)[0]
+
+    whole = gradient()
+    swapped = [make_group(g.prompt_ids, g.completions[::-1], [v.correct for v in reversed(g.verdicts)]) for g in groups]
+    others = {
+        "one row at a time": gradient(micro_batch_tokens=1),
+        "small micro-batches": gradient(micro_batch_tokens=64),
+        "one answer a row": gradient(shares=False),
+        "one answer a row, small micro-batches": gradient(shares=False, micro_batch_tokens=40),
+        "small chunks": gradient(logits_chunk_tokens=3),
+        "groups in another order": gradient(groups=groups[::-1], seed=5),
+        "answers in another order": gradient(groups=swapped),
+    }
+    for split, found in others.items():
+        assert relative(found, whole) < 3e-6, split
+
+
+def test_recomputed_on_policy_gives_the_gradient_of_recorded(make_trainer):
+    groups = sampled_groups(llama(0))
+    recorded, metrics = train_without_updating(make_trainer(llama(0)), groups)
+    recomputed, _ = train_without_updating(make_trainer(llama(0), old_logprobs="recomputed"), groups)
+    assert relative(recomputed, recorded) < 1e-4
+    assert metrics["train/sampler_difference"] < 1e-5
+
+
+def test_recomputed_forgets_what_the_sampler_recorded_but_still_reports_the_difference(make_trainer):
+    groups = sampled_groups(llama(0))
+    right, _ = train_without_updating(make_trainer(llama(0)), groups)
+    distorted = off_policy(groups, size=0.5)
+    wrong, _ = train_without_updating(make_trainer(llama(0)), distorted)
+    recomputed, metrics = train_without_updating(make_trainer(llama(0), old_logprobs="recomputed"), distorted)
+    assert relative(recomputed, right) < 1e-4 < relative(wrong, right)
+    assert 0.2 < metrics["train/sampler_difference"] < 0.3  # the mean of |uniform(−0.5, 0.5)| is 0.25
+
+
+def test_at_another_temperature_sampler_and_trainer_still_agree(make_trainer):
+    groups = sampled_groups(llama(0), temperature=0.6)
+    _, metrics = train_without_updating(make_trainer(llama(0), temperature=0.6), groups)
+    _, untempered = train_without_updating(make_trainer(llama(0)), groups)
+    assert metrics["train/sampler_difference"] < 1e-5 < 0.05 < untempered["train/sampler_difference"]
+
+
+def test_excluded_answers_change_nothing_whatever_they_hold(make_trainer):
+    groups = sampled_groups(llama(0), num_answers=8)
+    assert any(done.finish_reason == "length" for group in groups for done in group.completions)
+    without = []
+    for group in groups:
+        kept = [
+            (done, verdict.correct)
+            for done, verdict in zip(group.completions, group.verdicts, strict=True)
+            if done.finish_reason == "stop"
+        ]
+        without.append(make_group(group.prompt_ids, *zip(*kept, strict=True)))
+    expected, _ = train_without_updating(make_trainer(llama(0)), without)
+    found, metrics = train_without_updating(make_trainer(llama(0), truncated_answers="excluded"), groups)
+    assert relative(found, expected) < 1e-6
+    assert metrics["train/num_tokens"] == sum(len(d.token_ids) for group in without for d in group.completions)
+
+
+def test_every_group_is_trained_once_in_mini_batches_of_almost_one_size(make_trainer):
+    groups, told = sampled_groups(llama(0), num_groups=7), []
+    trainer = make_trainer(llama(0), optimizer_steps=3)
+    sizes = []
+    original = trainer.pack
+    trainer.pack = lambda questions: sizes.append(len(questions)) or original(questions)
+    metrics = trainer.step(groups, 0, told.append)
+    num_tokens = sum(len(done.token_ids) for group in groups for done in group.completions)
+    assert sorted(sizes) == [2, 2, 3]
+    assert metrics["train/num_optimizer_steps"] == trainer.optimizer.num_steps_done == 3
+    assert sum(told) == metrics["train/num_tokens"] == num_tokens
+    assert make_trainer(llama(0), optimizer_steps=9).step(groups[:2], 0)["train/num_optimizer_steps"] == 2
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("objective", ["nft", "rft", "grpo"])
+def test_a_loss_that_is_not_finite_stops_before_the_optimizer(value, objective, make_trainer):
+    groups = sampled_groups(llama(0))
+    spoilt = groups[2].completions[[verdict.correct for verdict in groups[2].verdicts].index(True)]
+    completions = tuple(
+        dataclasses.replace(done, logprobs=(value,) * len(done.logprobs)) if done is spoilt else done
+        for done in groups[2].completions
+    )
+    groups[2] = dataclasses.replace(groups[2], completions=completions)
+    trainer = make_trainer(llama(0), objective, micro_batch_tokens=50)
+    before = {name: weight.clone() for name, weight in trainer.model.named_parameters()}
+    if (objective == "grpo" and value != value) or objective != "grpo":
+        with pytest.raises(
+            NonFiniteLossError, match=r"The (loss|gradient norm) of optimizer step 1 is .* Lower training"
+        ):
+            trainer.step(groups, 0)
+        assert all(torch.equal(before[name], weight) for name, weight in trainer.model.named_parameters())
+        assert all(master.grad is None for master in trainer.optimizer.masters.values())
+        assert trainer.optimizer.num_steps_done == 0
+    else:  # an infinite ratio is clipped, and the step is an ordinary one
+        assert math.isfinite(trainer.step(groups, 0)["train/loss"])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_metrics_lie_where_they_must(form, make_trainer):
+    objective, options = FORMS[form]
+    groups = off_policy(sampled_groups(llama(0)), size=0.6)
+    metrics = make_trainer(llama(0), objective, options, optimizer_steps=2).step(groups, 0)
+    assert all(math.isfinite(value) for value in metrics.values())
+    shares = {name: value for name, value in metrics.items() if "/share_" in name}
+    assert shares
+    assert all(0 <= share <= 1 for share in shares.values())
+    assert 0 < metrics["train/entropy"] < math.log(61)
+    if objective in ("grpo", "dr_grpo", "dapo"):
+        assert 0 < shares["train/share_at_clip"] < 0.5
+    if form == "nft":
+        assert 0 < shares["train/share_at_epsilon"] < 1
+        assert shares["train/share_pass_rate_clamped"] == 0
+
+
+def test_entropy_is_the_mean_over_answer_tokens(make_trainer):
+    model = llama(0)
+    groups = sampled_groups(model)
+    entropies = []
+    with torch.no_grad():
+        for group in groups:
+            for done in group.completions:
+                tokens = torch.tensor([[*group.prompt_ids, *done.token_ids]])
+                logprobs = model(tokens).logits[0, len(group.prompt_ids) - 1 : -1].log_softmax(-1)
+                entropies += (-(logprobs.exp() * logprobs).sum(-1)).tolist()
+    _, metrics = train_without_updating(make_trainer(model), groups)
+    assert metrics["train/entropy"] == pytest.approx(sum(entropies) / len(entropies), rel=1e-5)
+
+
+@pytest.mark.parametrize("prompt_weight", ["one_minus_rate", "uniform", "grpo"])
+def test_the_weight_of_each_side_on_policy_is_the_closed_form(prompt_weight, make_trainer):
+    """ω a right token, ω r̂/(1 − r̂) a wrong one: under 1 − r̂ that is 1 − r̂ against r̂."""
+    groups = sampled_groups(llama(0))
+    # An ε just below 1 leaves the value 1 that R = 1 gives alone, and float noise decides nothing.
+    options = {"prompt_weight": prompt_weight, "epsilon": 0.5}
+    _, metrics = train_without_updating(make_trainer(llama(0), objective_options=options), groups)
+    right = wrong = num_tokens = 0.0
+    for group in groups:
+        rate = group.pass_rate
+        weight = {"one_minus_rate": 1 - rate, "uniform": 1.0, "grpo": math.sqrt((1 - rate) / rate)}[prompt_weight]
+        for done, verdict in zip(group.completions, group.verdicts, strict=True):
+            num_tokens += len(done.token_ids)
+            if verdict.correct:
+                right += weight * len(done.token_ids)
+            else:
+                wrong += weight * rate / (1 - rate) * len(done.token_ids)
+    assert metrics["train/weight_right"] == pytest.approx(right / num_tokens, rel=1e-4)
+    assert metrics["train/weight_wrong"] == pytest.approx(wrong / num_tokens, rel=1e-4)
+    assert metrics["train/share_at_log_ratio_cap"] == metrics["train/share_at_epsilon"] == 0
+
+
+def test_bfloat16_compute_follows_the_float32_gradient(make_trainer):
+    """The same weights (rounded) and answers: the two gradients point the same way, and masters stay float32."""
+    rounded = llama(0).to(torch.bfloat16)
+    groups = sampled_groups(llama(0))
+    exact, _ = train_without_updating(make_trainer(rounded.to(torch.float32), old_logprobs="recomputed"), groups)
+    trainer = make_trainer(llama(0).to(torch.bfloat16), old_logprobs="recomputed", compute_dtype="bfloat16")
+    found, metrics = train_without_updating(trainer, groups)
+    assert found.dtype == torch.float32
+    assert torch.cosine_similarity(found, exact, dim=0) > 0.99
+    assert trainer.model.dtype == torch.bfloat16
+    assert 0 < metrics["train/sampler_difference"] < 0.1
+
+
+def test_the_trainer_uses_the_models_live_head(make_trainer):
+    trainer = make_trainer(llama(0))
+    trainer.step(sampled_groups(llama(0)), 0)
+    assert trainer.head.weight is trainer.model.lm_head.weight
+    assert torch.equal(head_of(trainer.model).weight, trainer.optimizer.masters["lm_head.weight"])
