@@ -95,8 +95,8 @@ def test_a_full_disk_leaves_the_last_good_one(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(CheckpointError) as caught:
         save_checkpoint(tmp_path, 2, some_tensors(2), {"step": 2}, keep=1)
     assert str(caught.value) == (
-        f"The checkpoint {tmp_path / 'step-000002'} can't be written (no space left on the device); the last good one is "
-        "step-000001. Make room or mend what is in the way, then go on with --resume."
+        f"The checkpoint {tmp_path / 'step-000002'} can't be written (no space left on the device); the last good one "
+        "is step-000001. Make room or mend what is in the way, then go on with --resume."
     )
     assert contents(tmp_path) == before
 
@@ -131,7 +131,9 @@ def flip_a_bit(path: Path) -> None:
         pytest.param(lambda path: shutil.rmtree(path / "tensors"), "tensors/.metadata is gone", id="no tensors"),
         pytest.param(lambda path: (path / "manifest.json").unlink(), "manifest.json is gone", id="no manifest"),
         pytest.param(
-            lambda path: (path / "manifest.json").write_bytes(b"\xff"), "manifest.json is not what was written", id="manifest"
+            lambda path: (path / "manifest.json").write_bytes(b"\xff"),
+            "manifest.json is not what was written",
+            id="manifest",
         ),
         pytest.param(
             lambda path: (path / "manifest.json").write_text("[]"), "manifest.json is not what was written", id="a list"
@@ -149,8 +151,8 @@ def test_unreadable(tmp_path: Path, damage: Callable[[Path], object], why: str, 
         read_state(path)
     then = "step-000001" if 1 in steps else "the beginning"
     assert str(caught.value) == (
-        f"The checkpoint {path} can't be read ({why}); delete that folder and run again with --resume, which then goes on "
-        f"from {then}."
+        f"The checkpoint {path} can't be read ({why}); delete that folder and run again with --resume, which then goes "
+        f"on from {then}."
     )
 
 
@@ -161,7 +163,7 @@ def test_unreadable(tmp_path: Path, damage: Callable[[Path], object], why: str, 
 )
 def test_tensors_of_another_model(tmp_path: Path, other: dict[str, Tensor]) -> None:
     save_checkpoint(tmp_path, 1, some_tensors(1), {}, keep=1)
-    with pytest.raises(CheckpointError, match="The checkpoint .* can't be read") as caught:
+    with pytest.raises(CheckpointError, match=r"The checkpoint .* can't be read") as caught:
         load_tensors(tmp_path, 1, other)
     assert "\n" not in str(caught.value)
 

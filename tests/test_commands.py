@@ -1,0 +1,103 @@
+"""`--dry-run`, `evaluate` and `compare` on a tiny real model, through the command line's own entry."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_run import tiny_config, write_tiny_config
+
+from negaware.cli import main
+from negaware.config import parse_config
+from negaware.plan import memory, model_size, step_arithmetic
+
+
+def test_the_dry_run_shows_the_config_and_a_steps_arithmetic(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["train", str(write_tiny_config(tmp_path)), "--dry-run", "--run.steps", "7"]) == 0
+    printed = capsys.readouterr().out
+    assert "steps: 7" in printed
+    assert "4 questions × 6 answers = 24 sequences, at most 6 tokens each: 144 answer tokens" in printed
+    assert "2 optimizer steps of 2 questions and at most 72 answer tokens" in printed
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_dry_runs_memory_is_that_of_the_model(tmp_path: Path) -> None:
+    config = parse_config(tiny_config(tmp_path))
+    size = model_size(config)
+    embedding = 10 * 32
+    attention = 2 * 32 * 32 + 2 * 32 * 16
+    layer = attention + 3 * 32 * 64 + 2 * 32
+    assert size.num_parameters == 2 * embedding + 2 * layer + 32
+    assert size.cache_bytes_per_token == 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, width, float32
+    parts = memory(config, size)
+    # In float32 the masters are the weights that compute: weights, gradients and two moments, four bytes each.
+    weights = [bytes_ for name, bytes_ in parts.items() if "logits" not in name and "keys" not in name]
+    assert sum(weights[:-1]) == 16 * size.num_parameters
+    assert parts["together"] == sum(parts.values()) - parts["together"]
+    assert len(step_arithmetic(config)) == 5
+
+
+def test_evaluate_prints_the_figures_and_keeps_the_answers(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    tiny_config(tmp_path)
+    model_config = tmp_path / "model" / "config.json"  # a task given by its path alone has a longer prompt
+    model_config.write_text(json.dumps(json.loads(model_config.read_text()) | {"max_position_embeddings": 256}))
+    output = tmp_path / "results.jsonl"
+    options = ["--task", str(tmp_path / "test.jsonl"), "--samples", "4", "--max-new-tokens", "6"]
+    assert main(["evaluate", str(tmp_path / "model"), *options, "-o", str(output)]) == 0
+    printed = capsys.readouterr().out
+    results = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [len(result["answers"]) for result in results] == [4] * 4
+    right = sum(answer["correct"] for result in results for answer in result["answers"])
+    summary = json.loads(next(line for line in printed.splitlines() if line.startswith("{")))
+    assert summary["avg_at_4"]["value"] == pytest.approx(right / 16)
+    assert summary["avg_at_4"]["low"] <= right / 16 <= summary["avg_at_4"]["high"]
+    truncated = sum(answer["finish_reason"] == "length" for result in results for answer in result["answers"])
+    assert summary["num_truncated"] == truncated
+    for measure in ("avg@4", "pass@1", "pass@2", "pass@4", "maj@4"):
+        assert measure in printed
+
+
+def test_evaluate_refuses_many_greedy_samples(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    options = ["--task", "arithmetic:test", "--samples", "4", "--temperature", "0"]
+    assert main(["evaluate", str(tmp_path), *options]) == 2
+    assert "all of them would be the same answer" in capsys.readouterr().err
+
+
+def test_evaluate_refuses_prompts_longer_than_the_model(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    tiny_config(tmp_path)
+    options = ["--task", str(tmp_path / "test.jsonl"), "--max-new-tokens", "60"]
+    assert main(["evaluate", str(tmp_path / "model"), *options]) == 2
+    assert "that exceeds the model's 64 (4 of 4 problems do)" in capsys.readouterr().err
+
+
+def test_compare_runs_each_objective_and_seed_once(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    config = write_tiny_config(tmp_path, run__steps=2)
+    command = ["compare", str(config), "--objectives", "nft,grpo", "--seeds", "0,1"]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    runs = sorted(path.name for path in (tmp_path / "run").iterdir() if path.is_dir())
+    assert runs == ["grpo-seed0", "grpo-seed1", "nft-seed0", "nft-seed1"]
+    assert (tmp_path / "run" / "report.html").exists()
+    table = (tmp_path / "run" / "compare.md").read_text()
+    assert table.count("mean of 2") == 2
+    assert "compare.md" in printed
+    # Again: every run is finished, so none is started anew.
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("*/summary.json")}
+    assert main(command) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("*/summary.json")}
+    assert (tmp_path / "run" / "compare.md").read_text() == table
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--objectives", "nft,gpro"], "did you mean grpo?"),
+        (["--objectives", ""], "--objectives is ''"),
+        (["--objectives", "nft", "--seeds", "a"], "--seeds is 'a'"),
+    ],
+)
+def test_compare_refuses_before_the_first_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture, options: list[str], message: str
+) -> None:
+    assert main(["compare", str(write_tiny_config(tmp_path)), *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
