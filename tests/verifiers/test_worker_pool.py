@@ -136,3 +136,18 @@ def test_workers_end_with_their_parent_and_without_a_word(how: signal.Signals, t
     while _is_running(worker) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not _is_running(worker)
+
+
+UNGUARDED = """
+from negaware.verifiers.math import MathVerifier
+print("once")
+with MathVerifier() as verifier:
+    print(verifier.grade_pairs(["\\\\sqrt{8}"], ["2\\\\sqrt{2}"])[0].correct)
+"""
+
+
+def test_a_script_without_a_main_guard_is_not_run_again(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "once\nTrue\n"

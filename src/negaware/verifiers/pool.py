@@ -8,11 +8,14 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.context
 import os
 import resource
 import signal
+import sys
 import threading
 import time
+import types
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -81,6 +84,27 @@ def _address_space() -> int:
         return 1 << 30
 
 
+class _WorkerProcess(multiprocessing.context.ForkServerProcess):
+    """A worker that leaves the caller's script alone.
+
+    multiprocessing runs the script again in each process that it starts, which costs its imports, and without an
+    `if __name__ == "__main__"` its work too. Workers need nothing of it.
+    """
+
+    @staticmethod
+    def _Popen(process: Any) -> Any:  # noqa: N802
+        script = sys.modules["__main__"]
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        try:
+            return multiprocessing.context.ForkServerProcess._Popen(process)
+        finally:
+            sys.modules["__main__"] = script
+
+
+class _WorkerContext(multiprocessing.context.ForkServerContext):
+    Process = _WorkerProcess
+
+
 class WorkerPool:
     """A few killable processes, started at the first call.
 
@@ -116,7 +140,7 @@ class WorkerPool:
             if self._pool is None:
                 # A fork server: forking the trainer's threads is unsafe, and a fresh fork of a server that
                 # has imported the libraries replaces a killed worker in milliseconds.
-                context = multiprocessing.get_context("forkserver")
+                context = _WorkerContext()
                 context.set_forkserver_preload([_SERVER_IMPORTS])
                 self._pool = ProcessPool(
                     max_workers=self._num_workers,
