@@ -64,7 +64,7 @@ def negaware(*arguments: object, faults: Sequence[Fault] = (), cwd: Path | None 
 @functools.cache
 def _server() -> subprocess.Popen[str]:
     server = subprocess.Popen(
-        [sys.executable, "-X", "faulthandler", __file__],
+        [sys.executable, __file__],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

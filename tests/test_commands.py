@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_run import tiny_config, write_tiny_config
 
 from negaware.cli import main
 from negaware.config import parse_config
 from negaware.plan import memory, model_size, step_arithmetic
+from tiny_run import tiny_config, write_tiny_config
 
 
 def test_the_dry_run_shows_the_config_and_a_steps_arithmetic(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -81,7 +81,7 @@ def test_metrics(run: Path) -> None:
             assert line["train/sampler_difference"] < 1e-5
         assert line["train/learning_rate"] == 1e-2
         phases = line["time/sample"] + line["time/train"] + line["time/evaluate"]
-        assert phases <= line["time/step"] < phases + 0.5
+        assert phases <= line["time/step"] < phases + 5
     seconds = [line["seconds"] for line in steps]
     assert seconds == sorted(seconds)
 
