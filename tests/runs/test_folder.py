@@ -199,3 +199,10 @@ def test_a_kill_leaves_whole_lines_and_whole_files(tmp_path):
     run.truncate_after(10)
     assert len(run.path.joinpath("metrics.jsonl").read_text().splitlines()) == 11
     assert json.loads(run.path.joinpath("environment.json").read_text())
+
+
+def test_a_broken_config_is_named(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", {"model": "m"})
+    (run.path / "config.yaml").write_text("model: [")
+    with pytest.raises(ValueError, match=r"config\.yaml can't be read .*mend it by hand"):
+        run.read_config()

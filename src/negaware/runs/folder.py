@@ -136,8 +136,12 @@ class RunFolder:
         return read_json_lines(self._answers_path(step))[0]
 
     def read_config(self) -> dict[str, Any]:
-        """The resolved config as it was written."""
-        return yaml.safe_load((self.path / _CONFIG).read_text(encoding="utf-8")) or {}
+        """The resolved config as it was written. ValueError if someone has broken it."""
+        path = self.path / _CONFIG
+        try:
+            return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} can't be read ({' '.join(str(error).split())}); mend it by hand") from error
 
     def read_environment(self) -> dict[str, Any]:
         """Where and with what the run was started."""
