@@ -207,6 +207,7 @@ def test_nothing_to_learn_later_on(folder: Path, tmp_path: Path) -> None:
     step = int(checkpoint.name.removeprefix("step-"))
     assert step > 0
     ended = negaware("train", folder / "tiny.yaml", *one, "--rollout.max_sampled_questions", 50, "--resume")
+    assert "max_sampled_questions: 50" in (tmp_path / "run/config.yaml").read_text()
     assert (ended.code, ended.err) == (0, "")
     steps = [json.loads(line)["step"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(7))
@@ -303,4 +304,5 @@ def test_questions_longer_than_wanted_are_left_out_and_counted(folder: Path, tmp
     )
     ended = negaware("train", folder / "tiny.yaml", *options)
     assert (ended.code, ended.err) == (0, "")
-    assert "1 questions left out: longer than rollout.max_prompt_tokens\n" in ended.out
+    note = "1 of 10 problems are left out: their prompts have more than rollout.max_prompt_tokens, 10.\n"
+    assert ended.out.count("left out") == ended.out.count(note) == 1

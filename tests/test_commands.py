@@ -69,6 +69,39 @@ def test_evaluate_refuses_prompts_longer_than_the_model(tmp_path: Path, capsys: 
     assert "that exceeds the model's 64 (4 of 4 problems do)" in capsys.readouterr().err
 
 
+def test_evaluate_names_its_results_by_run_and_overwrites_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    tiny_config(tmp_path / "a")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a/test.jsonl").write_text('{"question": "1", "answer": "1"}\n')
+    command = ["evaluate", "a/model", "--task", "a/test.jsonl", "--max-new-tokens", "2", "--dtype", "float32"]
+    model_config = tmp_path / "a/model/config.json"
+    model_config.write_text(json.dumps(json.loads(model_config.read_text()) | {"max_position_embeddings": 256}))
+    assert main(command) == 0
+    results = tmp_path / "test-a-model-1.jsonl"
+    before = results.stat().st_mtime_ns
+    monkeypatch.setattr("negaware.evaluate.load_policy", None)  # it is refused before anything is loaded
+    assert main(command) == 2
+    expected = "test-a-model-1.jsonl exists already; give -o FILE to write elsewhere, or to replace it.\n"
+    assert capsys.readouterr().err.endswith(expected)
+    assert results.stat().st_mtime_ns == before
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, "-o", results.name]) == 0
+    assert results.stat().st_mtime_ns > before
+
+
+def test_compare_and_train_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = write_tiny_config(tmp_path, run__folder=None, run__steps=1)
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", str(config), "--objectives", "nft"]) == 0
+    assert {path.name for path in (tmp_path / "runs/tiny-compare").iterdir()} == {
+        *("nft-seed0", "compare.md", "report.html")
+    }
+    assert not (tmp_path / "runs/tiny").exists()
+
+
 def test_compare_runs_each_objective_and_seed_once(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     config = write_tiny_config(tmp_path, run__steps=2)
     command = ["compare", str(config), "--objectives", "nft,grpo", "--seeds", "0,1"]

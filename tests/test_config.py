@@ -124,6 +124,11 @@ REFUSED = [
     ({"training.learning_rate": 0}, "training.learning_rate is 0; it should be greater than 0."),
     ({"training.betas": [0.9]}, "training.betas is [0.9]; it has too few items."),
     ({"training.betas": [0.9, 1.0]}, "training.betas.1 is 1.0; it should be less than 1."),
+    ({"run.steps": True}, "run.steps is True; it should be a whole number."),
+    ({"training.learning_rate": True}, "training.learning_rate is True; it should be a number."),
+    ({"training.betas": [False, 0.9]}, "training.betas.0 is False; it should be a number."),
+    ({"model": False}, "model is False; it should be a text."),
+    ({"training.schedule": True}, "training.schedule is True; it must be one of constant, cosine."),
     ({"rollout": 3}, "rollout is 3; it should be a mapping of fields."),
     ({"model": 3}, "model is 3; it should be a text."),
     # impossible combinations
@@ -144,6 +149,8 @@ REFUSED = [
      "would be the same; set completions to 1 or temperature above 0."),
     ({"objective": {"name": "dapo", "overlong_from": 9}}, "objective: overlong_from is 9 and overlong_to is None; give both, "
      "the first below the second, or none."),
+    ({"task": {"kind": "dataset", "path": "a.jsonl", "extract": "box"}}, "task.extract: there is no method 'box'; did you "
+     "mean 'boxed'? (auto, or some of boxed, answer_is, hashes, bare, last_number)."),
     ({"task": {"kind": "arithmetic", "low": 5, "high": 4}}, "task: low must not exceed high, got low=5 and high=4."),
     ({"task": {"kind": "benchmark", "name": "math", "split": "test"}}, "task: split is for gsm8k alone, math has one split; "
      "leave it out."),
@@ -233,6 +240,11 @@ def test_objective_options_reach_the_loss(data: dict[str, Any]) -> None:
     data["objective"] = {"name": "dapo", "overlong_from": 10, "overlong_to": 20}
     options = parse_config(data).objective_options
     assert options == {"clip_low": 0.2, "clip_high": 0.28, "overlong_from": 10, "overlong_to": 20}
+
+
+def test_a_generators_own_parameters_may_be_switches(data: dict[str, Any]) -> None:
+    data["task"] = {"kind": "reasoning_gym", "name": "chain_sum", "parameters": {"allow_negation": True}}
+    assert parse_config(data).task.parameters == {"allow_negation": True}  # type: ignore[union-attr]
 
 
 def test_a_config_does_not_change(tmp_path: Path) -> None:

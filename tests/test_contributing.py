@@ -1,15 +1,19 @@
 """CONTRIBUTING's worked examples, run as they stand there."""
 
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from negaware.objectives import dr_grpo_loss
-from negaware.rollout.engine import SamplingParams
+from tiny_models import llama
+
+sys.path.append(str(Path(__file__).parent / "rollout"))
+pytest.register_assert_rewrite("conformance")
+from conformance import EngineConformance  # noqa: E402
 
 PAGE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
@@ -51,30 +55,10 @@ def test_the_task():
         assert not any(verdict.correct for verdict in wrong)
 
 
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=11, initializer_range=0.5, **sizes)).eval()
+class TestTheEngine(EngineConformance):
+    @pytest.fixture
+    def model(self):
+        return llama(0)
 
-
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_the_engine(temperature, model):
-    engine = example("Add an engine").GenerateEngine(model, version=3)
-    params = SamplingParams(max_new_tokens=6, temperature=temperature, stop_token_ids=(4,))
-    counted = []
-    groups = engine.generate([[1, 2, 3], [5]], 4, params, seed=1, on_progress=counted.append)
-    assert groups == engine.generate([[1, 2, 3], [5]], 4, params, seed=1)
-    assert sum(counted) == sum(len(completion.token_ids) for group in groups for completion in group)
-    for prompt, group in zip([[1, 2, 3], [5]], groups, strict=True):
-        assert (len(set(group)) == 1) == (temperature == 0)
-        for completion in group:
-            assert completion.version == 3
-            assert (completion.finish_reason == "stop") == (completion.token_ids[-1] == 4)
-            assert 4 not in completion.token_ids[:-1]
-            with torch.no_grad():
-                logits = model(torch.tensor([[*prompt, *completion.token_ids]])).logits[0, len(prompt) - 1 : -1]
-            expected = logits.log_softmax(-1).gather(-1, torch.tensor(completion.token_ids)[:, None])[:, 0]
-            torch.testing.assert_close(torch.tensor(completion.logprobs), expected, rtol=0, atol=1e-4)
-    engine.load_weights([(name, weight + 0.5) for name, weight in model.named_parameters()], version=4)
-    assert engine.generate([[5]], 1, params, seed=1)[0][0].version == 4
+    def make_engine(self, model, max_sequences=1):
+        return example("Add an engine").GenerateEngine(model)

@@ -21,7 +21,7 @@ RULES: dict[str, tuple[str, str, str]] = {
     "models": ("types", "torch transformers jaxtyping pydantic", "peft gguf safetensors"),
     "rollout": ("types models tasks", "torch transformers pydantic", "vllm"),
     "training": ("types models objectives", "torch transformers numpy pydantic", ""),
-    "evaluation": ("types tasks rollout", "numpy pydantic", ""),
+    "evaluation": ("types verifiers tasks rollout", "numpy pydantic", ""),
     "integrations": ("objectives", "torch", "trl verl"),
     "config": ("types verifiers tasks models rollout training evaluation runs objectives", "pydantic yaml", ""),
     "train": ("types verifiers tasks models rollout training evaluation runs objectives config", "torch", ""),

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from negaware.cli import main
 from negaware.config import load_config, parse_config
 from negaware.train import group_from_json, train
-from tiny_run import VOCABULARY, tiny_config, write_problems, write_tiny_config
+from tiny_run import VOCABULARY, contents, tiny_config, write_problems, write_tiny_config
 
 SAMPLED = {
     *("pass_rate", "informative_share", "all_right_share", "all_wrong_share", "truncated_share", "unverifiable_share"),
@@ -171,6 +171,45 @@ def test_it_learns(tmp_path: Path) -> None:
     assert summary["before"]["avg_at_2"]["value"] < 0.5
     assert summary["after"]["avg_at_2"]["value"] > 0.8
     assert summary["after"]["greedy_accuracy"]["value"] == 1
+
+
+def test_a_batch_that_is_not_full_is_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    data = tiny_config(tmp_path, run__steps=2, rollout__max_sampled_questions=6, evaluation__during=None)
+    lines = read_lines(train(parse_config(data)) / "metrics.jsonl")[1:]
+    told = [
+        f"{line['rollout/num_groups']:.0f} of 4 informative questions found in "
+        f"{line['rollout/num_groups_sampled']:.0f} asked (rollout.max_sampled_questions); training on those"
+        for line in lines
+        if line["rollout/num_groups"] < 4
+    ]
+    assert told
+    assert [line for line in capsys.readouterr().out.splitlines() if "informative" in line] == told
+
+
+class FailingTracker:
+    def log(self, step: int, metrics: object) -> None:
+        if step == 3:
+            raise OSError("no connection")
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_tracker_that_fails_loses_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = parse_config(tiny_config(tmp_path, run__checkpoint_every=100))
+    monkeypatch.setattr("negaware.train.open_trackers", lambda *_, **__: [FailingTracker()])
+    with pytest.raises(OSError, match="no connection"):
+        train(config)
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-000003"]
+
+
+def test_a_missing_tracker_deletes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = parse_config(tiny_config(tmp_path, run__steps=1, evaluation__during=None))
+    before = contents(train(config))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="needs a package that isn't installed"):
+        train(parse_config(tiny_config(tmp_path, run__steps=1, run__trackers=["wandb"])), force=True)
+    assert contents(tmp_path / "run") == before
 
 
 def test_a_group_survives_json(run: Path) -> None:

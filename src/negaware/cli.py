@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     evaluate.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     evaluate.add_argument(
-        "-o", "--output", type=Path, help="per-problem results as JSONL (default: TASK-MODEL-K.jsonl here)"
+        "-o", "--output", type=Path, help="per-problem results as JSONL (default: a new TASK-MODEL-K.jsonl here)"
     )
     _add_data_dir(evaluate)
     evaluate.set_defaults(run=_evaluate)

@@ -34,7 +34,8 @@ def compare(config_path: Path, overrides: Sequence[str], objectives: str, seeds:
 
 def _configs(path: Path, overrides: Sequence[str], objectives: list[str], seeds: list[int]) -> list[Config]:
     """One config an objective and seed, each with its folder inside the config's run folder."""
-    base = load_config(path, overrides)
+    parent = Path("runs") / f"{path.stem}-compare"  # `train` with the same config writes to runs/<stem>
+    base = load_config(path, overrides, default_folder=parent)
     assert base.run.folder is not None
     configs = []
     for objective in objectives:

@@ -108,7 +108,7 @@ class RunOptions(_Options):
     """How long, where to, and what is kept."""
 
     folder: Path | None = None
-    """The run's folder; runs/<name of the config file> by default."""
+    """The run's folder; by default runs/<name of the config file>, with -compare behind it for `negaware compare`."""
     steps: int = Field(ge=1)
     """Rollout steps: sample, verify, train."""
     seed: int = Field(default=0, ge=0)
@@ -196,8 +196,11 @@ class Config(_Options):
         return self.model_dump(mode="json")
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """The config of a YAML file, with `--dotted.field value` overrides applied. Raises ConfigError."""
+def load_config(path: Path, overrides: Sequence[str] = (), default_folder: Path | None = None) -> Config:
+    """The config of a YAML file, with `--dotted.field value` overrides applied. Raises ConfigError.
+
+    Where it names no run.folder, that is `default_folder`, or else runs/<name of the file>.
+    """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -208,7 +211,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"The config {path} holds {type(data).__name__}, not fields; begin with `model: …`.")
     for field, value in _parse_overrides(overrides):
         _set(data, field, value)
-    return parse_config(data, default_folder=Path("runs") / path.stem)
+    return parse_config(data, default_folder=default_folder or Path("runs") / path.stem)
 
 
 def parse_config(data: dict[str, Any], default_folder: Path | None = None) -> Config:
@@ -216,9 +219,27 @@ def parse_config(data: dict[str, Any], default_folder: Path | None = None) -> Co
     if default_folder is not None and isinstance(data.get("run"), dict) and data["run"].get("folder") is None:
         data = data | {"run": data["run"] | {"folder": str(default_folder)}}
     try:
-        return Config.model_validate(data)
+        return Config.model_validate(_with_switches(data))
     except ValidationError as error:
         raise ConfigError(_explain(error.errors()[0])) from error
+
+
+class _Switch:
+    """true or false in a config: no field takes one, but pydantic would take a bool for the number 1 or 0."""
+
+    def __init__(self, value: bool) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+
+def _with_switches(value: Any) -> Any:
+    if isinstance(value, dict):  # reasoning-gym's own parameters may be switches
+        return {name: inner if name == "parameters" else _with_switches(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_with_switches(inner) for inner in value]
+    return _Switch(value) if isinstance(value, bool) else value
 
 
 def _parse_overrides(arguments: Sequence[str]) -> list[tuple[list[str], Any]]:

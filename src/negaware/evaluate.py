@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,15 +45,28 @@ def evaluate_model(options: argparse.Namespace) -> None:
     )
     task = load_task(parse_task(options.task), options.data_dir)
     try:
+        output = options.output or _default_output(task.name, options)
         task = replace(task, problems=task.problems[: options.num_problems])
         result = _run(options, task, sampling)
     finally:
         task.verifier.close()
-    output = options.output or Path(f"{task.name}-{Path(options.model).name}-{options.samples}.jsonl")
     write_results(result, output)
     Console().print(results_table(result))
     print(json.dumps(result.summary()))
     print(f"per-problem results  {output}")
+
+
+def _default_output(task_name: str, options: argparse.Namespace) -> Path:
+    """TASK-MODEL-K.jsonl, where MODEL has two names, since every run's model folder is called `model`.
+
+    ValueError if it exists: that takes hours to sample again.
+    """
+    model = Path(options.model)
+    names = model.resolve().parts[1:] if model.is_dir() else model.parts
+    output = Path(f"{task_name}-{'-'.join(names[-2:])}-{options.samples}.jsonl")
+    if output.exists():
+        raise ValueError(f"{output} exists already; give -o FILE to write elsewhere, or to replace it.")
+    return output
 
 
 def _run(options: argparse.Namespace, task: Task, sampling: EvaluationSampling) -> EvaluationResult:
@@ -66,21 +80,14 @@ def _run(options: argparse.Namespace, task: Task, sampling: EvaluationSampling) 
         return evaluate(engine, task, encode, decode, params, sampling.completions, options.seed, count)
 
 
-class _token_counter:  # noqa: N801
-    """A line on the terminal's standard error that says how many tokens were sampled so far, and how fast."""
-
-    def __init__(self, num_answers: int) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f} tokens"))
-        console = Console(stderr=True)
-        self._progress = Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal)
-        self._task = self._progress.add_task(f"sampling {num_answers:,} answers", total=None)
-
-    def __enter__(self) -> Callable[[int], None]:
-        self._progress.start()
-        return lambda tokens: self._progress.advance(self._task, tokens)
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
+@contextmanager
+def _token_counter(num_answers: int) -> Iterator[Callable[[int], None]]:
+    """A line on the terminal's standard error that says how many tokens were sampled so far, and for how long."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f} tokens"))
+    console = Console(stderr=True)
+    with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as progress:
+        line = progress.add_task(f"sampling {num_answers:,} answers", total=None)
+        yield lambda tokens: progress.advance(line, tokens)
 
 
 def results_table(result: EvaluationResult) -> Table:

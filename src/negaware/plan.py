@@ -1,6 +1,7 @@
 """`negaware train CONFIG --dry-run`: the resolved config and the arithmetic of one step, before anything is loaded.
 
-It loads no weights: the model's size comes from its config file.
+It loads no weights: the model's size comes from its config file. (The embedded model is made at its first use, so also
+here on a fresh machine.)
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from negaware.config import Config
 from negaware.models.embedded import EMBEDDED_MODEL, embedded_model_folder
+from negaware.models.load import COMPUTE_DTYPES
 
 GIB = 2**30
-BYTES = {"float32": 4, "bfloat16": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ def model_size(config: Config) -> ModelSize:
     text = found.get_text_config(decoder=True)
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     head_width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    cache = 2 * text.num_hidden_layers * heads * head_width * BYTES[config.training.compute_dtype]
+    cache = 2 * text.num_hidden_layers * heads * head_width * COMPUTE_DTYPES[config.training.compute_dtype].itemsize
     return ModelSize(
         sum(parameter.numel() for parameter in model.parameters()),
         text.num_hidden_layers,
@@ -88,7 +89,7 @@ def model_size(config: Config) -> ModelSize:
 def memory(config: Config, size: ModelSize) -> dict[str, int]:
     """Bytes by purpose. Activations are left to measurement: they depend on the kernels."""
     training, rollout = config.training, config.rollout
-    width = BYTES[training.compute_dtype]
+    width = COMPUTE_DTYPES[training.compute_dtype].itemsize
     parts = {
         f"master weights ({size.num_parameters / 1e6:,.0f}M, float32)": 4 * size.num_parameters,
         "gradients (float32)": 4 * size.num_parameters,

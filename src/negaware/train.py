@@ -17,7 +17,7 @@ import torch
 from negaware.config import Config
 from negaware.evaluation.evaluate import EvaluationResult, evaluate, write_results
 from negaware.evaluation.options import EvaluationSampling
-from negaware.models.load import COMPUTE_DTYPES, load_policy, pick_device, save_model
+from negaware.models.load import load_policy, pick_device, save_model
 from negaware.objectives import OBJECTIVES
 from negaware.rollout.collect import Collector, Rollout, call_seed, require_fit
 from negaware.rollout.local import LocalEngine
@@ -25,7 +25,8 @@ from negaware.runs.folder import RunFolder
 from negaware.runs.interrupt import Interrupt
 from negaware.runs.progress import Progress
 from negaware.runs.report import write_report
-from negaware.runs.trackers import Tracker, open_trackers
+from negaware.runs.report_data import flatten
+from negaware.runs.trackers import Tracker, open_trackers, require_trackers
 from negaware.tasks.audit import audit_task
 from negaware.tasks.load import load_task
 from negaware.tasks.options import AnyTaskOptions, DatasetOptions
@@ -53,8 +54,9 @@ FREE_TO_CHANGE = {
 def train(config: Config, *, resume: bool = False, force: bool = False) -> Path:
     """Runs the config to its end and returns the run's folder.
 
-    Raises ValueError for what the user can mend, KeyboardInterrupt after Ctrl-C. Either way the run can go on from the
-    last step that was finished.
+    Raises ValueError or OSError for what the user can mend, KeyboardInterrupt after Ctrl-C. The run can then go on from
+    the last finished step; from the last checkpoint, if the weights had moved on since (a loss that wasn't finite after
+    a step's first mini-batch, a disk that was full after its training, a process that was killed).
     """
     torch.manual_seed(config.run.seed)
     with ExitStack() as stack:
@@ -65,17 +67,17 @@ def train(config: Config, *, resume: bool = False, force: bool = False) -> Path:
             if not report.exists():
                 write_report([folder.path], report)
             return folder.path
+        require_trackers(config.run.trackers)
         state = None if is_new else _last_state(folder, config)
         start = 0 if state is None else int(state["step"])
         progress = stack.enter_context(Progress(config.run.steps, start_step=start))
         progress.phase("loading data and model", announce=True)
         run = _Run(config, folder, progress, stack)
-        if is_new:  # only now: what can't be loaded has deleted nothing and left nothing behind
+        if is_new:  # only now: data, a model or a tracker that isn't there has deleted nothing and left nothing behind
             RunFolder.create(folder.path, config.resolved(), force=force)
         else:
             folder.truncate_after(-1 if state is None else start)
-        if run.collector.num_left_out:
-            progress.note(f"{run.collector.num_left_out:,} questions left out: longer than rollout.max_prompt_tokens")
+            folder.write_config(config.resolved())
         if state is not None:
             run.restore(state)
         run.trackers = open_trackers(config.run.trackers, folder, config.resolved(), start_step=start)
@@ -91,6 +93,11 @@ def train(config: Config, *, resume: bool = False, force: bool = False) -> Path:
             progress.phase("sampling")
             rollout = run.collector.next_rollout(step, progress.advance)
             clock.lap("sample")
+            if len(rollout.groups) < config.rollout.questions:
+                progress.note(
+                    f"{len(rollout.groups)} of {config.rollout.questions} informative questions found in "
+                    f"{len(rollout.sampled)} asked (rollout.max_sampled_questions); training on those"
+                )
             with interrupt.shield(progress.note):
                 progress.phase("training")
                 metrics = run.trainer.step(rollout.groups, call_seed(config.run.seed, step, -2), progress.advance)
@@ -129,7 +136,7 @@ class _Run:
         device = pick_device(config.device)
         self.task = _loaded(config.task, config, stack)
         self.held_out = _loaded(config.evaluation.task, config, stack)
-        self.policy = load_policy(config.model, COMPUTE_DTYPES[training.compute_dtype], device)
+        self.policy = load_policy(config.model, torch.float32, device)  # the trainer makes the copy that computes
         self.engine = LocalEngine(self.policy.model, rollout.max_sequences)
         codec = self.policy.codec
         self.collector = Collector(
@@ -185,9 +192,6 @@ class _Run:
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Writes a finished step's metrics everywhere they go."""
         self.folder.log(step, metrics)
-        for tracker in self.trackers:
-            tracker.log(step, metrics)
-        self.progress.step_done(step, metrics)
         self.last_state = {
             "step": step,
             "config": self.config.resolved(),
@@ -198,6 +202,9 @@ class _Run:
             "train_seconds": self.train_seconds,
             "random": random_state(),
         }
+        self.progress.step_done(step, metrics)
+        for tracker in self.trackers:  # last: one that fails ends the run, and its step can still be saved
+            tracker.log(step, metrics)
 
     def save_last_step(self, announce: bool = False) -> None:
         """Writes a checkpoint of the last finished step, unless that was done or a later step has begun to train."""
@@ -258,8 +265,9 @@ def accuracy_metrics(estimate: dict[str, Any]) -> dict[str, float]:
 
 def answer_records(step: int, rollout: Rollout) -> Iterator[dict[str, Any]]:
     """Every answer sampled in a step, as the run folder keeps it."""
-    trained = {id(group) for group in rollout.groups}
-    carried = [group for group in rollout.groups if all(group is not other for other in rollout.sampled)]
+    trained = {done.seed for group in rollout.groups for done in group.completions}
+    sampled = {done.seed for group in rollout.sampled for done in group.completions}
+    carried = [group for group in rollout.groups if group.completions[0].seed not in sampled]
     for group in carried + rollout.sampled:
         for completion, text, verdict in zip(group.completions, group.texts, group.verdicts, strict=True):
             yield {
@@ -274,7 +282,7 @@ def answer_records(step: int, rollout: Rollout) -> Iterator[dict[str, Any]]:
                 "pass_rate": group.pass_rate,
                 "finish_reason": completion.finish_reason,
                 "num_tokens": len(completion.token_ids),
-                "trained": id(group) in trained,
+                "trained": completion.seed in trained,
             }
 
 
@@ -312,21 +320,13 @@ def _last_state(folder: RunFolder, config: Config) -> dict[str, Any] | None:
 
 
 def _require_same_config(before: dict[str, Any], now: dict[str, Any], place: Path) -> None:
-    old, new = dict(_flat(before)), dict(_flat(now))
+    old, new = flatten(before), flatten(now)
     for field in old | new:
         if field not in FREE_TO_CHANGE and old.get(field) != new.get(field):
             raise CheckpointError(
                 f"{place} is of another config: {field} was {old.get(field)!r} there and is {new.get(field)!r} now; "
                 "set it back, or choose another run.folder."
             )
-
-
-def _flat(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in data.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _loaded(options: AnyTaskOptions, config: Config, stack: ExitStack) -> Task:

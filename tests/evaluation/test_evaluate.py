@@ -103,7 +103,7 @@ def test_figures_follow_from_the_answers(verifier: MathVerifier) -> None:
     assert result.pass_at[4].value == 1
     # Two of four answers leave out both right ones in 1 of 6 pairs; one right of four in 3 of 6; three in none.
     assert result.pass_at[2].value == pytest.approx((5 / 6 + 3 / 6 + 1) / 3)
-    # p0: "1", "2" and "1.0" are three values with a vote each, the first counts. p1: 3 wins. p2: 3 wins.
+    # p0: "1" and "1.0" are one value with two votes. p1: 3 wins. p2: 3 wins.
     assert result.maj_at_k.value == pytest.approx(2 / 3)
 
 
@@ -111,6 +111,15 @@ def test_one_greedy_answer_is_accuracy(verifier: MathVerifier) -> None:
     result = run(ScriptedEngine(SCRIPT), scripted_task(verifier), num_completions=1)
     assert result.avg_at_k.value == result.maj_at_k.value == result.pass_at[1].value == pytest.approx(2 / 3)
     assert list(result.pass_at) == [1]
+
+
+def test_spellings_of_one_value_vote_together(verifier: MathVerifier) -> None:
+    half = Problem("half", "What is 1 / 2?", "1/2")
+    answers = [r"\boxed{3}", r"\boxed{1/2}", r"\boxed{0.5}", r"\boxed{3}", r"\boxed{\frac12}"]
+    result = run(ScriptedEngine({half.question: answers}), Task("toy", (half,), "{question}", verifier), 5)
+    assert result.maj_at_k.value == 1
+    assert list(result.pass_at) == [1, 2, 4, 5]
+    assert result.pass_at[5].value == 1
 
 
 class UndecidedVerifier:

@@ -190,7 +190,7 @@ def test_nothing_to_learn_says_what_was_found_and_what_to_change(task, right, en
     collector = make_collector(task, lambda question, index: [(right, ended)] * K)
     with pytest.raises(NothingToLearnError, match="None of the 32 questions of this step") as caught:
         collector.next_rollout(1)
-    for word in words:
+    for word in [*words, "in a new run", "--resume it with a higher rollout.max_sampled_questions than 32"]:
         assert word in str(caught.value)
     assert len(collector.engine.asked) == 32
 
@@ -205,6 +205,21 @@ def test_truncated_answers_are_wrong_and_counted(task):
         assert group.verdicts[1].extracted == group.problem.answer
     assert rollout.metrics["rollout/truncated_share"] == 0.5
     assert rollout.metrics["rollout/pass_rate"] == 0.5
+
+
+def test_truncated_answers_can_be_left_out_before_a_group_is_judged(task):
+    def script(question: str, index: int) -> list[tuple[bool, FinishReason]]:
+        only_the_cut_one_is_wrong = [(True, "stop"), (True, "stop"), (True, "stop"), (False, "length")]
+        differ_without_it = [(True, "stop"), (False, "stop"), (True, "stop"), (False, "length")]
+        return differ_without_it if index % 2 else only_the_cut_one_is_wrong
+
+    rollout = make_collector(task, script, truncated_answers="excluded").next_rollout(1)
+    assert rollout.groups
+    for group in rollout.groups:
+        assert [verdict.correct for verdict in group.verdicts] == [True, False, True]
+        assert len(group.completions) == len(group.texts) == 3
+    assert all(len(group.completions) == 4 for group in rollout.sampled)
+    assert rollout.metrics["rollout/informative_share"] == pytest.approx(0.5, abs=0.1)
 
 
 def test_shares_and_lengths(task):

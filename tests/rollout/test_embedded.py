@@ -60,7 +60,7 @@ def test_sharing_a_row_is_exact_but_for_rounding(prompts):
     """In float64 the hidden states of a shared row and of rows alone part by nothing."""
     model = load_policy(EMBEDDED_MODEL, torch.float64).model
     tokens = [(7, 8, 9, 10), (11, 12), (13, 14, 15, 16, 17, 18)]
-    answers = [Answer(tuple(prompts[0]), one, (0.0,) * len(one), (0.0,) * len(one), True, 0.5) for one in tokens]
+    answers = [Answer(tuple(prompts[0]), one, (0.0,) * len(one), (0.0,) * len(one), True, 0.5, 0) for one in tokens]
 
     def predicting(rows: list[Row]) -> torch.Tensor:
         batch = collate(rows)

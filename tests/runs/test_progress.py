@@ -44,17 +44,17 @@ def plain() -> Console:
 def test_one_plain_line_a_step_where_output_is_no_terminal(clock):
     console = plain()
     with Progress(10, console) as progress:
-        progress.phase("evaluating before training", 64, announce=True)
+        progress.phase("evaluating before training", announce=True)
         progress.advance(tokens=1000)
         progress.step_done(0, {"evaluation/accuracy": 0.31})
-        progress.phase("sampling", 128)
+        progress.phase("sampling")
         clock(8)
         progress.step_done(1, METRICS)
         clock(16)
         progress.step_done(2, {"rollout/pass_rate": math.nan, "train/loss": 0.1})
         progress.note("stopping after this step")
     assert console.file.getvalue().splitlines() == [
-        "evaluating before training (64)",
+        "evaluating before training",
         "step 0/10  held-out 31.0%",
         "step 1/10  pass rate 43.8%  held-out 61.2% [57.0%, 65.3%]  loss 0.1234  1,234 tokens/s  8.0 s  1:12 left",
         "step 2/10  loss 0.1000  1:36 left",
@@ -88,12 +88,12 @@ def test_the_live_display_shows_phase_step_time_rates_and_speed(clock):
     with Progress(10, console) as progress:
         clock(8)
         progress.step_done(1, METRICS)
-        progress.phase("sampling", 128)
+        progress.phase("sampling")
         clock(2)
         progress.advance(tokens=700, items=32)
         progress.note("a note")
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())
-    for expected in ("step 1/10", "10%", "1:10 left", "sampling", "32/128", "350 tokens/s", "pass rate 43.8%"):
+    for expected in ("step 1/10", "10%", "1:10 left", "sampling", " 32 ", "350 tokens/s", "pass rate 43.8%"):
         assert expected in shown
     assert "held-out 61.2% [57.0%, 65.3%]" in shown
     assert "a note" in shown
@@ -102,7 +102,7 @@ def test_the_live_display_shows_phase_step_time_rates_and_speed(clock):
 CHILD = (
     "from negaware.runs.progress import Progress\n"
     "with Progress(3) as progress:\n"
-    "    progress.phase('sampling', 4)\n"
+    "    progress.phase('sampling')\n"
     "    progress.step_done(1, {'rollout/pass_rate': 0.5})\n"
 )
 

@@ -108,9 +108,9 @@ def test_a_folder_called_wandb_is_not_the_package(run, monkeypatch, tmp_path):
         open_trackers(["wandb"], run, CONFIG)
 
 
-def test_an_unknown_name_is_answered_with_a_near_one(run):
-    with pytest.raises(ValueError, match=r"unknown tracker 'tensorbord'.* did you mean 'tensorboard'"):
-        open_trackers(["tensorbord"], run, CONFIG)
+def test_an_unknown_name_is_answered_with_those_there_are(run):
+    with pytest.raises(ValueError, match=r"unknown tracker 'tensorbord'; known are tensorboard, wandb, trackio"):
+        open_trackers(["tensorboard", "tensorbord"], run, CONFIG)
     assert not Path(run.path / "tensorboard").exists()
 
 

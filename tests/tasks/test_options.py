@@ -65,7 +65,8 @@ def test_a_wrong_string_is_refused_with_a_way_out(text: str, message: str) -> No
         ({"kind": "arithmetic", "num_problems": 0}, "greater than or equal to 1"),
         ({"kind": "dataset", "path": "a.jsonl", "prompt": "Solve it."}, "must contain {question}"),
         ({"kind": "dataset", "path": "a.jsonl", "extract": []}, "must name a method"),
-        ({"kind": "dataset", "path": "a.jsonl", "extract": ["box"]}, "boxed"),
+        ({"kind": "dataset", "path": "a.jsonl", "extract": ["box"]}, "no method 'box'; did you mean 'boxed'?"),
+        ({"kind": "dataset", "path": "a.jsonl", "extract": 3}, "no method 3 (auto, or some of boxed"),
         ({"kind": "benchmark", "name": "math", "split": "test"}, "one split"),
         ({"kind": "table"}, "does not match any of the expected tags"),
     ],
@@ -74,6 +75,12 @@ def test_impossible_options_are_refused(options: dict[str, object], message: str
     with pytest.raises(ValidationError) as refusal:
         Config.model_validate({"task": options})
     assert message in str(refusal.value)
+
+
+def test_one_method_needs_no_list() -> None:
+    assert DatasetOptions(path="a.jsonl", extract="boxed").extract == ("boxed",)  # type: ignore[arg-type]
+    assert DatasetOptions(path="a.jsonl", extract=["hashes", "bare"]).extract == ("hashes", "bare")  # type: ignore[arg-type]
+    assert DatasetOptions(path="a.jsonl", extract="auto").extract == "auto"
 
 
 def test_every_option_says_what_it_is() -> None:

@@ -168,6 +168,16 @@ def test_tensors_of_another_model(tmp_path: Path, other: dict[str, Tensor]) -> N
     assert "\n" not in str(caught.value)
 
 
+def test_random_states_of_devices_that_are_not_there_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    restored: list[list[int]] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", list)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", lambda states: restored.extend(s.tolist() for s in states))
+    set_random_state(random_state() | {"cuda": [[1, 2], [3, 4]]})
+    assert restored == [[1, 2]]
+
+
 def test_random_state_goes_through_json() -> None:
     def draw() -> tuple[float, float, float, float]:
         return random.gauss(0, 1), random.random(), float(numpy.random.randn()), float(torch.randn(()))

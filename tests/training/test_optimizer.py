@@ -11,7 +11,9 @@ from negaware.training.options import TrainingOptions
 
 
 def make_optimizer(model: nn.Module, num_steps: int = 10, **options) -> MasterOptimizer:
-    return MasterOptimizer(model, TrainingOptions(**{"weight_decay": 0.0, "learning_rate": 1e-5} | options), num_steps)
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    defaults = {"weight_decay": 0.0, "learning_rate": 1e-5, "compute_dtype": dtype}
+    return MasterOptimizer(model, TrainingOptions(**defaults | options), num_steps)
 
 
 def bfloat16_ones() -> nn.Linear:
@@ -37,6 +39,16 @@ def test_small_updates_survive_in_the_masters_where_bfloat16_loses_them():
     assert torch.allclose(optimizer.masters["weight"], torch.full((4, 4), 1 - 400e-5), atol=1e-6)
     assert torch.equal(layer.weight, optimizer.masters["weight"].to(torch.bfloat16))
     assert (layer.weight < 1).all()
+
+
+def test_the_masters_are_the_weights_as_they_were_loaded():
+    layer = nn.Linear(4, 4)
+    layer.bias.requires_grad = False
+    loaded = layer.weight.detach().clone()
+    optimizer = make_optimizer(layer, compute_dtype="bfloat16")
+    assert torch.equal(optimizer.masters["weight"], loaded)
+    assert torch.equal(layer.weight, loaded.to(torch.bfloat16))
+    assert layer.bias.dtype == torch.bfloat16
 
 
 def test_in_float32_master_and_parameter_are_one():

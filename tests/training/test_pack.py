@@ -20,7 +20,9 @@ from tiny_models import MODELS
 
 
 def made_up(prompt_length: int, lengths: list[int]) -> list[Answer]:
-    return [Answer(tuple(range(prompt_length)), tuple(range(n)), (-1.0,) * n, (-1.0,) * n, True, 0.5) for n in lengths]
+    return [
+        Answer(tuple(range(prompt_length)), tuple(range(n)), (-1.0,) * n, (-1.0,) * n, True, 0.5, 0) for n in lengths
+    ]
 
 
 def logprobs_by_answer(trainer, batches: list[list[Row]]) -> dict[int, torch.Tensor]:
@@ -146,14 +148,3 @@ def test_micro_batches_keep_to_the_budget_and_lose_nothing(seed):
     assert Counter(id(a) for batch in batches for a in collate(batch).answers) == Counter(
         id(a) for row in rows for a in row.answers
     )
-
-
-def test_truncated_answers_can_be_left_out():
-    group = sampled_groups(MODELS["llama"](0), num_groups=1, num_answers=8)[0]
-    ended = [completion.finish_reason for completion in group.completions]
-    assert {"stop", "length"} == set(ended)
-    assert len(answers_of(group)) == 8
-    kept = answers_of(group, drop_truncated=True)
-    assert [a.token_ids for a in kept] == [c.token_ids for c in group.completions if c.finish_reason == "stop"]
-    right = [v.correct for v, reason in zip(group.verdicts, ended, strict=True) if reason == "stop"]
-    assert {a.pass_rate for a in kept} == {sum(right) / len(right)}

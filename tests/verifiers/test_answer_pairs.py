@@ -2,7 +2,7 @@
 
 import pytest
 
-from negaware.verifiers.equivalence import fast_verdict
+from negaware.verifiers.equivalence import fast_verdict, normal_form
 from negaware.verifiers.math import MathVerifier
 
 SAME_NUMBER = r"""
@@ -20,6 +20,11 @@ SAME_NUMBER = r"""
 11,\! 111,\! 100        11111100
 1,234.50                1234.5
 1,22                    1.22
+1.22                    1,22
+3,5                     3.5
+7 days                  7
+7                       7 days
+5\text{ cm}             5 centimeters
 \$1,234                 1234
 $18$                    18
 €7.50                   7.5
@@ -162,6 +167,13 @@ DIFFERENT = r"""
 12 - 5                  7
 2^3 + 1                 9
 12 cm                   13 cm
+10 km                   10 m
+7 days                  7 hours
+5\text{ cm}             5\text{ m}
+1.2                     1,2
+3.5                     3,5
+-1.2                    -1,2
+3.55                    3, 55
 \text{oddd}             odd
 \text{east}             \text{west}
 A                       B
@@ -242,6 +254,14 @@ def test_numbers_are_settled_without_a_worker() -> None:
     assert fast_verdict("5", "4") is False
     assert fast_verdict("3 + 4", "7") is False
     assert fast_verdict(r"\sqrt{4}", "2") is None
+
+
+def test_spellings_of_one_value_have_one_normal_form() -> None:
+    spellings = ["1/2", "0.5", r"\frac12", "x = .50", r"$\dfrac{2}{4}$"]
+    assert {normal_form(text) for text in spellings} == {"1/2"}
+    assert normal_form("1,000") == normal_form("1000") == "1000"
+    assert normal_form("Odd") == normal_form(r"\text{odd}") == "odd"
+    assert len({normal_form(text) for text in ["50", r"50\%", "-50", "(1, 2)", "(2, 1)"]}) == 5
 
 
 WHOLE_TEXTS = [

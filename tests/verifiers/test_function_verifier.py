@@ -1,3 +1,6 @@
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import worker_functions as work
 
@@ -8,23 +11,24 @@ from negaware.verifiers.pool import WorkerPool
 PROBLEM = Problem(id="1", question="?", answer="42")
 
 
-def test_the_whole_text_goes_to_the_function_unless_methods_are_named() -> None:
-    texts = ["first 42, then 7", "7", "  "]
-    with WorkerPool(num_workers=1) as pool:
-        whole = FunctionVerifier(work.contains_gold, pool=pool).grade(texts, [PROBLEM] * 3)
-        last = FunctionVerifier(work.contains_gold, ["last_number"], pool=pool).grade(texts, [PROBLEM] * 3)
-    assert [verdict.reason for verdict in whole] == ["correct", "wrong", "no_answer"]
-    assert last[0] == Verdict(False, "wrong", "7")
+def grade(function: Callable[[str, Problem], bool], texts: list[str]) -> list[Verdict]:
+    verifier = FunctionVerifier(function)
+    verdicts = verifier.grade(texts, [PROBLEM] * len(texts))
+    verifier.close()
+    return verdicts
 
 
-def test_every_misbehaviour_has_its_reason() -> None:
-    texts = ["fine", "raise", "hang", "string", "fine"]
-    with FunctionVerifier(work.misbehave, pool=WorkerPool(num_workers=1, seconds=0.5)) as verifier:
-        verdicts = verifier.grade(texts, [PROBLEM] * 5)
+def test_the_whole_text_goes_to_the_function() -> None:
+    verdicts = grade(work.contains_gold, ["first 42, then 7", " 7 ", "  "])
+    assert verdicts == [
+        Verdict(True, "correct", "first 42, then 7"),
+        Verdict(False, "wrong", "7"),
+        Verdict(False, "no_answer"),
+    ]
+
+
+def test_every_misbehaviour_has_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("negaware.verifiers.function.WorkerPool", partial(WorkerPool, num_workers=1, seconds=0.5))
+    verdicts = grade(work.misbehave, ["fine", "raise", "hang", "string", "fine"])
     assert [verdict.reason for verdict in verdicts] == ["correct", "error", "timeout", "error", "correct"]
     assert [verdict.correct for verdict in verdicts] == [True, False, False, False, True]
-
-
-def test_an_unknown_method_is_refused() -> None:
-    with pytest.raises(ValueError, match="'boxes'"):
-        FunctionVerifier(work.contains_gold, ["boxes"])

@@ -52,6 +52,7 @@ def test_the_extraction_can_be_narrowed(tmp_path: Path) -> None:
     ("line", "complaint"),
     [
         ("{not json", "line 2: not JSON"),
+        ('{"prediction": ' + "9" * 5000 + ', "gold": "4"}', "line 2: not JSON"),
         ('{"prediction": "4"}', "line 2: no gold"),
         ("[1, 2]", "line 2: no prediction and no gold"),
         ('{"prediction": null, "gold": "4"}', "line 2: prediction is null"),

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -62,9 +63,10 @@ def test_a_tower_equals_itself_and_nothing_else(verifier: MathVerifier) -> None:
     assert [verdict.correct for verdict in verifier.grade_pairs(texts, golds)] == [True, False, False, False]
 
 
-def test_a_worker_that_hangs_costs_one_timeout_only() -> None:
+def test_a_worker_that_hangs_costs_one_timeout_only(monkeypatch: pytest.MonkeyPatch) -> None:
     # Past every guard: a limit this short makes an ordinary comparison the hostile one.
-    with MathVerifier(pool=WorkerPool(num_workers=1, seconds=1e-4)) as hasty:
+    monkeypatch.setattr("negaware.verifiers.math.WorkerPool", partial(WorkerPool, num_workers=1, seconds=1e-4))
+    with MathVerifier() as hasty:
         (slow,) = hasty.grade_pairs([r"\boxed{(x+1)^{40}}"], [r"(1+x)^{41}"])
         (quick,) = hasty.grade_pairs([r"\boxed{4}"], ["4"])
     assert slow == Verdict(False, "timeout", "(x+1)^{40}")

@@ -18,6 +18,7 @@ from negaware.evaluation.metrics import Estimate, Vote, avg_at_k, maj_at_k, pass
 from negaware.rollout.engine import Engine, SamplingParams
 from negaware.tasks.task import Task
 from negaware.types import Completion, FinishReason, Message, Problem, Reason, Verdict
+from negaware.verifiers.equivalence import normal_form
 
 UNVERIFIABLE: tuple[Reason, ...] = ("timeout", "error")
 
@@ -36,8 +37,9 @@ class Answer:
     @property
     def vote(self) -> Vote:
         """Its vote in maj@k: none if it was truncated, couldn't be verified, or holds no value."""
-        abstains = self.finish_reason == "length" or self.reason in UNVERIFIABLE
-        return Vote(None if abstains else self.extracted, self.correct)
+        if self.extracted is None or self.finish_reason == "length" or self.reason in UNVERIFIABLE:
+            return Vote(None, self.correct)
+        return Vote(normal_form(self.extracted), self.correct)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +87,10 @@ class EvaluationResult:
 
     @property
     def pass_at(self) -> dict[int, Estimate]:
-        """pass@k for k = 1, 2, 4 … up to K."""
+        """pass@k for k = 1, 2, 4 … below K, and K itself."""
         counts = [result.num_correct for result in self.results]
         powers = [2**exponent for exponent in range(self.num_completions.bit_length())]
-        return {k: pass_at_k(counts, self.num_completions, k) for k in powers}
+        return {k: pass_at_k(counts, self.num_completions, k) for k in sorted({*powers, self.num_completions})}
 
     @property
     def maj_at_k(self) -> Estimate:

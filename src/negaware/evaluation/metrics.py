@@ -26,7 +26,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """What one answer brings to a majority: the value found in it (None: no vote), and whether that is right."""
+    """What one answer brings to a majority: its value in one spelling (None: no vote), and whether that is right."""
 
     value: str | None
     correct: bool

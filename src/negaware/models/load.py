@@ -42,7 +42,7 @@ class Codec:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The model in its compute dtype (eval mode: no dropout between sampling and training) and its codec."""
+    """The model (eval mode: no dropout between sampling and training) and its codec."""
 
     model: PreTrainedModel
     codec: Codec

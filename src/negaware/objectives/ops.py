@@ -46,7 +46,7 @@ def answer_lengths(mask: Shaped[Tensor, "B T"]) -> Shaped[Tensor, "B"]:
 
 
 def denominator(reduction: Reduction, num_tokens: int, num_answers: int, max_answer_tokens: int) -> int:
-    """What a reduction divides by, counted over the whole mini-batch (all micro-batches, all ranks)."""
+    """What a reduction divides by, counted over the whole mini-batch, all its micro-batches."""
     return {
         "token_mean": num_tokens,
         "sequence_mean": num_answers,
@@ -60,7 +60,7 @@ def reduce_loss(
 ) -> Float[Tensor, ""]:
     """Σ loss / global denominator; `sequence_mean` averages each answer over its own tokens first.
 
-    Summing this over micro-batches and ranks gives the mini-batch's loss, however it was split.
+    Summing this over micro-batches gives the mini-batch's loss, however it was split.
     """
     if reduction == "sequence_mean":
         loss = loss / answer_lengths(mask)[:, None].to(loss.dtype)

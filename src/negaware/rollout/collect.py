@@ -11,7 +11,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from negaware.rollout.engine import Engine, SamplingParams
 from negaware.rollout.options import RolloutOptions
@@ -79,29 +79,53 @@ class Collector:
         """Fills a batch for this step. Raises NothingToLearnError if no question asked was informative."""
         start = time.perf_counter()
         options, state = self.options, self.state
-        kept, state.surplus = state.surplus, []
-        num_carried = len(kept)
+        carried, state.surplus = state.surplus, []
         sampled: list[Group] = []
-        while len(kept) < options.questions and len(sampled) < options.question_budget:
-            num_questions = self._questions_to_ask(options.questions - len(kept), sampled)
+        informative: list[Group] = []
+        while (num_missing := options.questions - len(carried) - len(informative)) > 0:
+            num_questions = self._questions_to_ask(num_missing, len(informative), len(sampled))
+            if not num_questions:
+                break
             groups = self._sample(num_questions, call_seed(self.seed, step, len(sampled)), on_progress)
             sampled += groups
-            kept += [group for group in groups if is_informative(group)]
+            informative += [group for group in map(self._trainable, groups) if self._is_informative(group)]
+        kept = carried + informative
         if not kept:
             raise NothingToLearnError(self._nothing_to_learn(sampled))
         batch, state.surplus = kept[: options.questions], kept[options.questions :]
         metrics = rollout_metrics(sampled, time.perf_counter() - start) | {
+            "rollout/informative_share": len(informative) / max(len(sampled), 1),
             "rollout/num_groups": float(len(batch)),
-            "rollout/num_carried_groups": float(num_carried),
+            "rollout/num_carried_groups": float(len(carried)),
             "rollout/num_surplus_groups": float(len(state.surplus)),
         }
         return Rollout(batch, sampled, metrics)
 
-    def _questions_to_ask(self, num_missing: int, sampled: Sequence[Group]) -> int:
-        """As many as should fill the batch at the share of informative questions seen so far in this step."""
-        share = sum(map(is_informative, sampled)) / len(sampled) if sampled else 1.0
-        wanted = round(num_missing / max(share, num_missing / self.options.questions, 1e-9))
-        return min(max(wanted, num_missing), self.options.questions, self.options.question_budget - len(sampled))
+    def _questions_to_ask(self, num_missing: int, num_informative: int, num_sampled: int) -> int:
+        """As many as should fill the batch at the share of informative questions seen so far in this step.
+
+        Never more than a batch at once, and 0 when the step's budget is used up.
+        """
+        share = num_informative / num_sampled if num_sampled else 1.0
+        wanted = round(num_missing / max(share, num_missing / self.options.questions))
+        return min(wanted, self.options.questions, self.options.question_budget - num_sampled)
+
+    def _trainable(self, group: Group) -> Group:
+        """The group as it is trained on: without its truncated answers, where those are excluded."""
+        if self.options.truncated_answers == "wrong":
+            return group
+        kept = [index for index, done in enumerate(group.completions) if done.finish_reason != "length"]
+        return replace(
+            group,
+            completions=tuple(group.completions[index] for index in kept),
+            texts=tuple(group.texts[index] for index in kept),
+            verdicts=tuple(group.verdicts[index] for index in kept),
+        )
+
+    def _is_informative(self, group: Group) -> bool:
+        """Whether the group's answers differ; where one answer is all that is asked (RFT), whether it is right."""
+        num_right = sum(verdict.correct for verdict in group.verdicts)
+        return 0 < num_right < len(group.verdicts) or (self.options.completions == 1 and num_right == 1)
 
     def _sample(self, num_questions: int, seed: int, on_progress: Callable[[int], None] | None) -> list[Group]:
         indices = [self._next_problem() for _ in range(num_questions)]
@@ -137,21 +161,17 @@ class Collector:
         all_right = sum(group.pass_rate == 1 for group in sampled)
         truncated = sum(c.finish_reason == "length" for group in sampled for c in group.completions)
         advice = (
-            "The questions are too easy for this model: choose a harder task"
+            "The questions are too easy for this model: in a new run, choose a harder task"
             if all_right > len(sampled) / 2
-            else "The questions are too hard for this model or their answers aren't recognised: choose an easier task "
-            "or another extraction, or raise rollout.max_new_tokens if many are cut off"
+            else "The questions are too hard for this model or their answers aren't recognised: in a new run, choose "
+            "an easier task or another extraction, or raise rollout.max_new_tokens if many are cut off"
         )
         return (
             f"None of the {len(sampled)} questions of this step had both right and wrong answers ({all_right} all "
             f"right, {len(sampled) - all_right} all wrong, {truncated} answers cut at the length limit). {advice}; "
-            f"more answers a question (rollout.completions is {self.options.completions}) help too."
+            f"more answers a question (rollout.completions is {self.options.completions}) help too. To go on with this "
+            f"run, --resume it with a higher rollout.max_sampled_questions than {self.options.question_budget}."
         )
-
-
-def is_informative(group: Group) -> bool:
-    """Whether the group's answers differ; a lone answer (RFT's K = 1) teaches if it is right."""
-    return 0 < group.pass_rate < 1 or (len(group.verdicts) == 1 and group.pass_rate == 1)
 
 
 def call_seed(seed: int, step: int, place: int) -> int:
@@ -182,7 +202,6 @@ def rollout_metrics(sampled: Sequence[Group], seconds: float) -> dict[str, float
     rollout = {
         "num_groups_sampled": len(sampled),
         "pass_rate": sum(group.pass_rate for group in sampled) / groups,
-        "informative_share": sum(map(is_informative, sampled)) / groups,
         "all_right_share": sum(group.pass_rate == 1 for group in sampled) / groups,
         "all_wrong_share": sum(group.pass_rate == 0 for group in sampled) / groups,
         "truncated_share": sum(completion.finish_reason == "length" for completion in completions) / answers,

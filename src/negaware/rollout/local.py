@@ -71,7 +71,7 @@ class LocalEngine:
         """See `Engine.generate`."""
         if not prompts:
             return []
-        batch = _Batch(self, prompts, params, max_rows=max(num_completions, self.max_sequences))
+        batch = _Batch(self, prompts, params, self._num_rows(len(prompts), num_completions))
         waiting = deque(range(len(prompts)))
         while waiting or batch.sequences:
             admitted: list[int] = []
@@ -83,6 +83,10 @@ class LocalEngine:
                 on_progress(num_sampled)
         by_prompt = [batch.finished[index] for index in range(len(prompts))]
         return [tuple(group[k] for k in range(num_completions)) for group in by_prompt]
+
+    def _num_rows(self, num_prompts: int, num_completions: int) -> int:
+        """Rows of the cache: no more than there are completions, and at least one prompt's."""
+        return max(num_completions, min(self.max_sequences, num_prompts * num_completions))
 
     def load_weights(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """See `Engine.load_weights`."""

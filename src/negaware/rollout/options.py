@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from negaware.rollout.engine import SamplingParams
@@ -33,6 +35,8 @@ class RolloutOptions(SamplingOptions):
     """Informative questions a step trains on (the paper's 512)."""
     completions: int = Field(16, ge=1)
     """Answers sampled to each question, K (the paper's 16)."""
+    truncated_answers: Literal["wrong", "excluded"] = "wrong"
+    """Answers cut at the length limit count as wrong, or are left out of their group before it is judged."""
     max_sampled_questions: int | None = Field(None, ge=1)
     """Questions asked at most in one step; by default 8 times `questions`."""
     max_prompt_tokens: int | None = Field(None, ge=1)

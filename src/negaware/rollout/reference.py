@@ -1,6 +1,6 @@
 """A slow engine that is obviously right: one sequence at a time, the whole sequence again for every token, no cache.
 
-The local engine is tested against it. Nothing else should use it.
+The local engine is tested against it. Nothing but tests should sample with it.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
         run = cls(path)
         replace_file(path / _ENVIRONMENT, _to_json(describe_environment(), indent=2) + "\n")
-        replace_file(path / _CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+        run.write_config(config)
         replace_file(run.metrics_path, "")
         return run
 
@@ -103,6 +103,10 @@ class RunFolder:
                 with contextlib.suppress(OSError):
                     file.truncate(size)
                 raise
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """The resolved config (plain values) in force from now."""
+        replace_file(self.path / _CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
 
     def write_answers(self, step: int, records: Iterable[Mapping[str, Any]]) -> None:
         """The sampled answers of one step, one JSON object a line."""

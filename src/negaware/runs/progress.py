@@ -47,15 +47,14 @@ class Progress:
             self._live.stop()
             self._live = None
 
-    def phase(self, name: str, total: int | None = None, *, announce: bool = False) -> None:
-        """What goes on from now ("sampling", "training" …), of `total` items where that is known.
+    def phase(self, name: str, *, announce: bool = False) -> None:
+        """What goes on from now ("sampling", "training" …).
 
         `announce` gives it a line of its own where output isn't a terminal: for the long ones outside of the steps.
         """
-        self._phase, self._num_items, self._items_done = name, total, 0
-        self._tokens, self._phase_began = 0, time.monotonic()
+        self._phase, self._items_done, self._tokens, self._phase_began = name, 0, 0, time.monotonic()
         if announce and self._live is None:
-            self._print(name if total is None else f"{name} ({total:,})")
+            self._print(name)
 
     def advance(self, tokens: int = 0, items: int = 1) -> None:
         """So many more tokens and items of this phase are done."""
@@ -95,7 +94,6 @@ class Progress:
     def _render(self) -> Table:
         seconds = time.monotonic() - self._phase_began
         speed = f"{self._tokens / seconds:,.0f} tokens/s" if self._tokens and seconds > 0 else ""
-        items = f"{self._items_done:,}" + (f"/{self._num_items:,}" if self._num_items is not None else "")
         bars = Table.grid(padding=(0, 2))
         bars.add_row(
             f"[bold]step {self._step}/{self._num_steps}",
@@ -103,8 +101,8 @@ class Progress:
             f"{self._step / max(1, self._num_steps):.0%}",
             self._time_left() or "",
         )
-        bar = ProgressBar(total=self._num_items, completed=self._items_done, width=30, pulse=self._num_items is None)
-        bars.add_row(Text(self._phase), bar, items if self._items_done or self._num_items else "", speed)
+        items = f"{self._items_done:,}" if self._items_done else ""
+        bars.add_row(Text(self._phase), ProgressBar(width=30, pulse=True), items, speed)
         display = Table.grid()
         display.add_row(bars)
         display.add_row(Text("  ".join(_figures(self._metrics)), style="cyan"))

@@ -6,7 +6,6 @@ is imported when it is asked for and not before. Nothing here chooses what is lo
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import importlib.util
@@ -121,22 +120,25 @@ TRACKERS: dict[str, Callable[[Path, Mapping[str, Any], int], Tracker]] = {
 }
 
 
+def require_trackers(names: Sequence[str]) -> None:
+    """ValueError for an unknown name or a package that isn't installed. It imports and opens nothing."""
+    for name in names:
+        if name not in TRACKERS:
+            raise ValueError(f"trackers: unknown tracker {name!r}; known are {', '.join(TRACKERS)}")
+        spec = importlib.util.find_spec(name)
+        # No origin: a folder of that name (wandb makes one where it runs) that merely looks like the package.
+        if spec is None or spec.origin is None:
+            raise ValueError(f"trackers: {name!r} needs a package that isn't installed; pip install 'negaware[{name}]'")
+
+
 def open_trackers(
     names: Sequence[str], run_folder: RunFolder, config: Mapping[str, Any], *, start_step: int = 0
 ) -> list[Tracker]:
     """The named trackers, opened for this run; `start_step` is the step that a resumed run goes on from.
 
-    ValueError for an unknown name or a package that isn't installed, before any tracker is opened.
+    ValueError where `require_trackers` raises it, before any tracker is opened.
     """
-    for name in names:
-        if name not in TRACKERS:
-            close = difflib.get_close_matches(name, TRACKERS, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"trackers: unknown tracker {name!r}; known are {', '.join(TRACKERS)}{hint}")
-        spec = importlib.util.find_spec(name)
-        # No origin: a folder of that name (wandb makes one where it runs) that merely looks like the package.
-        if spec is None or spec.origin is None:
-            raise ValueError(f"trackers: {name!r} needs a package that isn't installed; pip install 'negaware[{name}]'")
+    require_trackers(names)
     trackers: list[Tracker] = []
     try:
         for name in names:

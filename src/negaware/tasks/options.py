@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from negaware.verifiers.extract import Method
 
@@ -95,9 +95,21 @@ class DatasetOptions(_Options):
     system_prompt: str | None = None
     """The system's message, if any."""
     extract: Literal["auto"] | tuple[Method, ...] = "auto"
-    """Where an answer is looked for in a text: methods in order of preference, or auto."""
+    """Where an answer is looked for in a text: a method, methods in order of preference, or auto."""
     num_problems: int | None = Field(default=None, ge=1)
     """Take this many from the start. None: all."""
+
+    @field_validator("extract", mode="before")
+    @classmethod
+    def _known_methods(cls, value: object) -> object:
+        if value == "auto":
+            return value
+        methods, known = tuple(value) if isinstance(value, list | tuple) else (value,), get_args(Method)
+        for method in methods:
+            if method not in known:
+                near = did_you_mean(str(method), known)
+                raise ValueError(f"there is no method {method!r}{near} (auto, or some of {', '.join(known)})")
+        return methods
 
     @model_validator(mode="after")
     def _check(self) -> DatasetOptions:

@@ -77,13 +77,18 @@ def arithmetic_problems(options: ArithmeticOptions) -> list[Problem]:
 
 
 def _pool(form: ArithmeticForm, options: ArithmeticOptions) -> list[tuple[int, ...]]:
-    """Every operand tuple of the form that belongs to the split and has no negative result."""
+    """Every operand tuple of the form in the split whose result is neither negative nor its own last operand.
+
+    An echo of the question ends in that operand: where an answer's last number counts, 8 - 4 would be right by it.
+    """
     values = range(options.low, options.high + 1)
     tuples = itertools.product(values, repeat=3 if form == "add_subtract" else 2)
     return [
         operands
         for operands in tuples
-        if split_of(canonical_form(form, operands)) == options.split and result_of(form, operands) >= 0
+        if split_of(canonical_form(form, operands)) == options.split
+        and result_of(form, operands) >= 0
+        and result_of(form, operands) != operands[-1]
     ]
 
 

@@ -120,7 +120,8 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     numpy.random.set_state(tuple(state["numpy"]))
     torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
     if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([torch.tensor(one, dtype=torch.uint8) for one in state["cuda"]])
+        states = state["cuda"][: torch.cuda.device_count()]  # it may be resumed where there are fewer devices
+        torch.cuda.set_rng_state_all([torch.tensor(one, dtype=torch.uint8) for one in states])
 
 
 def _checksums(path: Path) -> dict[str, list[int]]:

@@ -11,27 +11,30 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from negaware.models.load import COMPUTE_DTYPES
 from negaware.training.options import TrainingOptions
 
 
 class MasterOptimizer:
-    """Owns the float32 masters, their gradients and AdamW's state.
+    """Owns the float32 masters, their gradients and AdamW's state; the model is left in `options.compute_dtype`.
 
-    Gradients are added up in float32 as soon as each parameter's is complete, so any number of micro-batches loses
-    nothing to the compute dtype.
+    The masters are the model's weights as they were loaded, so load it in float32. Gradients are added up in float32 as
+    soon as each parameter's is complete, so any number of micro-batches loses nothing to the compute dtype.
     """
 
     def __init__(self, model: nn.Module, options: TrainingOptions, num_steps: int) -> None:
         self.options = options
         self.num_steps = num_steps
         self.num_steps_done = 0
+        compute_dtype = COMPUTE_DTYPES[options.compute_dtype]
         self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.masters: dict[str, Tensor] = {}
         for name, parameter in self._trained.items():
-            master = parameter.detach().float()  # the parameter itself where the model computes in float32
+            master = parameter.detach().float()
             self.masters[name] = master
-            master.grad = None
             parameter.register_post_accumulate_grad_hook(self._collector_of(master))
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(compute_dtype)  # in float32 the master itself
         # fused: one pass over the weights instead of ten
         self.adamw = torch.optim.AdamW(
             list(self.masters.values()),

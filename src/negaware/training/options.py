@@ -35,6 +35,7 @@ class TrainingOptions(BaseModel):
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Weights and activations of both passes; the master weights are float32 either way."""
     old_logprobs: Literal["recorded", "recomputed"] = "recorded"
-    """π_old as the sampler recorded it, or computed again by the trainer."""
-    truncated_answers: Literal["wrong", "excluded"] = "wrong"
-    """Answers cut at the length limit count as wrong, or are left out of the loss."""
+    """π_old as the sampler recorded it, or computed again by the trainer before its first optimizer step.
+
+    Recomputed, groups carried over from an earlier step count as sampled by the present policy.
+    """

@@ -19,8 +19,8 @@ PADDING = -1  # segment number of padding; 0 is the question, 1 … its answers
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One completion as the trainer needs it: tokens, verdict, its group's pass rate, and two log-probabilities a
-    token: the sampler's, and π_old, which is the same unless the trainer computed it again."""
+    """One completion as the trainer needs it: tokens, verdict, its group's pass rate, the policy version that sampled
+    it, and two log-probabilities a token: the sampler's, and π_old, the same unless the trainer computed it again."""
 
     prompt_ids: tuple[int, ...]
     token_ids: tuple[int, ...]
@@ -28,6 +28,7 @@ class Answer:
     old_logprobs: tuple[float, ...]
     correct: bool
     pass_rate: float
+    version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,24 +78,19 @@ class Batch:
         causal = torch.ones(self.tokens.shape[1], self.tokens.shape[1], dtype=torch.bool, device=keys.device).tril()
         return (causal & ((keys == queries) | (keys == 0)))[:, None]
 
-    def pad(self, flat: Tensor, fill: float = 0.0) -> Tensor:
-        """Per-token values [N] as [A, longest]."""
+    def pad(self, flat: Tensor) -> Tensor:
+        """Per-token values [N] as [A, longest], 0 where an answer has no token."""
         longest = max(len(answer.token_ids) for answer in self.answers)
-        padded = flat.new_full((len(self.answers), longest), fill)
+        padded = flat.new_zeros(len(self.answers), longest)
         return padded.index_put((self.answer_index, self.answer_position), flat)
 
 
-def answers_of(group: Group, drop_truncated: bool = False) -> list[Answer]:
-    """The group's completions for training. With `drop_truncated`, those cut at the length limit are left out."""
-    kept = [
-        (completion, verdict)
-        for completion, verdict in zip(group.completions, group.verdicts, strict=True)
-        if not (drop_truncated and completion.finish_reason == "length")
-    ]
-    pass_rate = sum(verdict.correct for _, verdict in kept) / max(len(kept), 1)
+def answers_of(group: Group) -> list[Answer]:
+    """The group's completions for training."""
+    pass_rate = group.pass_rate
     return [
-        Answer(group.prompt_ids, done.token_ids, done.logprobs, done.logprobs, verdict.correct, pass_rate)
-        for done, verdict in kept
+        Answer(group.prompt_ids, done.token_ids, done.logprobs, done.logprobs, verdict.correct, pass_rate, done.version)
+        for done, verdict in zip(group.completions, group.verdicts, strict=True)
     ]
 
 

@@ -69,11 +69,11 @@ class Trainer:
 
         `on_progress` is told the answer tokens trained since it was last called. Raises NonFiniteLossError.
         """
-        questions = [answers_of(group, self.options.truncated_answers == "excluded") for group in groups]
+        questions = [answers_of(group) for group in groups]
         random.Random(seed).shuffle(questions)
         if self.options.old_logprobs == "recomputed":
             questions = self._recompute(questions)
-        tally = _Tally()
+        tally = _Tally(max(answer.version for answers in questions for answer in answers))
         num_steps = min(self.options.optimizer_steps, len(questions))
         for index in range(num_steps):
             # Every num_steps-th question: mini-batches differ by one question at most and none is dropped.
@@ -143,7 +143,8 @@ class Trainer:
         self.optimizer.discard_gradients()
         raise NonFiniteLossError(
             f"The {what} of optimizer step {self.optimizer.num_steps_done + 1} is {value}; the weights are as they "
-            "were before it. Lower training.learning_rate, or set training.compute_dtype to float32 to find out why."
+            "were before it. In a new run, lower training.learning_rate, or set training.compute_dtype to float32 to "
+            "find out why."
         )
 
     @torch.no_grad()
@@ -175,7 +176,8 @@ def objective_tensors(batch: Batch, logprobs: Tensor) -> ObjectiveTensors:
 class _Tally:
     """Adds up what explains a step, over its micro-batches and mini-batches."""
 
-    def __init__(self) -> None:
+    def __init__(self, newest_version: int) -> None:
+        self.newest_version = newest_version
         self.sums: defaultdict[str, float] = defaultdict(float)
         self.losses: list[float] = []
         self.norms: list[float] = []
@@ -193,9 +195,12 @@ class _Tally:
         self.sums["weight_wrong"] += float(wrong)
 
     def add_difference(self, batch: Batch, logprobs: Tensor) -> None:
+        """Sampler against trainer, on answers of the weights that the trainer has: not those carried from before."""
         recorded = torch.tensor([p for answer in batch.answers for p in answer.recorded_logprobs])
-        self.sums["compared_tokens"] += len(recorded)
-        self.sums["difference"] += float((logprobs.detach().cpu() - recorded).abs().sum())
+        versions = torch.tensor([answer.version for answer in batch.answers for _ in answer.token_ids])
+        same_weights = versions == self.newest_version
+        self.sums["compared_tokens"] += int(same_weights.sum())
+        self.sums["difference"] += float((logprobs.detach().cpu() - recorded)[same_weights].abs().sum())
 
     def add_step(self, loss: float, norm: float, learning_rate: float) -> None:
         self.losses.append(loss)

@@ -34,6 +34,12 @@ def text_form(text: str) -> str:
     return _LONE_BRACES.sub(r"\1", form)
 
 
+def normal_form(text: str) -> str:
+    """One spelling for `1/2`, `0.5` and `\\frac12`: a plain number's exact value, of anything else its `text_form`."""
+    number = parse_number(text)
+    return text_form(text) if number is None else f"{number.value}{'%' if number.percent else ''}"
+
+
 def is_arithmetic(text: str) -> bool:
     """Whether a text is a sum or product of plain numbers left standing, such as an echo of the question."""
     return bool(_ARITHMETIC.fullmatch(text) and _OPERATION.search(text))
@@ -84,8 +90,9 @@ def fast_verdict(prediction: str, gold: str) -> bool | None:
         if is_arithmetic(strip_assignment(clean(prediction))):
             return False
     elif first is not None:
-        comma = parse_comma_decimal(gold_form)
-        if comma is not None and "." in prediction:
+        # With one digit behind the comma, or a space, a gold answer lists two values: 1.2 is not the roots 1,2.
+        comma = parse_comma_decimal(unwrap_text(clean(gold)))
+        if comma is not None and comma.decimals != 1 and "." in prediction:
             return equal_numbers(first, comma)
     if ":" in form and ":" in gold_form and _times_equal(clean(prediction), clean(gold)):
         return True

@@ -62,12 +62,12 @@ def _verdict(outcome: Outcome, extracted: str) -> Verdict:
 class MathVerifier:
     """Grades texts against gold answers; `extract` says where an answer may stand ("auto": anywhere).
 
-    Raises ValueError for an unknown extraction method. Symbolic work runs in `pool` (its own by default).
+    Raises ValueError for an unknown extraction method.
     """
 
-    def __init__(self, extract: Sequence[str] | Literal["auto"] = "auto", *, pool: WorkerPool | None = None) -> None:
+    def __init__(self, extract: Sequence[str] | Literal["auto"] = "auto") -> None:
         self._methods = check_methods(extract)
-        self._pool = pool or WorkerPool(prepare=load_symbolic)
+        self._pool = WorkerPool(prepare=load_symbolic)
         self._golds: dict[str, tuple[str, bool]] = {}
 
     def grade(self, texts: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:

@@ -18,11 +18,15 @@ _MIN_ROUNDED_DIGITS = 4  # 0.333 is too coarse an answer to 1/3, 0.3333 will do
 
 
 class Number(NamedTuple):
-    """An exact value; `decimals` is how many digits its text had after the point (None: not a decimal)."""
+    """An exact value; `decimals` is how many digits its text had after the point (None: not a decimal).
+
+    `unit` is a common unit that followed it, by its first name in `_UNITS`; None: no unit, or a rarer one.
+    """
 
     value: Fraction
     percent: bool = False
     decimals: int | None = None
+    unit: str | None = None
 
 
 _INTEGER = re.compile(r"[-+]?\d{1,100}")
@@ -47,6 +51,34 @@ _GLUED_UNIT = re.compile(
     r"(?:[cdkmµ]m|km/h|mph|kg|mg|kB|[MG]B|mL|ml|cc|lbs?|oz|ft|in|sq|hours?|hrs?|min(?:ute)?s?|sec(?:ond)?s?|days?"
     r"|weeks?|months?|years?|degrees?|dollars?|cents?|units?|inch(?:es)?|feet|yards?|miles?|met(?:er|re)s?|pounds?)"
 )
+_UNITS = {
+    spelling: names.split()[0]
+    for names in (
+        "mm millimeter millimeters millimetre millimetres",
+        "cm centimeter centimeters centimetre centimetres",
+        "m meter meters metre metres",
+        "km kilometer kilometers kilometre kilometres",
+        "inch in inches",
+        "foot ft feet",
+        "yard yd yards",
+        "mile mi miles",
+        "mg milligram milligrams",
+        "g gram grams",
+        "kg kilogram kilograms",
+        "pound lb lbs pounds",
+        "ounce oz ounces",
+        "second sec secs seconds",
+        "minute min mins minutes",
+        "hour hr hrs hours",
+        "day days",
+        "week weeks",
+        "month months",
+        "year years",
+        "cent cents",
+        "dollar dollars",
+    )
+    for spelling in names.split()
+}
 _NOT_UNITS = frozenset(
     re.findall(
         r"\w+",
@@ -132,7 +164,8 @@ def parse_clean_number(text: str) -> Number | None:
         if value < 0 or match["whole"].startswith("0") or match["exponent"]:
             return None
         value += int(match["whole"])
-    return Number(-value if match["sign"] == "-" else value, percent, decimals)
+    unit = _UNITS.get(unwrap_text(match["rest"]).strip(" .").lower())
+    return Number(-value if match["sign"] == "-" else value, percent, decimals, unit)
 
 
 def parse_number(text: str) -> Number | None:
@@ -177,7 +210,12 @@ def _terminates(value: Fraction) -> bool:
 
 
 def equal_numbers(first: Number, second: Number) -> bool:
-    """Exact equality; 28 % says 28 or 0.28; a long decimal may stand for a fraction that never ends."""
+    """Exact equality; 28 % says 28 or 0.28; a long decimal may stand for a fraction that never ends.
+
+    A unit may be left out, but 7 days are not 7 hours.
+    """
+    if first.unit and second.unit and first.unit != second.unit:
+        return False
     if first.value == second.value:
         return True
     if first.percent != second.percent:

@@ -88,7 +88,9 @@ class _WorkerProcess(multiprocessing.context.ForkServerProcess):
     """A worker that leaves the caller's script alone.
 
     multiprocessing runs the script again in each process that it starts, which costs its imports, and without an
-    `if __name__ == "__main__"` its work too. Workers need nothing of it.
+    `if __name__ == "__main__"` its work too. Workers need nothing of it. The start is often in a thread of the pool's:
+    a thread of the caller's that pickles something of its script, or reads `sys.modules["__main__"]`, in that moment
+    finds an empty module; multiprocessing offers no other way to leave the script out.
     """
 
     @staticmethod
