@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from forked_command import Ended, Fault, negaware
+from negaware.cli import main
+from negaware.tasks.task import Task
 from tiny_run import contents, write_tiny_config
 
 HEAVY = ("torch", "transformers", "pydantic", "rich", "sympy", "plotly", "numpy", "yaml")
@@ -60,7 +62,10 @@ except SystemExit as end:
         (["train", "a.yaml", "--resume", "--force"], "argument --force: not allowed with argument --resume"),
         (["grade", "a.jsonl", "--foo"], "unrecognized arguments: --foo"),
         (["evaluate", "model"], "the following arguments are required: --task"),
-        (["evaluate", "model", "--task", "gsm8k", "--samples", "0"], "argument --samples: 0 is not a positive number"),
+        (
+            ["evaluate", "model", "--task", "gsm8k", "--samples", "0"],
+            "argument --samples: '0' is not a whole number above 0",
+        ),
     ],
 )
 def test_usage(arguments: list[str], complaint: str) -> None:
@@ -273,6 +278,46 @@ def test_audit(folder: Path, tmp_path: Path) -> None:
     ended = negaware("audit", "gsm9k")
     assert ended.code == 2
     assert "there is no task 'gsm9k'; did you mean 'gsm8k'?" in ended.err
+
+
+def test_an_audit_with_a_failure_ends_in_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text('{"question": "q", "answer": "1"}\n')
+    monkeypatch.setattr(Task, "as_answer", lambda task, value: "The answer is 2")  # as if the form didn't suit
+    assert main(["audit", str(problems)]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--temperature", "-1"], "temperature: Input should be greater than or equal to 0, got -1.0"),
+        (["--top-p", "0"], "top_p: Input should be greater than 0, got 0.0"),
+    ],
+)
+def test_evaluate_refuses_options_in_one_sentence(folder: Path, arguments: list[str], sentence: str) -> None:
+    ended = negaware("evaluate", folder / "run" / "model", "--task", "arithmetic:test", *arguments)
+    assert_refused(ended, sentence)
+
+
+def test_evaluate_finds_a_bad_output_before_it_samples(folder: Path, tmp_path: Path) -> None:
+    options = ["--task", "arithmetic:test", "--max-new-tokens", "6", "-o", tmp_path]
+    ended = negaware("evaluate", folder / "run" / "model", *options)
+    assert ended.code == 2
+    assert f"{tmp_path} can't be written" in ended.err
+    assert ended.out == ""
+
+
+def test_a_run_folder_is_no_model(folder: Path) -> None:
+    ended = negaware("evaluate", folder / "run", "--task", "arithmetic:test")
+    assert_refused(ended, f"{folder / 'run'} is a run folder; its model is {folder / 'run' / 'model'}.")
+
+
+def test_closed_output(tmp_path: Path) -> None:
+    """A daemon may start the command with its output closed."""
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("\ufeff" + '{"prediction": "4", "gold": "4"}\n')  # with the mark that some editors write first
+    command = f"{sys.executable} -m negaware grade {file} >&- 2>&-"
+    assert subprocess.run(["/bin/sh", "-c", command], check=False).returncode == 0
 
 
 def test_a_reader_that_has_gone(tmp_path: Path) -> None:

@@ -37,6 +37,14 @@ def test_shipped_config_and_its_way_through_yaml(path: Path) -> None:
     assert again.resolved() == config.resolved() == yaml.safe_load(text)
 
 
+def test_a_task_given_by_name_takes_fields(data: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(data | {"task": "gsm8k:test"}))
+    config = load_config(path, ["--task.num_problems", "4", "--run.trackers", "wandb"])
+    assert config.task.model_dump() == {"kind": "benchmark", "name": "gsm8k", "split": "test", "num_problems": 4}
+    assert config.run.trackers == ("wandb",)
+
+
 def test_named_runs_are_there() -> None:
     names = {path.stem for path in CONFIGS}
     assert names >= {"demo", "gsm8k_nft", "gsm8k_rft", "gsm8k_grpo", "gsm8k_dapo", "math_nft_7b", "math_nft_32b"}

@@ -176,6 +176,23 @@ def test_ctrl_c_twice_ends_at_once(
     assert_equal_runs(run, straight32)
 
 
+def test_sigterm_is_heard_like_ctrl_c(straight32: Path) -> None:
+    config, run = other_run(straight32, "sigterm")
+    assert train(config, faults=[Fault("SIGTERM", OPTIMIZER_STEP, 5)]).code == 130
+    assert max(path.name for path in run.glob("checkpoints/*")) == "step-000003"
+    assert train(config, "--resume").code == 0
+    assert_equal_runs(run, straight32)
+
+
+def test_a_finished_run_whose_model_is_gone_writes_it_again(straight32: Path) -> None:
+    config, run = other_run(straight32, "no-model")
+    assert train(config).code == 0
+    before = contents(run / "model")
+    shutil.rmtree(run / "model")
+    assert train(config, "--resume").code == 0
+    assert contents(run / "model") == before
+
+
 def test_ctrl_c_twice_while_loading(straight32: Path) -> None:
     config, _ = other_run(straight32, "twice-loading")
     closing = "negaware.verifiers.math:MathVerifier.close"

@@ -15,12 +15,16 @@ from pathlib import Path
 from negaware import __version__
 
 TRAIN_EPILOG = """Any field of the config can be given as --field.name VALUE, such as --run.seed 1 or
---training.learning_rate 1e-5. The fields are listed in docs/config.md and by --dry-run."""
+--training.learning_rate 1e-5. The run goes to runs/<config name> unless
+--run.folder says otherwise. The fields are listed in docs/config.md and by --dry-run."""
 
 HOW_TO_GO_ON = {
     "train": "--resume goes on from the last finished step.",
     "compare": "The same command goes on from the last finished step.",
 }
+
+
+TASK_HELP = "gsm8k:test, math500, arithmetic:test, reasoning_gym:NAME, problems.jsonl, owner/name of a hub data set …"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,9 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # OpenMP's threads spin for milliseconds while they wait; beside any other busy process that costs two thirds of
     # the speed (docs/log.md). It is read when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    for name in ("stdout", "stderr"):  # a daemon may start us with either closed
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     try:
-        run: Callable[[argparse.Namespace], None] = options.run
-        run(options)
+        run: Callable[[argparse.Namespace], int | None] = options.run
+        exit_code = run(options)
         sys.stdout.flush()
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends what is left of the exit, without a traceback
@@ -47,9 +54,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError) as error:
-        print(f"negaware: error: {error}", file=sys.stderr)
+        print(f"negaware: error: {_sentence(error)}", file=sys.stderr)
         return 2
-    return 0
+    return exit_code or 0
+
+
+def _sentence(error: Exception) -> str:
+    """What an error says; of a pydantic report on an option, its first complaint."""
+    complaints = getattr(error, "errors", None)
+    if not callable(complaints):
+        return str(error)
+    first = complaints()[0]
+    place = ".".join(str(part) for part in first["loc"]) or "the options"
+    return f"{place}: {first['msg'].removeprefix('Value error, ')}, got {first['input']!r}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,16 +86,18 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("evaluate", help="avg@k, pass@k and maj@k of a model on a task")
     evaluate.add_argument("model", metavar="MODEL", help="a folder, a hub name, or smollm2-135m-instruct")
-    evaluate.add_argument("--task", required=True, help="gsm8k:test, math500, arithmetic:test, problems.jsonl, …")
+    evaluate.add_argument("--task", required=True, help=TASK_HELP)
     evaluate.add_argument("--samples", type=_positive, default=1, metavar="K", help="answers a problem (default 1)")
     evaluate.add_argument("--temperature", type=float, help="default: 0 for one sample, 1 for more")
-    evaluate.add_argument("--top-p", type=float, default=1.0)
-    evaluate.add_argument("--top-k", type=int, default=0)
+    evaluate.add_argument("--top-p", type=float, default=1.0, help="nucleus mass (default 1: all tokens)")
+    evaluate.add_argument("--top-k", type=int, default=0, help="most probable tokens kept (default 0: all)")
     evaluate.add_argument("--max-new-tokens", type=_positive, default=2048, help="longest answer (default 2048)")
     evaluate.add_argument("--num-problems", type=_positive, help="the first so many (default: all)")
-    evaluate.add_argument("--seed", type=int, default=0)
-    evaluate.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
-    evaluate.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    evaluate.add_argument("--seed", type=int, default=0, help="another seed samples other answers (default 0)")
+    evaluate.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16", help="default bfloat16")
+    evaluate.add_argument(
+        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: a GPU if there is one"
+    )
     evaluate.add_argument(
         "-o", "--output", type=Path, help="per-problem results as JSONL (default: a new TASK-MODEL-K.jsonl here)"
     )
@@ -91,17 +110,29 @@ def _parser() -> argparse.ArgumentParser:
     grade.add_argument("--extract", default="auto", help="auto, or methods by name: boxed,answer_is,last_number")
     grade.set_defaults(run=_grade)
 
-    audit = commands.add_parser("audit", help="check that a task's gold answers pass its own verifier")
-    audit.add_argument("task", metavar="TASK")
+    audit = commands.add_parser(
+        "audit",
+        help="check that a task's gold answers pass its own verifier",
+        epilog="The exit code is 1 if one doesn't.",
+    )
+    audit.add_argument("task", metavar="TASK", help=TASK_HELP)
     _add_data_dir(audit)
     audit.set_defaults(run=_audit)
 
     report = commands.add_parser("report", help="one self-contained page about one or several runs")
-    report.add_argument("runs", nargs="+", metavar="RUN")
-    report.add_argument("-o", "--output", type=Path, default=Path("report.html"))
+    report.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder")
+    report.add_argument(
+        "-o", "--output", type=Path, default=Path("report.html"), help="the page to write (default report.html here)"
+    )
     report.set_defaults(run=_report)
 
-    compare = commands.add_parser("compare", help="objectives × seeds, one table, one report", allow_abbrev=False)
+    compare = commands.add_parser(
+        "compare",
+        help="objectives × seeds, one table, one report",
+        epilog="Runs go to runs/<config name>-compare; the same command goes on where it was. Fields of the config can "
+        "be given as for train.",
+        allow_abbrev=False,
+    )
     compare.add_argument("config", type=Path, metavar="CONFIG.yaml")
     compare.add_argument("--objectives", required=True, help="such as nft,rft,grpo,dapo")
     compare.add_argument("--seeds", default="0", help="such as 0,1,2")
@@ -114,10 +145,9 @@ def _add_data_dir(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -161,7 +191,7 @@ def _grade(options: argparse.Namespace) -> None:
     grade_command(options.file, options.output, options.extract)
 
 
-def _audit(options: argparse.Namespace) -> None:
+def _audit(options: argparse.Namespace) -> int:
     from negaware.tasks.audit import audit_task
     from negaware.tasks.load import load_task
     from negaware.tasks.options import parse_task
@@ -183,6 +213,7 @@ def _audit(options: argparse.Namespace) -> None:
         f"({len(result.failures):,} fail, {len(result.textual):,} only by spelling, "
         f"{result.num_repeats:,} repeated questions, {len(result.conflicts):,} in conflict)"
     )
+    return 1 if result.failures else 0
 
 
 def _report(options: argparse.Namespace) -> None:

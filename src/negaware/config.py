@@ -18,7 +18,7 @@ from negaware.objectives import OBJECTIVES
 from negaware.objectives.credit import PromptWeight
 from negaware.objectives.nft import Ratio
 from negaware.rollout.options import RolloutOptions
-from negaware.tasks.options import TaskOptions
+from negaware.tasks.options import TaskOptions, parse_task
 from negaware.training.options import TrainingOptions
 
 
@@ -111,13 +111,16 @@ class RunOptions(_Options):
     """The run's folder; by default runs/<name of the config file>, with -compare behind it for `negaware compare`."""
     steps: int = Field(ge=1)
     """Rollout steps: sample, verify, train."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Decides everything random: questions, answers, mini-batches."""
     checkpoint_every: int = Field(default=10, ge=1)
     """Steps from one checkpoint to the next."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """The newest so many are kept."""
-    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    trackers: Annotated[
+        tuple[Literal["tensorboard", "wandb", "trackio"], ...],
+        BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+    ] = ()
     """Where metrics go besides metrics.jsonl."""
 
 
@@ -279,6 +282,8 @@ def _set(data: dict[str, Any], field: list[str], value: Any) -> None:
         inner = data.get(part)
         if inner is None:
             inner = data[part] = {}
+        elif isinstance(inner, str) and part == "task":
+            inner = data[part] = parse_task(inner).model_dump(exclude_none=True)
         elif isinstance(inner, str) and part == "objective":
             inner = data[part] = {"name": inner}
         elif not isinstance(inner, dict):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -46,13 +47,15 @@ def evaluate_model(options: argparse.Namespace) -> None:
     task = load_task(parse_task(options.task), options.data_dir)
     try:
         output = options.output or _default_output(task.name, options)
+        if output.is_dir() or not os.access(output.absolute().parent, os.W_OK):
+            raise ValueError(f"{output} can't be written: -o takes a file in a folder that exists and can be written.")
         task = replace(task, problems=task.problems[: options.num_problems])
         result = _run(options, task, sampling)
     finally:
         task.verifier.close()
-    write_results(result, output)
     Console().print(results_table(result))
     print(json.dumps(result.summary()))
+    write_results(result, output)
     print(f"per-problem results  {output}")
 
 

@@ -63,8 +63,8 @@ def train(config: Config, *, resume: bool = False, force: bool = False) -> Path:
         interrupt = stack.enter_context(Interrupt().watch())
         folder, is_new = _run_folder(config, resume, force)
         report = folder.path / "report.html"
-        if not is_new and folder.read_summary() is not None:  # resumed after its end
-            if not report.exists():
+        if not is_new and folder.read_summary() is not None and (folder.path / "model").exists():
+            if not report.exists():  # resumed after its end
                 write_report([folder.path], report)
             return folder.path
         require_trackers(config.run.trackers)
@@ -73,6 +73,7 @@ def train(config: Config, *, resume: bool = False, force: bool = False) -> Path:
         progress = stack.enter_context(Progress(config.run.steps, start_step=start))
         progress.phase("loading data and model", announce=True)
         run = _Run(config, folder, progress, stack)
+        stack.enter_context(folder.locked())
         if is_new:  # only now: data, a model or a tracker that isn't there has deleted nothing and left nothing behind
             RunFolder.create(folder.path, config.resolved(), force=force)
         else:

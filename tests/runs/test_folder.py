@@ -206,3 +206,19 @@ def test_a_broken_config_is_named(tmp_path: Path) -> None:
     (run.path / "config.yaml").write_text("model: [")
     with pytest.raises(ValueError, match=r"config\.yaml can't be read .*mend it by hand"):
         run.read_config()
+
+
+def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with folder.locked(), pytest.raises(ValueError, match="another process is training in"), folder.locked():
+        pass
+    with folder.locked():
+        assert folder.path.is_dir()
+
+
+@pytest.mark.parametrize(("name", "read"), [("summary", "read_summary"), ("environment", "read_environment")])
+def test_a_broken_json_file_is_named(tmp_path: Path, name: str, read: str) -> None:
+    run = RunFolder.create(tmp_path / "run", {"model": "m"})
+    (run.path / f"{name}.json").write_text("")
+    with pytest.raises(ValueError, match=rf"{name}\.json is not JSON"):
+        getattr(run, read)()

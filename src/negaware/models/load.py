@@ -82,6 +82,8 @@ def pick_device(name: str) -> str:
 def load_codec(name: str) -> Codec:
     """The tokenizer of the model `name` with its chat template. ValueError if either is missing."""
     source = _locate(name)
+    if (Path(name) / "model" / "config.json").exists():
+        raise ValueError(f"{name} is a run folder; its model is {Path(name) / 'model'}.")
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import math
 import os
@@ -72,6 +73,22 @@ class RunFolder:
                 f"run folder {path} already holds a run; --resume goes on with it, --force deletes it first"
             )
         return True
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes from training here. ValueError if one does; the folder is made if there is none."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(
+                    f"another process is training in {self.path}; wait for its end or choose another run.folder"
+                ) from None
+            yield
+        finally:
+            os.close(descriptor)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> RunFolder:
@@ -149,12 +166,12 @@ class RunFolder:
 
     def read_environment(self) -> dict[str, Any]:
         """Where and with what the run was started."""
-        return json.loads((self.path / _ENVIRONMENT).read_text(encoding="utf-8"))
+        return _read_json(self.path / _ENVIRONMENT)
 
     def read_summary(self) -> dict[str, Any] | None:
         """The figures of the finished run; None while it isn't finished."""
         path = self.path / "summary.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return _read_json(path) if path.exists() else None
 
     def _answers_path(self, step: int) -> Path:
         return self.path / "answers" / f"{step:06d}.jsonl"
@@ -173,6 +190,17 @@ def replace_file(path: Path, text: str) -> None:
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. ValueError if someone has broken it."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); mend or delete it") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no JSON object; mend or delete it")
+    return content
 
 
 def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:

@@ -1,4 +1,7 @@
-"""Ctrl-C: once ends the run at a point from which it can go on, twice ends it at once. It knows nothing of runs."""
+"""Ctrl-C and SIGTERM: once ends a run at a point from which it can go on, twice ends it at once.
+
+It knows nothing of runs.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,13 @@ class Interrupt:
 
     @contextmanager
     def watch(self) -> Iterator[Self]:
-        """Handles SIGINT until the block ends."""
-        before = signal.signal(signal.SIGINT, self._handle)
+        """Handles SIGINT, and SIGTERM as schedulers send it, until the block ends."""
+        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield self
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     @contextmanager
     def shield(self, announce: Callable[[str], None]) -> Iterator[None]:

@@ -100,7 +100,8 @@
     const values = run.series[chart.key].filter((value) => value !== null);
     if (!values.length) return [];
     const mark = data.runs.length > 1 ? style(number).glyph + " " : "";
-    return [`${mark}${shown(chart, values[0])} → ${shown(chart, values[values.length - 1])}`];
+    const first = shown(chart, values[0]);
+    return [mark + (values.length > 1 ? `${first} → ${shown(chart, values[values.length - 1])}` : `${first} (one value)`)];
   }).join(" · ");
 
   const plots = [];

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,7 @@ def _gold(value: object, where: str) -> str:
     """The gold answer as text. A list of texts (OlympiadBench) is joined by commas."""
     if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
         value = ", ".join(value)
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         value = str(value)
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{where} must be a non-empty text or a number, got {value!r}")

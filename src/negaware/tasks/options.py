@@ -42,9 +42,9 @@ class ArithmeticOptions(_Options):
     """None: every problem of the split once. In train a larger number repeats problems; in test it is refused."""
     seed: int = 0
     """Decides the order and, with `num_problems`, the choice."""
-    low: int = 2
+    low: int = Field(default=2, ge=0, le=100)
     """Smallest operand."""
-    high: int = 12
+    high: int = Field(default=12, ge=0, le=100)
     """Largest operand."""
     forms: tuple[ArithmeticForm, ...] = Field(default=get_args(ArithmeticForm), min_length=1)
     """Which of a + b, a - b, a * b and a + b - c to ask, in turn."""

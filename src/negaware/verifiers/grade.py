@@ -44,7 +44,7 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
     """The file's (prediction, gold) pairs. Raises ValueError naming the line that can't be read."""
     pairs = []
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     pairs.append(_read_line(line, f"{path}, line {number}"))
