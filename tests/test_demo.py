@@ -26,6 +26,6 @@ def test_the_shortened_demo_improves_on_held_out_problems(tmp_path: Path) -> Non
 
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     before, after = summary["before"], summary["after"]
-    # Over seeds 0 to 2 six steps gain more than 20 points of each; a sampler's noise gains none.
-    assert after["avg_at_4"]["value"] > before["avg_at_4"]["value"] + 0.1
+    # Six steps gain some forty points here; a sampler's noise gains a few at most.
+    assert after["avg_at_4"]["value"] > before["avg_at_4"]["value"] + 0.15
     assert after["greedy_accuracy"]["value"] > before["greedy_accuracy"]["value"]
