@@ -4,6 +4,7 @@ The import hook must stand before anything imports negaware. Subprocesses that a
 """
 
 import random
+import signal
 
 import jaxtyping
 
@@ -12,6 +13,8 @@ jaxtyping.install_import_hook(["negaware.objectives", "negaware.models.logprobs"
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+# A test runner in the background ignores Ctrl-C, and so would the processes that tests start to interrupt them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # tests are small: more threads cost more than they give, and sums keep their order
 
 
