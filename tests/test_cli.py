@@ -17,6 +17,7 @@ import pytest
 
 from forked_command import Ended, Fault, negaware
 from negaware.cli import main
+from negaware.runs.folder import RunFolder
 from negaware.tasks.task import Task
 from tiny_run import contents, write_tiny_config
 
@@ -310,6 +311,20 @@ def test_evaluate_finds_a_bad_output_before_it_samples(folder: Path, tmp_path: P
 def test_a_run_folder_is_no_model(folder: Path) -> None:
     ended = negaware("evaluate", folder / "run", "--task", "arithmetic:test")
     assert_refused(ended, f"{folder / 'run'} is a run folder; its model is {folder / 'run' / 'model'}.")
+
+
+@pytest.mark.parametrize("option", ["--resume", "--force"])
+def test_a_run_that_another_process_trains_is_left_alone(folder: Path, tmp_path: Path, option: str) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(folder / "run", run)
+    (run / "summary.json").unlink()
+    before = contents(run)
+    with RunFolder(run).locked():
+        ended = negaware("train", folder / "tiny.yaml", "--run.steps", 2, "--run.folder", run, option)
+    assert_refused(ended, f"another process is training in {run}; wait for its end or choose another run.folder")
+    assert contents(run) == before
+    if option == "--resume":
+        assert "loading" not in ended.out
 
 
 def test_closed_output(tmp_path: Path) -> None:

@@ -68,13 +68,15 @@ def train(config: Config, *, resume: bool = False, force: bool = False) -> Path:
                 write_report([folder.path], report)
             return folder.path
         require_trackers(config.run.trackers)
+        if not is_new:  # before its state is read: whoever trains here now would move on from it
+            stack.enter_context(folder.locked())
         state = None if is_new else _last_state(folder, config)
         start = 0 if state is None else int(state["step"])
         progress = stack.enter_context(Progress(config.run.steps, start_step=start))
         progress.phase("loading data and model", announce=True)
         run = _Run(config, folder, progress, stack)
-        stack.enter_context(folder.locked())
         if is_new:  # only now: data, a model or a tracker that isn't there has deleted nothing and left nothing behind
+            stack.enter_context(folder.locked())
             RunFolder.create(folder.path, config.resolved(), force=force)
         else:
             folder.truncate_after(-1 if state is None else start)
