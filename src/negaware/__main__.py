@@ -1,7 +1,5 @@
 """`python -m negaware` is the command line."""
 
-import sys
+from negaware.cli import entry
 
-from negaware.cli import main
-
-sys.exit(main())
+entry()

@@ -9,8 +9,11 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from negaware import __version__
 
@@ -18,13 +21,24 @@ TRAIN_EPILOG = """Any field of the config can be given as --field.name VALUE, su
 --training.learning_rate 1e-5. The run goes to runs/<config name> unless
 --run.folder says otherwise. The fields are listed in docs/config.md and by --dry-run."""
 
+INTERRUPTED = 130  # the exit code of a process that Ctrl-C ended
 HOW_TO_GO_ON = {
     "train": "--resume goes on from the last finished step.",
     "compare": "The same command goes on from the last finished step.",
 }
 
-
 TASK_HELP = "gsm8k:test, math500, arithmetic:test, reasoning_gym:NAME, problems.jsonl, owner/name of a hub data set …"
+
+
+def entry() -> NoReturn:
+    """What the shell calls: `main`, and out."""
+    exit_code = main()
+    if exit_code == INTERRUPTED:
+        # Python ends itself by SIGINT, not with our code, if the interrupt happened to meet a string in exec().
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
+    sys.exit(exit_code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,8 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends what is left of the exit, without a traceback
-        print(f"\nInterrupted. {HOW_TO_GO_ON.get(options.command, '')}", file=sys.stderr)
-        return 130
+        print(_interrupted(options), file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has gone (`| head`): nothing is left to say, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -57,6 +71,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"negaware: error: {_sentence(error)}", file=sys.stderr)
         return 2
     return exit_code or 0
+
+
+def _interrupted(options: argparse.Namespace) -> str:
+    return f"\nInterrupted. {HOW_TO_GO_ON.get(options.command, '')}"
+
+
+@contextmanager
+def _imports(options: argparse.Namespace) -> Iterator[None]:
+    """A block of imports, in which Ctrl-C ends the process at once.
+
+    A KeyboardInterrupt there may be swallowed by a module's own `except`, and surface as anything.
+    """
+
+    def leave(signal_number: int, frame: FrameType | None) -> None:
+        os.write(2, f"{_interrupted(options)}\n".encode())
+        os._exit(INTERRUPTED)
+
+    before = signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _sentence(error: Exception) -> str:
@@ -151,16 +187,15 @@ def _positive(text: str) -> int:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from negaware.config import load_config
-
+    with _imports(options):
+        from negaware.config import load_config
     config = load_config(options.config, options.overrides)
-    if options.dry_run:
+    with _imports(options):
         from negaware.plan import print_plan
-
+        from negaware.train import train
+    if options.dry_run:
         print_plan(config)
         return
-    from negaware.train import train
-
     print_outcome(train(config, resume=options.resume, force=options.force))
 
 
@@ -180,22 +215,22 @@ def print_outcome(folder: Path) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from negaware.evaluate import evaluate_model
-
+    with _imports(options):
+        from negaware.evaluate import evaluate_model
     evaluate_model(options)
 
 
 def _grade(options: argparse.Namespace) -> None:
-    from negaware.verifiers.grade import grade_command
-
+    with _imports(options):
+        from negaware.verifiers.grade import grade_command
     grade_command(options.file, options.output, options.extract)
 
 
 def _audit(options: argparse.Namespace) -> int:
-    from negaware.tasks.audit import audit_task
-    from negaware.tasks.load import load_task
-    from negaware.tasks.options import parse_task
-
+    with _imports(options):
+        from negaware.tasks.audit import audit_task
+        from negaware.tasks.load import load_task
+        from negaware.tasks.options import parse_task
     task = load_task(parse_task(options.task), options.data_dir)
     try:
         result = audit_task(task)
@@ -217,16 +252,16 @@ def _audit(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from negaware.runs.report import write_report
-
+    with _imports(options):
+        from negaware.runs.report import write_report
     print(write_report(options.runs, options.output))
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from negaware.compare import compare
-
+    with _imports(options):
+        from negaware.compare import compare
     compare(options.config, options.overrides, options.objectives, options.seeds)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()
