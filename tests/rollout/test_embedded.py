@@ -6,6 +6,7 @@ import pytest
 import torch
 from conformance import trainer_logprobs
 
+from negaware.models.attention import use_own_attention
 from negaware.models.embedded import EMBEDDED_MODEL
 from negaware.models.load import Policy, load_policy
 from negaware.models.logprobs import hidden_states
@@ -59,15 +60,14 @@ def test_logprobs_are_the_trainers(policy, prompts):
 def test_sharing_a_row_is_exact_but_for_rounding(prompts):
     """In float64 the hidden states of a shared row and of rows alone part by nothing."""
     model = load_policy(EMBEDDED_MODEL, torch.float64).model
+    assert use_own_attention(model)
     tokens = [(7, 8, 9, 10), (11, 12), (13, 14, 15, 16, 17, 18)]
     answers = [Answer(tuple(prompts[0]), one, (0.0,) * len(one), (0.0,) * len(one), True, 0.5, 0) for one in tokens]
 
     def predicting(rows: list[Row]) -> torch.Tensor:
         batch = collate(rows)
         with torch.no_grad():
-            hidden = hidden_states(
-                model, batch.tokens, attention_mask=batch.attention_mask(), position_ids=batch.positions
-            )
+            hidden = hidden_states(model, batch.tokens, position_ids=batch.positions, **batch.attention_inputs())
         return hidden.flatten(0, 1)[batch.source]
 
     shared = predicting([Row(tuple(answers))])

@@ -11,7 +11,7 @@ from negaware.training.pack import (
     Answer,
     Row,
     answers_of,
-    best_answers_per_row,
+    answers_per_row,
     collate,
     micro_batches,
     rows_of,
@@ -101,7 +101,7 @@ def test_a_row_holds_its_question_once_and_masks_answers_from_each_other():
         [1, 1, 1, 0, 1, 1, 1],
     ]
     assert batch.pad(torch.arange(6.0)).tolist() == [[0, 1, 0, 0], [2, 3, 4, 5]]
-    assert collate([Row((long,)), Row((short,))]).attention_mask() is None
+    assert collate([Row((long,)), Row((short,))]).attention_inputs() == {}
 
 
 def test_one_token_answers_need_no_tokens_of_their_own():
@@ -111,24 +111,13 @@ def test_one_token_answers_need_no_tokens_of_their_own():
 
 
 def test_how_many_answers_share_a_row():
-    few, many = made_up(50, [12] * 8), made_up(10, [2000] * 8)
-    long_question = made_up(4000, [20] * 8)
-    demo = {"linear_cost": 2 * 135e6, "attention_cost": 4.0 * 30 * 576, "max_tokens": 4096}
-    assert best_answers_per_row(few, **demo) == 8  # a short question, short answers: one row, one question
-    assert best_answers_per_row(many, **demo) == 1  # long answers: pairs of tokens across answers cost too much
-    assert best_answers_per_row(long_question, **demo | {"max_tokens": 10_000}) == 8
-    pairs_only = {"linear_cost": 0.0, "attention_cost": 1.0, "max_tokens": 4096}
-    assert best_answers_per_row(made_up(5, [50] * 8), **pairs_only) == 1
-    assert best_answers_per_row(made_up(50, [12]), **demo) == 1
-
-
-def test_no_row_outgrows_the_micro_batch_by_sharing():
     answers = made_up(50, [12] * 8)
-    for max_tokens in (60, 100, 140):
-        shared = best_answers_per_row(answers, linear_cost=1e9, attention_cost=1.0, max_tokens=max_tokens)
-        lengths = [row.length for row in rows_of(answers, shared)]
-        assert max(lengths) <= max(max_tokens, 61)
-        assert shared == max((n for n in range(1, 9) if 50 + 11 * n <= max_tokens), default=1)
+    # 50 + 11 n tokens for n answers; rows are alike, so 5 of 8 that would fit become 4 and 4
+    for max_tokens, shared in ((40, 1), (60, 1), (72, 2), (94, 4), (105, 4), (137, 4), (138, 8)):
+        assert answers_per_row(answers, max_tokens) == shared
+    assert answers_per_row(made_up(50, [12]), 4096) == 1
+    uneven = made_up(10, [100, 3, 3, 3])  # the longest answers of a question lie in one row
+    assert answers_per_row(uneven, 111) == 2
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -7,34 +7,65 @@ N answer tokens, D hidden width, V vocabulary.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from negaware.models.cuda import compiled_on_cuda
+from negaware.models.products import HAS_BFLOAT16_PRODUCTS, bfloat16_products
+
 with suppress(ImportError):
     from jaxtyping import Float, Int
 
 
+LOGITS_AT_ONCE = 24 * 2**20
+"""Logits in a chunk unless it is said otherwise: 96 MiB in float32."""
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A language-model head: logits = softcap(scale · (hidden Wᵀ + b)), then divided by the temperature."""
+    """A language-model head: logits = softcap(scale · (hidden Wᵀ + b)), then divided by the temperature.
+
+    `float32_weight` is what `prepared` adds for the time that the weight stays as it is.
+    """
 
     weight: Tensor
     bias: Tensor | None = None
     scale: float = 1.0
     softcap: float | None = None
+    float32_weight: Tensor | None = None
+
+    def prepared(self) -> Head:
+        """The head with what several calls of `logits` share; to be made again when the weight has changed."""
+        if self.weight.dtype != torch.bfloat16 or self.weight.device.type != "cpu" or not HAS_BFLOAT16_PRODUCTS:
+            return self
+        return replace(self, float32_weight=self.weight.detach().float())
 
     def logits(self, hidden: Tensor, temperature: float) -> Tensor:
-        """float32 logits [n, V] of hidden states [n, D], tempered."""
-        logits = nn.functional.linear(hidden, self.weight, self.bias).float()
+        """float32 logits [n, V] of hidden states [n, D], tempered.
+
+        bfloat16 factors are multiplied as such, but their sums not rounded to bfloat16: a logit of 10 would be off by
+        up to 0.03, and the log-probabilities of sampler and trainer with it.
+        """
+        logits = self._product(hidden)
+        if self.bias is not None:
+            logits += self.bias
         if self.scale != 1.0:
             logits *= self.scale
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
         return logits if temperature == 1.0 else logits / temperature
+
+    def _product(self, hidden: Tensor) -> Tensor:
+        if self.float32_weight is not None:
+            with bfloat16_products():
+                return nn.functional.linear(hidden.float(), self.float32_weight)
+        if hidden.is_cuda and hidden.dtype == torch.bfloat16:
+            return torch.mm(hidden, self.weight.t(), out_dtype=torch.float32)
+        return nn.functional.linear(hidden, self.weight).float()
 
     def logits_gradient(self, gradient: Tensor, logits: Tensor, temperature: float) -> Tensor:
         """From the gradient of the tempered logits to that of the matrix product."""
@@ -71,23 +102,29 @@ def hidden_states(model: PreTrainedModel, tokens: Tensor, **inputs: Any) -> Tens
     return hidden
 
 
+def tokens_at_once(vocabulary: int) -> int:
+    """Tokens in a chunk of `LOGITS_AT_ONCE`."""
+    return max(1, LOGITS_AT_ONCE // vocabulary)
+
+
 def token_logprobs(
     hidden: Float[Tensor, "N D"],
     head: Head,
     targets: Int[Tensor, "N"],
     temperature: float = 1.0,
-    chunk_tokens: int = 512,
+    chunk_tokens: int | None = None,
 ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
     """log π(target) and the entropy (nats, no gradient) of each token's distribution, both float32.
 
-    Memory: one chunk's logits [chunk_tokens, V], whatever N is.
+    Memory: one chunk's logits [chunk_tokens, V], whatever N is; by default `LOGITS_AT_ONCE` of them, whatever V is.
     """
+    chunk_tokens = chunk_tokens or tokens_at_once(len(head.weight))
     logprobs, entropy = _ChunkedLogprobs.apply(hidden, head.weight, head.bias, targets, head, temperature, chunk_tokens)
     return logprobs, entropy
 
 
 class _ChunkedLogprobs(torch.autograd.Function):
-    """Keeps each token's log-normaliser, recomputes the logits in the backward pass, and adds up dW in float32."""
+    """Recomputes the logits in the backward pass and adds up dW in float32."""
 
     @staticmethod
     def forward(
@@ -101,38 +138,54 @@ class _ChunkedLogprobs(torch.autograd.Function):
         chunk_tokens: int,
     ) -> tuple[Tensor, Tensor]:
         logprobs = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
-        entropy, normaliser = torch.empty_like(logprobs), torch.empty_like(logprobs)
+        entropy = torch.empty_like(logprobs)
+        head = head.prepared()
         for chunk in _chunks(len(hidden), chunk_tokens):
             logits = head.logits(hidden[chunk], temperature)
-            normaliser[chunk] = logits.logsumexp(-1)
-            logprobs[chunk] = logits.gather(-1, targets[chunk, None]).squeeze(-1) - normaliser[chunk]
-            # H = −Σ p·log p, not log Z − Σ p·logit: large logits would cancel.
-            of_all = logits.sub_(normaliser[chunk, None])
-            entropy[chunk] = -torch.linalg.vecdot(of_all.exp(), of_all)
-        ctx.save_for_backward(hidden, weight, bias, targets, normaliser)
+            logprobs[chunk], entropy[chunk] = _chunk_forward(logits, targets[chunk])
+        ctx.save_for_backward(hidden, weight, bias, targets)
         ctx.head, ctx.temperature, ctx.chunk_tokens = head, temperature, chunk_tokens
         ctx.mark_non_differentiable(entropy)
         return logprobs, entropy
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets, normaliser = ctx.saved_tensors
+        hidden, weight, bias, targets = ctx.saved_tensors
         of_logprobs = gradients[0]
         of_hidden = torch.empty_like(hidden)
-        of_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+        of_weight: Tensor | None = None
         of_bias = None if bias is None else torch.zeros(bias.shape, dtype=torch.float32, device=bias.device)
+        head = ctx.head.prepared()
         for chunk in _chunks(len(hidden), ctx.chunk_tokens):
-            logits = ctx.head.logits(hidden[chunk], ctx.temperature)
-            # ∂ logprob(target) / ∂ logits = onehot(target) − softmax(logits)
-            of_logits = (logits - normaliser[chunk, None]).exp_().mul_(-of_logprobs[chunk, None])
-            of_logits.scatter_add_(-1, targets[chunk, None], of_logprobs[chunk, None])
-            of_logits = ctx.head.logits_gradient(of_logits, logits, ctx.temperature).to(weight.dtype)
+            logits = head.logits(hidden[chunk], ctx.temperature)
+            of_logits = _chunk_backward(logits, targets[chunk], of_logprobs[chunk])
+            of_logits = head.logits_gradient(of_logits, logits, ctx.temperature).to(weight.dtype)
             of_hidden[chunk] = of_logits @ weight
-            of_weight += of_logits.T @ hidden[chunk]
+            product = of_logits.T @ hidden[chunk]
+            of_weight = product.float() if of_weight is None else of_weight.add_(product)
             if of_bias is not None:
                 of_bias += of_logits.sum(0, dtype=torch.float32)
         of_bias = None if of_bias is None else of_bias.to(bias.dtype)
+        assert of_weight is not None
         return of_hidden, of_weight.to(weight.dtype), of_bias, None, None, None, None
+
+
+@compiled_on_cuda
+def _chunk_forward(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """log π(target) and the entropy, [n] each, of a chunk's logits [n, V], which are used up."""
+    logits -= logits.amax(-1, keepdim=True)
+    # softmax is one pass over the logits, logsumexp three; the largest probability is 1/Z.
+    probabilities = logits.softmax(-1)
+    log_normaliser = -probabilities.amax(-1).log()
+    logprobs = logits.gather(-1, targets[:, None]).squeeze(-1) - log_normaliser
+    return logprobs, log_normaliser - logits.mul_(probabilities).sum(-1)
+
+
+@compiled_on_cuda
+def _chunk_backward(logits: Tensor, targets: Tensor, of_logprobs: Tensor) -> Tensor:
+    """∂ logprob(target) / ∂ logits = onehot(target) − softmax(logits), times the former's gradient: [n, V]."""
+    of_logits = logits.softmax(-1).mul_(-of_logprobs[:, None])
+    return of_logits.scatter_add_(-1, targets[:, None], of_logprobs[:, None])
 
 
 def _chunks(num_tokens: int, chunk_tokens: int) -> list[slice]:

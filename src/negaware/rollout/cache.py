@@ -6,8 +6,11 @@ row is overwritten by the last one, and a waiting prompt is written right-aligne
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
 COLUMN_BLOCK = 64  # columns added when a cache is full, at the least
@@ -46,10 +49,60 @@ class Window:
         self.end = end
 
 
-class RowCache(Cache):
-    """A transformers cache whose rows are added from prefilled prompts and removed one by one."""
+class RowDecoder:
+    """Runs a model's decoder one token a row, over rows of a cache that grows and shrinks with them."""
 
-    def __init__(self, num_layers: int, max_rows: int, longest_prompt: int) -> None:
+    def __init__(self, model: PreTrainedModel, dtype: torch.dtype | None) -> None:
+        self.decoder, self.device, self.dtype = model.get_decoder(), model.device, dtype
+        self.num_layers = model.config.get_text_config(decoder=True).num_hidden_layers
+        self.lengths: list[int] = []  # tokens in each row
+
+    def begin(self, max_rows: int, longest_prompt: int, max_new_tokens: int) -> None:
+        """Empties all rows; there is room for `max_rows`, and columns are added as answers grow."""
+        self.lengths = []
+        self.cache = RowCache(self.num_layers, max_rows, longest_prompt, self.dtype)
+
+    def add_rows(self, prefilled: list[tuple[Tensor, Tensor]], source_rows: Tensor, lengths: Sequence[int]) -> None:
+        """Appends rows: see `RowCache.add_rows`; `lengths` are the prompts' numbers of tokens."""
+        self.cache.add_rows(prefilled, source_rows)
+        self.lengths += [lengths[source] for source in source_rows.tolist()]
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Appends a token [rows] to every row; the last hidden states [rows, width]."""
+        window = self.cache.window
+        window.start = max(window.start, window.end - max(self.lengths))  # columns that no row uses any more
+        self.cache.open_column()
+        positions = torch.tensor(self.lengths, device=self.device)[:, None]
+        columns = torch.arange(window.end - window.start - 1, -1, -1, device=self.device)
+        hidden: Tensor = self.decoder(
+            input_ids=tokens[:, None],
+            attention_mask=(columns <= positions).long(),
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+        ).last_hidden_state[:, -1]
+        self.lengths = [length + 1 for length in self.lengths]
+        return hidden
+
+    def move_row(self, source: int, target: int) -> None:
+        """Overwrites one row by another."""
+        self.cache.move_row(source, target)
+        self.lengths[target] = self.lengths[source]
+
+    def drop_last_row(self) -> None:
+        """Frees the last row."""
+        self.cache.drop_last_row()
+        self.lengths.pop()
+
+
+class RowCache(Cache):
+    """A transformers cache whose rows are added from prefilled prompts and removed one by one.
+
+    `dtype` is what keys and values are kept in, by default as they come.
+    """
+
+    def __init__(self, num_layers: int, max_rows: int, longest_prompt: int, dtype: torch.dtype | None = None) -> None:
+        self.dtype = dtype
         self.window = Window(longest_prompt)
         self.longest_prompt = longest_prompt
         self.max_rows = max_rows
@@ -67,8 +120,7 @@ class RowCache(Cache):
         columns = slice(window.end - width, window.end)
         for layer, (keys, values) in zip(self.row_layers, prefilled, strict=True):
             if layer.key_buffer is NO_BUFFER:
-                layer.key_buffer = _empty_like(keys, self.max_rows, window.end + COLUMN_BLOCK)
-                layer.value_buffer = _empty_like(values, self.max_rows, window.end + COLUMN_BLOCK)
+                layer.key_buffer, layer.value_buffer = self._buffers(keys, window.end + COLUMN_BLOCK)
             layer.key_buffer[first:last, :, columns] = keys[source_rows]
             layer.value_buffer[first:last, :, columns] = values[source_rows]
         window.num_rows = last
@@ -82,10 +134,17 @@ class RowCache(Cache):
             end = max(width, self.longest_prompt)  # any prompt still waiting must fit to the left of it
             capacity = end + max(COLUMN_BLOCK, end // 2)
             for layer in self.row_layers:
-                layer.key_buffer = _moved(layer.key_buffer, window, end, capacity)
-                layer.value_buffer = _moved(layer.value_buffer, window, end, capacity)
+                keys, values = self._buffers(layer.value_buffer, capacity)
+                layer.key_buffer = _moved(layer.key_buffer, keys, window, end)
+                layer.value_buffer = _moved(layer.value_buffer, values, window, end)
             window.start, window.end = end - width, end
         window.end += 1
+
+    def _buffers(self, states: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of all rows; zeros, not garbage: a masked NaN times a weight of 0 is still NaN."""
+        shape = (self.max_rows, states.shape[1], columns, states.shape[-1])
+        dtype = self.dtype or states.dtype
+        return states.new_zeros(shape, dtype=dtype), states.new_zeros(shape, dtype=dtype)
 
     def move_row(self, source: int, target: int) -> None:
         """Overwrites one row by another."""
@@ -99,14 +158,8 @@ class RowCache(Cache):
         self.window.num_rows -= 1
 
 
-def _empty_like(states: Tensor, rows: int, columns: int) -> Tensor:
-    # Zeros, not garbage: a masked NaN times a weight of 0 is still NaN.
-    return states.new_zeros(rows, states.shape[1], columns, states.shape[-1])
-
-
-def _moved(buffer: Tensor, window: Window, end: int, capacity: int) -> Tensor:
-    """A new buffer with `capacity` columns in which the columns in use end at `end`."""
-    moved = buffer.new_zeros(buffer.shape[0], buffer.shape[1], capacity, buffer.shape[-1])
+def _moved(buffer: Tensor, larger: Tensor, window: Window, end: int) -> Tensor:
+    """`larger` with the columns in use of `buffer` ending at `end`."""
     rows, width = window.num_rows, window.end - window.start
-    moved[:rows, :, end - width : end] = buffer[:rows, :, window.start : window.end]
-    return moved
+    larger[:rows, :, end - width : end] = buffer[:rows, :, window.start : window.end]
+    return larger

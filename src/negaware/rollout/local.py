@@ -15,8 +15,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from negaware.rollout.cache import RowCache
+from negaware.models.attention import use_own_attention
+from negaware.models.logprobs import head_of
+from negaware.rollout.cache import RowDecoder
 from negaware.rollout.engine import SamplingParams
+from negaware.rollout.graphs import GraphDecoder
 from negaware.rollout.reference import copy_weights
 from negaware.rollout.sampling import completion_seed, completion_uniforms, sample_tokens
 from negaware.types import Completion
@@ -56,6 +59,11 @@ class LocalEngine:
                 "are all full or sliding attention."
             )
         self.model = model
+        self.head = head_of(model)
+        # One query a row is all overhead in bfloat16: on the CPU, keys and values are kept as float32 multiplies them.
+        own_attention = use_own_attention(model)
+        self.cache_dtype = torch.float32 if own_attention and model.device.type == "cpu" else None
+        self.graphs = GraphDecoder(model) if model.device.type == "cuda" else None
         self.max_sequences = max_sequences
         self.version = version
 
@@ -100,13 +108,14 @@ class _Batch:
     def __init__(
         self, engine: LocalEngine, prompts: Sequence[Sequence[int]], params: SamplingParams, max_rows: int
     ) -> None:
-        self.model, self.version = engine.model, engine.version
+        self.decoder, self.version = engine.model.get_decoder(), engine.version
+        self.head = engine.head.prepared()
         self.prompts, self.params, self.max_rows = prompts, params, max_rows
         self.device = engine.model.device
         self.sequences: list[_Sequence] = []
         self.finished: dict[int, dict[int, Completion]] = {index: {} for index in range(len(prompts))}
-        num_layers = engine.model.config.get_text_config(decoder=True).num_hidden_layers
-        self.cache = RowCache(num_layers, max_rows, longest_prompt=max(len(prompt) for prompt in prompts))
+        self.rows = engine.graphs or RowDecoder(engine.model, engine.cache_dtype)
+        self.rows.begin(max_rows, max(len(prompt) for prompt in prompts), params.max_new_tokens)
 
     def admit(self, indices: list[int], num_completions: int, seed: int) -> int:
         """Prefills these prompts once each and samples the first token of their completions."""
@@ -115,41 +124,30 @@ class _Batch:
         tokens = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=self.device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device)
         prefilled = DynamicCache()
-        output = self.model(
+        hidden = self.decoder(
             input_ids=tokens,
             attention_mask=mask,
             position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
             past_key_values=prefilled,
             use_cache=True,
-            logits_to_keep=1,
-        )
+        ).last_hidden_state[:, -1]
         source_rows = torch.arange(len(prompts), device=self.device).repeat_interleave(num_completions)
-        self.cache.add_rows(_keys_and_values(prefilled), source_rows)
+        self.rows.add_rows(_keys_and_values(prefilled), source_rows, [len(prompt) for prompt in prompts])
         added = []
         for index in indices:
             for k in range(num_completions):
                 own_seed = completion_seed(seed, index, k)
                 uniforms = completion_uniforms(own_seed, self.params.max_new_tokens)
                 added.append(_Sequence(index, k, len(self.prompts[index]), own_seed, uniforms))
-        self._sample(output.logits[:, -1][source_rows], added)
+        self._sample(self.head.logits(hidden, 1.0)[source_rows], added)
         self.sequences += added
         return len(added)
 
     def decode(self) -> int:
         """Runs every sequence's last token through the model and samples its next."""
-        self.cache.open_column()
-        window = self.cache.window
-        lengths = torch.tensor([s.prompt_length + len(s.token_ids) for s in self.sequences], device=self.device)
-        columns = torch.arange(window.end - window.start, 0, -1, device=self.device)
-        output = self.model(
-            input_ids=torch.tensor([[s.token_ids[-1]] for s in self.sequences], device=self.device),
-            attention_mask=(columns <= lengths[:, None]).long(),
-            position_ids=lengths[:, None] - 1,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        self._sample(output.logits[:, -1], self.sequences)
+        tokens = torch.tensor([s.token_ids[-1] for s in self.sequences], device=self.device)
+        hidden = self.rows.decode(tokens)
+        self._sample(self.head.logits(hidden, 1.0), self.sequences)
         return len(self.sequences)
 
     def retire(self) -> None:
@@ -170,15 +168,8 @@ class _Batch:
             last = self.sequences.pop()
             if last is not sequence:
                 self.sequences[row] = last
-                self.cache.move_row(len(self.sequences), row)
-            self.cache.drop_last_row()
-        self._drop_dead_columns()
-
-    def _drop_dead_columns(self) -> None:
-        """Forgets the leading columns that no sequence uses any more."""
-        window = self.cache.window
-        longest = max((s.prompt_length + len(s.token_ids) - 1 for s in self.sequences), default=0)
-        window.start = max(window.start, window.end - longest)
+                self.rows.move_row(len(self.sequences), row)
+            self.rows.drop_last_row()
 
     def _sample(self, logits: Tensor, sequences: list[_Sequence]) -> None:
         uniforms = torch.stack([s.uniforms[len(s.token_ids)] for s in sequences]).to(self.device)

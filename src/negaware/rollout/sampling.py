@@ -35,11 +35,14 @@ def sample_tokens(logits: Tensor, params: SamplingParams, uniforms: Tensor) -> t
     """
     logits = logits.float()
     if params.temperature == 0:
+        probabilities = logits.softmax(-1)
         tokens = logits.argmax(-1)
-        return tokens, _logprobs_of(logits, tokens)
-    logits = restrict(logits / params.temperature, params.top_k, params.top_p)
-    tokens = _invert_cumulative(logits, uniforms)
-    return tokens, _logprobs_of(logits, tokens)
+    else:
+        if params.temperature != 1:
+            logits = logits / params.temperature
+        probabilities = restrict(logits, params.top_k, params.top_p).softmax(-1)
+        tokens = _invert_cumulative(probabilities, uniforms)
+    return tokens, probabilities.gather(-1, tokens[:, None]).squeeze(-1).log()
 
 
 def restrict(logits: Tensor, top_k: int, top_p: float) -> Tensor:
@@ -58,22 +61,17 @@ def restrict(logits: Tensor, top_k: int, top_p: float) -> Tensor:
     return logits
 
 
-def _logprobs_of(logits: Tensor, tokens: Tensor) -> Tensor:
-    return logits.gather(-1, tokens[:, None]).squeeze(-1) - logits.logsumexp(-1)
-
-
-def _invert_cumulative(logits: Tensor, uniforms: Tensor) -> Tensor:
+def _invert_cumulative(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     """The first column whose cumulative probability reaches u: exact inverse-transform sampling in two levels.
 
-    One exponential a column and no random number a column, where Gumbel or exponential races need both.
+    No random number a column, where Gumbel or exponential races need one.
     """
-    weights = (logits - logits.amax(-1, keepdim=True)).exp()
-    padding = -weights.shape[-1] % BLOCK
-    blocks = torch.nn.functional.pad(weights, (0, padding)).view(weights.shape[0], -1, BLOCK)
+    padding = -probabilities.shape[-1] % BLOCK
+    blocks = torch.nn.functional.pad(probabilities, (0, padding)).view(len(probabilities), -1, BLOCK)
     ends = blocks.sum(-1).double().cumsum(-1)
     target = uniforms.to(ends)[:, None] * ends[:, -1:]
     block = torch.searchsorted(ends, target)
-    rows = torch.arange(len(logits), device=logits.device)
+    rows = torch.arange(len(blocks), device=blocks.device)
     inside = blocks[rows, block.squeeze(1)].double().cumsum(-1)
     before = torch.where(block > 0, ends.gather(-1, (block - 1).clamp(min=0)), 0)
     # Rounding may leave the rest a hair above the block's own total; its last column with any mass is meant then.

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from negaware.models.cuda import block_mask
+from negaware.models.shared_rows import SharedRows
 from negaware.types import Group
 
 PADDING = -1  # segment number of padding; 0 is the question, 1 … its answers
@@ -63,17 +66,22 @@ class Batch:
     targets: Tensor
     answer_index: Tensor
     answer_position: Tensor
+    rows: tuple[Row, ...]
     answers: tuple[Answer, ...]
 
-    @property
-    def shared(self) -> bool:
-        """Whether any row holds more than one answer, and so needs a mask that keeps answers apart."""
-        return len(self.answers) > len(self.tokens)
+    def attention_inputs(self) -> dict[str, Any]:
+        """What keeps the answers of a row apart; nothing where plain causal attention does (padding comes last)."""
+        if len(self.answers) == len(self.rows):
+            return {}
+        if self.segments.is_cuda:
+            return {"attention_mask": block_mask(self.segments)}
+        mask = self.attention_mask()
+        lengths = [[len(answer.token_ids) - 1 for answer in row.answers] for row in self.rows]
+        questions = [len(row.answers[0].prompt_ids) for row in self.rows]
+        return {"attention_mask": mask, "shared_rows": SharedRows(mask.shape[-1], questions, lengths, mask)}
 
-    def attention_mask(self) -> Tensor | None:
-        """Who sees whom, [R, 1, T, T]; None where plain causal attention is the same (padding comes last)."""
-        if not self.shared:
-            return None
+    def attention_mask(self) -> Tensor:
+        """Who sees whom, [R, 1, T, T]."""
         keys, queries = self.segments[:, None, :], self.segments[:, :, None]
         causal = torch.ones(self.tokens.shape[1], self.tokens.shape[1], dtype=torch.bool, device=keys.device).tril()
         return (causal & ((keys == queries) | (keys == 0)))[:, None]
@@ -100,19 +108,13 @@ def rows_of(answers: Sequence[Answer], answers_per_row: int) -> list[Row]:
     return [Row(tuple(ordered[i : i + answers_per_row])) for i in range(0, len(ordered), answers_per_row)]
 
 
-def best_answers_per_row(answers: Sequence[Answer], linear_cost: float, attention_cost: float, max_tokens: int) -> int:
-    """How many answers a row should hold, so that a question's rows cost least and sharing makes none too long.
-
-    Sharing saves the question's tokens; a row of T tokens pays for T² pairs whether they see each other or not.
-    `linear_cost`: operations a token; `attention_cost`: operations a pair of tokens.
-    """
-
-    def cost(answers_per_row: int) -> tuple[bool, float]:
-        lengths = [row.length for row in rows_of(answers, answers_per_row)]
-        too_long = answers_per_row > 1 and max(lengths) > max_tokens
-        return too_long, sum(length * linear_cost + length**2 * attention_cost for length in lengths)
-
-    return min(range(1, len(answers) + 1), key=cost)
+def answers_per_row(answers: Sequence[Answer], max_tokens: int) -> int:
+    """How many of one question's answers a row should hold: as many as `max_tokens` allow, in rows alike."""
+    for num_rows in range(1, len(answers)):
+        num_answers = -(-len(answers) // num_rows)
+        if max(row.length for row in rows_of(answers, num_answers)) <= max_tokens:
+            return num_answers
+    return 1
 
 
 def micro_batches(rows: Sequence[Row], max_tokens: int) -> list[list[Row]]:
@@ -167,5 +169,6 @@ def collate(rows: Sequence[Row], device: torch.device | str = "cpu") -> Batch:
         targets=torch.tensor(targets, device=device),
         answer_index=torch.tensor(answer_index, device=device),
         answer_position=torch.tensor(answer_position, device=device),
+        rows=tuple(rows),
         answers=tuple(answers),
     )

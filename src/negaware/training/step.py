@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from negaware.models.attention import use_own_attention
 from negaware.models.logprobs import head_of, hidden_states, token_logprobs
 from negaware.objectives.objective import Objective, gradient_weights
 from negaware.objectives.ops import denominator, reduce_loss
@@ -26,7 +27,7 @@ from negaware.training.pack import (
     Batch,
     Row,
     answers_of,
-    best_answers_per_row,
+    answers_per_row,
     collate,
     micro_batches,
     rows_of,
@@ -58,9 +59,6 @@ class Trainer:
         self.head = head_of(model)
         self.optimizer = MasterOptimizer(model, options, num_steps)
         self.shares_questions = _attends_freely(model)
-        config = model.config.get_text_config(decoder=True)
-        self.linear_cost = 2.0 * sum(p.numel() for p in model.parameters())
-        self.attention_cost = 4.0 * config.num_hidden_layers * config.hidden_size
 
     def step(
         self, groups: Sequence[Group], seed: int, on_progress: Callable[[int], None] | None = None
@@ -82,9 +80,7 @@ class Trainer:
 
     def logprobs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """log π_θ and entropy of each answer token [N] of a micro-batch."""
-        hidden = hidden_states(
-            self.model, batch.tokens, attention_mask=batch.attention_mask(), position_ids=batch.positions
-        )
+        hidden = hidden_states(self.model, batch.tokens, position_ids=batch.positions, **batch.attention_inputs())
         predicting = hidden.flatten(0, 1).index_select(0, batch.source)
         return token_logprobs(
             predicting, self.head, batch.targets, self.loss.temperature, self.options.logits_chunk_tokens
@@ -95,12 +91,7 @@ class Trainer:
         rows: list[Row] = []
         max_tokens = self.options.micro_batch_tokens
         for answers in questions:
-            shared = (
-                best_answers_per_row(answers, self.linear_cost, self.attention_cost, max_tokens)
-                if self.shares_questions
-                else 1
-            )
-            rows += rows_of(answers, shared)
+            rows += rows_of(answers, answers_per_row(answers, max_tokens) if self.shares_questions else 1)
         return micro_batches(rows, max_tokens)
 
     def _optimizer_step(
@@ -223,10 +214,9 @@ class _Tally:
 
 
 def _attends_freely(model: PreTrainedModel) -> bool:
-    """Whether answers can share a row: rotary positions and full attention, given by a mask that we may choose."""
+    """Whether answers can share a row: rotary positions, full attention, and of our own kind."""
     config = model.config.get_text_config(decoder=True)
     layer_types = getattr(config, "layer_types", None) or ["full_attention"]
     rotary = getattr(config, "rope_parameters", None) is not None
     sliding = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
-    masked = config._attn_implementation == "sdpa"  # eager attention adds its mask: a boolean one would be wrong
-    return rotary and masked and not sliding and set(layer_types) == {"full_attention"}
+    return rotary and use_own_attention(model) and not sliding and set(layer_types) == {"full_attention"}

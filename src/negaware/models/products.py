@@ -1,0 +1,25 @@
+"""Matrix products of bfloat16 factors whose sums stay float32, on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+HAS_BFLOAT16_PRODUCTS = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+"""Whether this machine multiplies bfloat16 faster than float32."""
+
+
+@contextmanager
+def bfloat16_products(wanted: bool = True) -> Iterator[None]:
+    """A block in which float32 matrix products on the CPU round their factors, not their sums, to bfloat16."""
+    settings: Any = torch.backends.mkldnn  # its stubs know no .matmul
+    settings = settings.matmul
+    before = settings.fp32_precision
+    settings.fp32_precision = "bf16" if wanted else before
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before

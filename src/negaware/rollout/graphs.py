@@ -1,0 +1,219 @@
+"""A decode step of fixed shapes over rows that come and go: on CUDA captured once a shape and replayed.
+
+Elsewhere the very same step runs as it is, so all but `CudaRecorder` is tested on the CPU. It knows token ids, keys and
+values; neither sampling nor sequences. H heads with keys and values, D their width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import chain
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import Cache, DynamicLayer
+
+ROW_BLOCK = 8  # a matrix product of fewer rows costs as much
+COLUMN_BLOCK = 64
+NUM_WARM_UPS = 2  # kernels are loaded, plans and workspaces made before a capture, which allows none of that
+
+Step = Callable[[], Tensor]
+
+
+def bucket(number: int, block: int) -> int:
+    """The number rounded up to whole blocks, or to an eighth of its octave's end: less than a quarter more."""
+    quantum = max(block, 1 << max((number - 1).bit_length() - 3, 0))
+    return -(-number // quantum) * quantum
+
+
+class CudaRecorder:
+    """Turns steps into CUDA graphs. They share their memory: a result lasts until another one is replayed.
+
+    Everything here needs a GPU, and nothing else of sampling does.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.stream = torch.cuda.Stream(device)
+        self.pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, step: Step) -> Step:
+        """The step, captured: it must read and write tensors that stay where they are, and never ask for a value."""
+        outside = torch.cuda.current_stream(self.stream.device)
+        self.stream.wait_stream(outside)
+        with torch.cuda.stream(self.stream):
+            for _ in range(NUM_WARM_UPS):
+                step()
+        outside.wait_stream(self.stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+            result = step()
+
+        def replay() -> Tensor:
+            graph.replay()
+            return result
+
+        return replay
+
+
+def recorder_on(device: torch.device) -> Callable[[Step], Step]:
+    """What makes a step repeatable: a CUDA graph, or on other devices the step itself."""
+    return CudaRecorder(device) if device.type == "cuda" else lambda step: step
+
+
+class StepLayer(DynamicLayer):
+    """One attention layer's keys and values [rows, H, columns, D]: views of the decoder's buffers, written in place."""
+
+    def __init__(self, keys: Tensor, values: Tensor, positions: Tensor) -> None:
+        super().__init__()
+        self.key_buffer, self.value_buffer, self.positions = keys, values, positions
+        self.rows = torch.arange(len(keys), device=keys.device)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        """Writes each row's new token at that row's own position and returns all columns."""
+        self.key_buffer[self.rows, :, self.positions] = key_states[:, :, 0]
+        self.value_buffer[self.rows, :, self.positions] = value_states[:, :, 0]
+        return self.key_buffer, self.value_buffer
+
+
+class GraphDecoder:
+    """Runs a model's decoder one token a row, over buffers whose addresses stay; the token at position p is column p.
+
+    It lives as long as its engine: graphs are kept from one `begin` to the next. They read the model's own weights, so
+    weights are updated in place (`copy_`); `begin` notices those that have moved and forgets its graphs.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.decoder = model.get_decoder()
+        self.config = model.config.get_text_config(decoder=True)
+        self.lengths: list[int] = []  # tokens in each row
+        self.num_rows = self.num_columns = 0  # of the buffers
+        self.weights: list[int] = []
+
+    @torch.inference_mode()
+    def begin(self, max_rows: int, longest_prompt: int, max_new_tokens: int) -> None:
+        """Empties all rows and makes room for `max_rows` of prompts and answers up to these lengths.
+
+        Room is never added later: graphs would lose their buffers, and memory that lacks is missed at once.
+        """
+        weights = [tensor.data_ptr() for tensor in chain(self.decoder.parameters(), self.decoder.buffers())]
+        self.lengths = []
+        max_columns = longest_prompt + max_new_tokens - 1  # an answer's last token is never read
+        if weights != self.weights or max_rows > self.num_rows or max_columns > self.num_columns:
+            self.weights = weights
+            self.num_rows = bucket(max(max_rows, self.num_rows), ROW_BLOCK)
+            self.num_columns = bucket(max(max_columns, self.num_columns), COLUMN_BLOCK)
+            device = next(self.decoder.parameters()).device
+            self.tokens = torch.zeros(self.num_rows, dtype=torch.long, device=device)
+            self.positions = torch.zeros_like(self.tokens)
+            self.steps: dict[tuple[int, int], Step] = {}
+            self.record = recorder_on(device)
+            self.shapes: list[tuple[int, int]] = []
+            self.stacks: dict[tuple[int, int], Tensor] = {}
+        for stack in self.stacks.values():
+            stack.zero_()  # a masked NaN of an earlier call times a weight of 0 would still be NaN
+
+    @torch.inference_mode()
+    def add_rows(self, prefilled: list[tuple[Tensor, Tensor]], source_rows: Tensor, lengths: Sequence[int]) -> None:
+        """Appends rows copied from each layer's prefilled keys and values [prompts, H, width, D], left-padded.
+
+        `source_rows`: the prompt of each new row; `lengths`: the tokens of each prompt.
+        """
+        states = list(chain.from_iterable(prefilled))
+        if not self.stacks:
+            self._allocate(states)
+        sources = source_rows.tolist()
+        first, last, width = len(self.lengths), len(self.lengths) + len(sources), states[0].shape[-2]
+        assert last <= self.num_rows
+        padding = torch.tensor([width - lengths[source] for source in sources], device=source_rows.device)
+        # What is read beyond a row's tokens is any of its columns: hidden until a token is written there.
+        columns = (torch.arange(width, device=source_rows.device) + padding[:, None]).clamp(max=width - 1)
+        for buffer, own in zip(self._buffers(), states, strict=True):
+            buffer[first:last, :, :width] = own[source_rows[:, None], :, columns].transpose(1, 2)
+        self.lengths += [lengths[source] for source in sources]
+
+    @torch.inference_mode()
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Appends a token [rows] to every row; the last hidden states [rows, width], valid until the next call."""
+        num_rows = len(self.lengths)
+        shape = bucket(num_rows, ROW_BLOCK), bucket(max(self.lengths) + 1, COLUMN_BLOCK)
+        # Rows not in use write to their column 0, whatever is there.
+        self.positions[: shape[0]] = torch.tensor(self.lengths + [0] * (shape[0] - num_rows))
+        self.tokens[:num_rows] = tokens
+        if shape not in self.steps:
+            self.steps[shape] = self.record(self._step(*shape))
+        hidden = self.steps[shape]()
+        self.lengths = [length + 1 for length in self.lengths]
+        return hidden[:num_rows]
+
+    @torch.inference_mode()
+    def move_row(self, source: int, target: int) -> None:
+        """Overwrites one row by another."""
+        length = self.lengths[source]
+        for stack in self.stacks.values():
+            stack[:, target, :, :length] = stack[:, source, :, :length]
+        self.lengths[target] = length
+
+    def drop_last_row(self) -> None:
+        """Frees the last row."""
+        self.lengths.pop()
+
+    def _allocate(self, states: list[Tensor]) -> None:
+        """One stack of buffers for all layers of the same H and D, so that a row moves in one copy."""
+        self.shapes = [(own.shape[1], own.shape[3]) for own in states]
+        for heads, width in set(self.shapes):
+            count = self.shapes.count((heads, width))
+            size = (count, self.num_rows, heads, self.num_columns, width)
+            self.stacks[heads, width] = states[0].new_zeros(size)
+
+    def _buffers(self) -> list[Tensor]:
+        """Every layer's keys, then its values, [rows, H, columns, D]."""
+        parts = {shape: iter(stack) for shape, stack in self.stacks.items()}
+        return [next(parts[shape]) for shape in self.shapes]
+
+    def _step(self, num_rows: int, num_columns: int) -> Step:
+        """A step that depends on nothing but the contents of the buffers, cut to the first rows and columns."""
+        tokens, positions = self.tokens[:num_rows, None], self.positions[:num_rows]
+        cut = [buffer[:num_rows, :, :num_columns] for buffer in self._buffers()]
+        layers = [StepLayer(keys, values, positions) for keys, values in zip(cut[::2], cut[1::2], strict=True)]
+        cache = Cache(layers=list(layers))
+        columns = torch.arange(num_columns, device=tokens.device)
+        windows = attention_windows(self.config)
+        additive = cut[0].dtype if self.config._attn_implementation == "eager" else None
+
+        def step() -> Tensor:
+            hidden: Tensor = self.decoder(
+                input_ids=tokens,
+                attention_mask=attention_masks(windows, columns, positions, additive),
+                position_ids=positions[:, None],
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state[:, -1]
+            return hidden
+
+        return step
+
+
+def attention_windows(config: PreTrainedConfig) -> dict[str, int | None]:
+    """The kinds of attention layer that a model has, each with the number of tokens that it sees; None for all."""
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None) or ["full_attention" if window is None else "sliding_attention"]
+    return {kind: window if kind == "sliding_attention" else None for kind in kinds}
+
+
+def attention_masks(
+    windows: dict[str, int | None], columns: Tensor, positions: Tensor, additive: torch.dtype | None
+) -> Tensor | dict[str, Tensor]:
+    """Masks [rows, 1, 1, columns] of queries at positions [rows]: one, or one by kind of layer, as the model takes it.
+
+    True where a query sees; for eager attention, which adds its mask, 0 there and the least of a dtype elsewhere.
+    """
+    masks = {}
+    for kind, window in windows.items():
+        seen = columns <= positions[:, None]
+        if window is not None:
+            seen &= columns > positions[:, None] - window
+        if additive is not None:
+            seen = torch.zeros_like(seen, dtype=additive).masked_fill_(~seen, torch.finfo(additive).min)
+        masks[kind] = seen[:, None, None, :]
+    return masks if len(masks) > 1 else masks[kind]

@@ -1,0 +1,99 @@
+"""The border to CUDA in training: FlexAttention over shared rows against a dense mask, and what gets compiled when."""
+
+import pytest
+import torch
+from torch.nn.attention import flex_attention as flex
+from torch.nn.functional import scaled_dot_product_attention
+
+from negaware.models import cuda
+from negaware.models.cuda import block_mask, compiled_on_cuda, flex_rows
+
+HEADS, KEY_HEADS, WIDTH = 6, 2, 8
+
+
+@pytest.fixture(autouse=True)
+def _flex_attention_as_it_is(monkeypatch):
+    """Off CUDA torch warns that it isn't compiled, and refuses gradients, which the plain implementation does have."""
+    monkeypatch.setattr(flex, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
+    monkeypatch.setattr(flex, "_validate_device", lambda *_: None)
+
+
+def segments_of(*rows: tuple[int, ...]) -> torch.Tensor:
+    """Rows [R, T] of a question's length and its answers' lengths, padded with −1."""
+    segments = [torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)) for lengths in rows]
+    return torch.nn.utils.rnn.pad_sequence(segments, batch_first=True, padding_value=-1)
+
+
+def dense_mask(segments: torch.Tensor) -> torch.Tensor:
+    """[R, 1, T, T]: a token sees what comes before it in the question and in its own segment."""
+    num_rows, length = segments.shape
+    mask = torch.zeros(num_rows, 1, length, length, dtype=torch.bool)
+    for row, query, key in torch.cartesian_prod(*(torch.arange(n) for n in (num_rows, length, length))).tolist():
+        own = segments[row, query] == segments[row, key]
+        mask[row, 0, query, key] = bool(key <= query and (own or segments[row, key] == 0))
+    return mask
+
+
+LAYOUTS = {
+    "one answer": segments_of((5, 4)),
+    "answers of one token": segments_of((3, 1, 1, 9), (7, 1, 3)),
+    "padding": segments_of((5, 4, 8, 3), (1, 2), (20, 7)),
+    "whole blocks": segments_of((129, 10, 128)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("segments", LAYOUTS.values(), ids=LAYOUTS)
+def test_flex_rows_is_attention_under_the_dense_mask(segments, dtype):
+    num_rows, length = segments.shape
+    states = [torch.randn(num_rows, n, length, WIDTH, dtype=dtype) for n in (HEADS, KEY_HEADS, KEY_HEADS)]
+    states = [own.requires_grad_() for own in states]
+    upstream = torch.randn(num_rows, length, HEADS, WIDTH, dtype=dtype)
+    options = {"scale": 0.3, "enable_gqa": True}
+
+    found = flex_rows(*states, block_mask(segments), 0.3)
+    expected = scaled_dot_product_attention(*states, attn_mask=dense_mask(segments), **options).transpose(1, 2)
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-13
+    assert torch.allclose(found, expected, atol=tolerance)
+    of_found, of_expected = (torch.autograd.grad((each * upstream).sum(), states) for each in (found, expected))
+    for gradient, wanted in zip(of_found, of_expected, strict=True):
+        assert torch.allclose(gradient, wanted, atol=4 * tolerance)
+
+
+def test_blocks_that_nobody_sees_are_left_out():
+    """384 tokens are 3 × 3 blocks of 128: the question's own column, the two answers' diagonals, and no more."""
+    segments = torch.tensor([[0] * 128 + [1] * 128 + [2] * 128])
+    blocks = block_mask(segments).to_dense()[0, 0]
+    assert blocks.tolist() == [[1, 0, 0], [1, 1, 0], [1, 0, 1]]
+
+
+def test_only_tensors_on_cuda_are_compiled(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compiled.append(options) or function)
+    cuda._compiled.cache_clear()
+    cuda._compiled_flex_attention.cache_clear()
+
+    class OnCuda(torch.Tensor):
+        is_cuda = True
+
+    @compiled_on_cuda
+    def doubled(numbers, by=2.0):
+        """Doc."""
+        return numbers * by
+
+    assert doubled(torch.ones(2), by=3.0).tolist() == [3.0, 3.0]
+    assert compiled == []
+    assert (doubled.__name__, doubled.__doc__) == ("doubled", "Doc.")
+    for _ in range(2):
+        assert doubled(torch.ones(2).as_subclass(OnCuda)).tolist() == [2.0, 2.0]
+    assert compiled == [{}], "once, however often it is called"
+
+    states = torch.randn(1, 1, 4, WIDTH)
+    mask = block_mask(torch.zeros(1, 4, dtype=torch.long))
+    flex_rows(states, states, states, mask, 1.0)
+    assert len(compiled) == 1
+    monkeypatch.setattr(cuda, "flex_attention", lambda query, *_, **__: query)
+    flex_rows(states.as_subclass(OnCuda), states, states, mask, 1.0)
+    assert compiled[1:] == [{"dynamic": True}]
+    cuda._compiled.cache_clear()
+    cuda._compiled_flex_attention.cache_clear()
