@@ -17,7 +17,7 @@ KEEPS_MEMORY = (
     "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=2147483647:glibc.malloc.top_pad=67108864",
 )
 """Lets a contender keep large freed blocks, as negaware does: TRL's larger batches and vLLM gain from it too."""
-OURS = Contender("ours", environment=(("GOMP_SPINCOUNT", "1000"), KEEPS_MEMORY))  # as negaware's command line does
+OURS = Contender("ours", environment=(("GOMP_SPINCOUNT", "1000"),))  # as negaware's command line does
 GENERATE = Contender("generate", environment=(KEEPS_MEMORY,))
 PADDED = Contender("padded", environment=(("GOMP_SPINCOUNT", "1000"), KEEPS_MEMORY))
 VERIFIER = Contender("verifier")

@@ -15,6 +15,7 @@ import negaware
 from contenders.rollouts import synthetic_groups
 from negaware.config import load_config
 from negaware.models.load import load_policy
+from negaware.models.memory import keep_freed_memory
 from negaware.objectives import OBJECTIVES
 from negaware.rollout.engine import SamplingParams
 from negaware.rollout.local import LocalEngine
@@ -133,6 +134,7 @@ def serve(channel: Channel, work: dict[str, Any], arguments: dict[str, Any]) -> 
     """Answers `{"do": "sample" | "step" | "limit" | "train" …}`."""
     import transformers
 
+    keep_freed_memory()  # as negaware's command line does
     ours = Ours(work)
     versions = {
         "negaware": negaware.__version__,

@@ -35,6 +35,7 @@ def states(dtype: torch.dtype, num_heads: int) -> torch.Tensor:
 def test_rows_that_share_a_question(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Values and gradients, with padding, an answer without inputs, and three heads to a key."""
     monkeypatch.setattr(shared_rows, "BLOCK", block)
+    monkeypatch.setattr(shared_rows, "DENSE_WIDTH", 256 if block == 256 else 0)
     mask, real = dense_mask()
     query, key, value = states(torch.float64, 6), states(torch.float64, 2), states(torch.float64, 2)
     found = attend(query, key, value, SharedRows(WIDTH, QUESTIONS, ANSWERS, mask), 0.3)
@@ -51,6 +52,7 @@ def test_rows_that_share_a_question(block: int, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("block", [4, 256])
 def test_in_bfloat16_scores_stay_float32(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_rows, "BLOCK", block)
+    monkeypatch.setattr(shared_rows, "DENSE_WIDTH", 256 if block == 256 else 0)
     mask, real = dense_mask()
     inputs = [states(torch.bfloat16, heads) for heads in (6, 2, 2)]
     found = attend(

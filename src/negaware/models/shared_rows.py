@@ -19,7 +19,8 @@ from torch import Tensor
 
 from negaware.models.products import bfloat16_products
 
-BLOCK = 256
+BLOCK = 256  # queries of a segment taken at once
+DENSE_WIDTH = 256  # rows up to here are one product: gathering their segments would cost more than their pairs
 
 _Segment = tuple[int, int, int]  # length, first token counted through all rows [R·T], row
 
@@ -55,7 +56,7 @@ class SharedRows:
     ) -> None:
         device = mask.device
         self.bias: Tensor | None = None
-        if width <= BLOCK:
+        if width <= DENSE_WIDTH:
             self.bias = torch.zeros(mask.shape, device=device).masked_fill_(~mask, -torch.inf)
             return
         self.longest_question = max(question_lengths)

@@ -60,7 +60,8 @@ class RowDecoder:
     def begin(self, max_rows: int, longest_prompt: int, max_new_tokens: int) -> None:
         """Empties all rows; there is room for `max_rows`, and columns are added as answers grow."""
         self.lengths = []
-        self.cache = RowCache(self.num_layers, max_rows, longest_prompt, self.dtype)
+        columns = longest_prompt + min(max_new_tokens, COLUMN_BLOCK)
+        self.cache = RowCache(self.num_layers, max_rows, longest_prompt, columns, self.dtype)
 
     def add_rows(self, prefilled: list[tuple[Tensor, Tensor]], source_rows: Tensor, lengths: Sequence[int]) -> None:
         """Appends rows: see `RowCache.add_rows`; `lengths` are the prompts' numbers of tokens."""
@@ -98,11 +99,13 @@ class RowDecoder:
 class RowCache(Cache):
     """A transformers cache whose rows are added from prefilled prompts and removed one by one.
 
-    `dtype` is what keys and values are kept in, by default as they come.
+    There are `columns` of them at first. `dtype` is what keys and values are kept in, by default as they come.
     """
 
-    def __init__(self, num_layers: int, max_rows: int, longest_prompt: int, dtype: torch.dtype | None = None) -> None:
-        self.dtype = dtype
+    def __init__(
+        self, num_layers: int, max_rows: int, longest_prompt: int, columns: int, dtype: torch.dtype | None = None
+    ) -> None:
+        self.columns, self.dtype = columns, dtype
         self.window = Window(longest_prompt)
         self.longest_prompt = longest_prompt
         self.max_rows = max_rows
@@ -120,7 +123,7 @@ class RowCache(Cache):
         columns = slice(window.end - width, window.end)
         for layer, (keys, values) in zip(self.row_layers, prefilled, strict=True):
             if layer.key_buffer is NO_BUFFER:
-                layer.key_buffer, layer.value_buffer = self._buffers(keys, window.end + COLUMN_BLOCK)
+                layer.key_buffer, layer.value_buffer = self._buffers(keys, self.columns)
             layer.key_buffer[first:last, :, columns] = keys[source_rows]
             layer.value_buffer[first:last, :, columns] = values[source_rows]
         window.num_rows = last

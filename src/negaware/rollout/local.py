@@ -17,6 +17,8 @@ from transformers import DynamicCache, PreTrainedModel
 
 from negaware.models.attention import use_own_attention
 from negaware.models.logprobs import head_of
+from negaware.models.packed import packed_linears
+from negaware.models.residual import keep_residual_float32
 from negaware.rollout.cache import RowDecoder
 from negaware.rollout.engine import SamplingParams
 from negaware.rollout.graphs import GraphDecoder
@@ -58,6 +60,7 @@ class LocalEngine:
                 f"{', '.join(sorted(unsupported))} don't keep keys and values of their own; use a model whose layers "
                 "are all full or sliding attention."
             )
+        keep_residual_float32(model)
         self.model = model
         self.head = head_of(model)
         # One query a row is all overhead in bfloat16: on the CPU, keys and values are kept as float32 multiplies them.
@@ -81,14 +84,15 @@ class LocalEngine:
             return []
         batch = _Batch(self, prompts, params, self._num_rows(len(prompts), num_completions))
         waiting = deque(range(len(prompts)))
-        while waiting or batch.sequences:
-            admitted: list[int] = []
-            while waiting and len(batch.sequences) + (len(admitted) + 1) * num_completions <= batch.max_rows:
-                admitted.append(waiting.popleft())
-            num_sampled = batch.admit(admitted, num_completions, seed) if admitted else batch.decode()
-            batch.retire()
-            if on_progress:
-                on_progress(num_sampled)
+        with packed_linears(batch.decoder):
+            while waiting or batch.sequences:
+                admitted: list[int] = []
+                while waiting and len(batch.sequences) + (len(admitted) + 1) * num_completions <= batch.max_rows:
+                    admitted.append(waiting.popleft())
+                num_sampled = batch.admit(admitted, num_completions, seed) if admitted else batch.decode()
+                batch.retire()
+                if on_progress:
+                    on_progress(num_sampled)
         by_prompt = [batch.finished[index] for index in range(len(prompts))]
         return [tuple(group[k] for k in range(num_completions)) for group in by_prompt]
 

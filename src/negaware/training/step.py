@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from negaware.models.attention import use_own_attention
 from negaware.models.logprobs import head_of, hidden_states, token_logprobs
+from negaware.models.residual import keep_residual_float32
 from negaware.objectives.objective import Objective, gradient_weights
 from negaware.objectives.ops import denominator, reduce_loss
 from negaware.training.optimizer import MasterOptimizer
@@ -57,7 +58,8 @@ class Trainer:
     def __init__(self, model: PreTrainedModel, loss: LossSettings, options: TrainingOptions, num_steps: int) -> None:
         self.model, self.loss, self.options = model, loss, options
         self.head = head_of(model)
-        self.optimizer = MasterOptimizer(model, options, num_steps)
+        self.optimizer = MasterOptimizer(model, options, num_steps)  # from here on the model has its compute dtype
+        keep_residual_float32(model)
         self.shares_questions = _attends_freely(model)
 
     def step(
