@@ -67,8 +67,10 @@ def build(model: PreTrainedModel, base: Shape) -> tuple[LocalEngine, Trainer]:
 
 def measure(engine: LocalEngine, trainer: Trainer, shape: Shape) -> dict[str, float]:
     """One step: the QUANTITIES, and the number of answer tokens that were sampled and trained on."""
+    from contenders.rollouts import alternating_verdicts
+
     from negaware.rollout.engine import SamplingParams
-    from negaware.types import Group, Problem, Verdict
+    from negaware.types import Group, Problem
 
     vocabulary = engine.model.config.vocab_size
     prompts = [synthetic_tokens(shape.prompt_tokens, place, vocabulary) for place in range(shape.questions)]
@@ -76,9 +78,7 @@ def measure(engine: LocalEngine, trainer: Trainer, shape: Shape) -> dict[str, fl
         start = time.perf_counter()
         sampled = engine.generate(prompts, shape.completions, SamplingParams(shape.answer_tokens), seed=0)
         sampling_seconds = time.perf_counter() - start
-    verdicts = tuple(
-        Verdict(True, "correct", "1") if k % 2 else Verdict(False, "wrong", "0") for k in range(shape.completions)
-    )
+    verdicts = alternating_verdicts(shape.completions)
     groups = [
         Group(Problem(str(place), "", "1"), tuple(prompt), answers, ("",) * shape.completions, verdicts)
         for place, (prompt, answers) in enumerate(zip(prompts, sampled, strict=True))

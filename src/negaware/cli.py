@@ -193,12 +193,13 @@ def _train(options: argparse.Namespace) -> None:
     with _imports(options):
         from negaware.config import load_config
     config = load_config(options.config, options.overrides)
-    with _imports(options):
-        from negaware.plan import print_plan
-        from negaware.train import train
     if options.dry_run:
+        with _imports(options):
+            from negaware.plan import print_plan
         print_plan(config)
         return
+    with _imports(options):
+        from negaware.train import train
     print_outcome(train(config, resume=options.resume, force=options.force))
 
 

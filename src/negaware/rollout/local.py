@@ -33,7 +33,6 @@ class _Sequence:
 
     prompt_index: int
     completion_index: int
-    prompt_length: int
     seed: int
     uniforms: Tensor
     token_ids: list[int] = field(default_factory=list)
@@ -142,7 +141,7 @@ class _Batch:
             for k in range(num_completions):
                 own_seed = completion_seed(seed, index, k)
                 uniforms = completion_uniforms(own_seed, self.params.max_new_tokens)
-                added.append(_Sequence(index, k, len(self.prompts[index]), own_seed, uniforms))
+                added.append(_Sequence(index, k, own_seed, uniforms))
         self._sample(self.head.logits(hidden, 1.0)[source_rows], added)
         self.sequences += added
         return len(added)

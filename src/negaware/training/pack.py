@@ -67,7 +67,11 @@ class Batch:
     answer_index: Tensor
     answer_position: Tensor
     rows: tuple[Row, ...]
-    answers: tuple[Answer, ...]
+
+    @property
+    def answers(self) -> tuple[Answer, ...]:
+        """All answers, row by row."""
+        return tuple(answer for row in self.rows for answer in row.answers)
 
     def attention_inputs(self) -> dict[str, Any]:
         """What keeps the answers of a row apart; nothing where plain causal attention does (padding comes last)."""
@@ -138,7 +142,7 @@ def collate(rows: Sequence[Row], device: torch.device | str = "cpu") -> Batch:
     targets: list[int] = []
     answer_index: list[int] = []
     answer_position: list[int] = []
-    answers: list[Answer] = []
+    num_answers = 0
     for row_index, row in enumerate(rows):
         prompt = row.answers[0].prompt_ids
         row_tokens, row_positions, row_segments = list(prompt), list(range(len(prompt))), [0] * len(prompt)
@@ -148,12 +152,12 @@ def collate(rows: Sequence[Row], device: torch.device | str = "cpu") -> Batch:
             # The question's last token predicts each answer's first.
             source += [offset + len(prompt) - 1, *range(offset + start, offset + start + len(inputs))]
             targets += answer.token_ids
-            answer_index += [len(answers)] * len(answer.token_ids)
+            answer_index += [num_answers] * len(answer.token_ids)
             answer_position += range(len(answer.token_ids))
             row_tokens += inputs
             row_positions += range(len(prompt), len(prompt) + len(inputs))
             row_segments += [segment] * len(inputs)
-            answers.append(answer)
+            num_answers += 1
         missing = width - len(row_tokens)
         tokens.append(row_tokens + [0] * missing)
         # Padding goes on counting where the row ends: transformers takes a restart for a packed sequence.
@@ -170,5 +174,4 @@ def collate(rows: Sequence[Row], device: torch.device | str = "cpu") -> Batch:
         answer_index=torch.tensor(answer_index, device=device),
         answer_position=torch.tensor(answer_position, device=device),
         rows=tuple(rows),
-        answers=tuple(answers),
     )

@@ -60,7 +60,7 @@ class Trainer:
         self.head = head_of(model)
         self.optimizer = MasterOptimizer(model, options, num_steps)  # from here on the model has its compute dtype
         keep_residual_float32(model)
-        self.shares_questions = _attends_freely(model)
+        self.shares_questions = _attends_freely(model) and use_own_attention(model)
 
     def step(
         self, groups: Sequence[Group], seed: int, on_progress: Callable[[int], None] | None = None
@@ -216,9 +216,9 @@ class _Tally:
 
 
 def _attends_freely(model: PreTrainedModel) -> bool:
-    """Whether answers can share a row: rotary positions, full attention, and of our own kind."""
+    """Whether answers could share a row: rotary positions and full attention."""
     config = model.config.get_text_config(decoder=True)
     layer_types = getattr(config, "layer_types", None) or ["full_attention"]
     rotary = getattr(config, "rope_parameters", None) is not None
     sliding = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
-    return rotary and use_own_attention(model) and not sliding and set(layer_types) == {"full_attention"}
+    return rotary and not sliding and set(layer_types) == {"full_attention"}
