@@ -22,3 +22,12 @@ torch.set_num_threads(1)  # tests are small: more threads cost more than they gi
 def _fixed_seeds() -> None:
     random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _small_parts_of_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that small vocabularies have several."""
+    from negaware.models import logprobs
+
+    monkeypatch.setattr(logprobs, "LOGITS_AT_ONCE", {"cpu": 1})
+    monkeypatch.setattr(logprobs, "LEAST_COLUMNS", 7)

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from negaware.config import Config
 from negaware.models.embedded import EMBEDDED_MODEL, embedded_model_folder
 from negaware.models.load import COMPUTE_DTYPES, pick_device
-from negaware.models.logprobs import tokens_at_once
+from negaware.models.logprobs import LOGITS_AT_ONCE
 
 GIB = 2**30
 
@@ -93,13 +93,13 @@ def memory(config: Config, size: ModelSize) -> dict[str, int]:
     """Bytes by purpose. Activations are left to measurement: they depend on the kernels."""
     training, rollout = config.training, config.rollout
     width = COMPUTE_DTYPES[training.compute_dtype].itemsize
-    chunk = training.logits_chunk_tokens or tokens_at_once(size.vocabulary)
+    logits = LOGITS_AT_ONCE[pick_device(config.device)]
     parts = {
         f"master weights ({size.num_parameters / 1e6:,.0f}M, float32)": 4 * size.num_parameters,
         "gradients (float32)": 4 * size.num_parameters,
         "AdamW's two moments (float32)": 8 * size.num_parameters,
         f"weights that compute ({training.compute_dtype})": width * size.num_parameters if width < 4 else 0,
-        f"one logits chunk, forward and backward ({chunk:,} tokens, float32)": 2 * 4 * chunk * size.vocabulary,
+        f"logits and their gradient, {logits / 2**20:.0f}M at a time (float32)": 2 * 4 * logits,
         f"keys and values of {rollout.max_sequences} answers of {rollout.max_new_tokens:,} tokens, questions not "
         "counted": rollout.max_sequences * rollout.max_new_tokens * size.cache_bytes_per_token,
     }

@@ -45,7 +45,7 @@ from negaware.types import Completion, Group, Problem, Verdict
 
 FREE_TO_CHANGE = {
     *("run.folder", "run.checkpoint_every", "run.keep_checkpoints", "run.trackers", "data_dir", "device"),
-    *("rollout.max_sequences", "training.micro_batch_tokens", "training.logits_chunk_tokens"),
+    *("rollout.max_sequences", "training.micro_batch_tokens"),
     "rollout.max_sampled_questions",  # never reached by a finished step that found enough
 }
 """What a resumed run may set otherwise than its checkpoint: it changes nothing of what was learnt, rounding apart."""

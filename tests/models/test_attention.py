@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from negaware.models import shared_rows
-from negaware.models.attention import NAME, attention, use_own_attention
+from negaware.models.attention import NAME, use_own_attention
 from negaware.models.shared_rows import SharedRows, attend
 from tiny_models import MODELS
 
@@ -27,58 +27,46 @@ def dense_mask() -> tuple[torch.Tensor, torch.Tensor]:
     return (causal & ((keys == queries) | (keys == 0)))[:, None], segments >= 0
 
 
-def states(dtype: torch.dtype, num_heads: int) -> torch.Tensor:
-    return torch.randn(3, WIDTH, num_heads, 16).to(dtype).transpose(1, 2).requires_grad_()
+def states(dtype: torch.dtype, num_heads: int = 10) -> torch.Tensor:
+    """Six heads' queries beside two heads' keys and values."""
+    return torch.randn(3 * WIDTH, num_heads, 16).to(dtype).requires_grad_()
+
+
+def densely(states: torch.Tensor, mask: torch.Tensor, scale: float) -> torch.Tensor:
+    by_row = states.unflatten(0, (3, WIDTH)).transpose(1, 2)
+    attended = scaled_dot_product_attention(*by_row.split([6, 2, 2], 1), attn_mask=mask, scale=scale, enable_gqa=True)
+    return attended.transpose(1, 2).flatten(0, 1)
 
 
 @pytest.mark.parametrize("block", [1, 4, 256], ids=["one query a block", "4 queries a block", "whole rows"])
 def test_rows_that_share_a_question(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Values and gradients, with padding, an answer without inputs, and three heads to a key."""
     monkeypatch.setattr(shared_rows, "BLOCK", block)
-    monkeypatch.setattr(shared_rows, "DENSE_WIDTH", 256 if block == 256 else 0)
     mask, real = dense_mask()
-    query, key, value = states(torch.float64, 6), states(torch.float64, 2), states(torch.float64, 2)
-    found = attend(query, key, value, SharedRows(WIDTH, QUESTIONS, ANSWERS, mask), 0.3)
-    expected = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=0.3, enable_gqa=True)
-    found, expected = found[real], expected.transpose(1, 2)[real]
+    real, inputs = real.flatten(), states(torch.float64)
+    found = attend(inputs, SharedRows(WIDTH, QUESTIONS, ANSWERS), 2, 0.3)[real]
+    expected = densely(inputs, mask, 0.3)[real]
     assert torch.allclose(found, expected, atol=1e-12)
     upstream = torch.randn_like(found)
-    gradients = torch.autograd.grad((found * upstream).sum(), (query, key, value))
-    wanted = torch.autograd.grad((expected * upstream).sum(), (query, key, value))
-    for gradient, other in zip(gradients, wanted, strict=True):
-        assert torch.allclose(gradient, other, atol=1e-12)
+    (gradient,) = torch.autograd.grad((found * upstream).sum(), inputs)
+    (wanted,) = torch.autograd.grad((expected * upstream).sum(), inputs)
+    assert torch.allclose(gradient, wanted, atol=1e-12)
 
 
 @pytest.mark.parametrize("block", [4, 256])
 def test_in_bfloat16_scores_stay_float32(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_rows, "BLOCK", block)
-    monkeypatch.setattr(shared_rows, "DENSE_WIDTH", 256 if block == 256 else 0)
     mask, real = dense_mask()
-    inputs = [states(torch.bfloat16, heads) for heads in (6, 2, 2)]
-    found = attend(
-        *inputs, SharedRows(WIDTH, QUESTIONS, ANSWERS, mask), 4.0
-    )  # scores up to 100: off by 0.5 in bfloat16
-    exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
-    expected = scaled_dot_product_attention(*exact, attn_mask=mask, scale=4.0, enable_gqa=True).transpose(1, 2)
+    real, inputs = real.flatten(), states(torch.bfloat16)
+    # scores up to 100: off by 0.5 in bfloat16
+    found = attend(inputs, SharedRows(WIDTH, QUESTIONS, ANSWERS), 2, 4.0)
+    exact = inputs.detach().double().requires_grad_()
+    expected = densely(exact, mask, 4.0)
     assert torch.allclose(found[real].double(), expected[real], atol=0.02)
-    gradients = torch.autograd.grad(found[real].float().sum(), inputs)
-    wanted = torch.autograd.grad(expected[real].sum(), exact)
-    for gradient, other in zip(gradients, wanted, strict=True):
-        assert gradient.dtype == torch.bfloat16
-        assert (gradient - other).norm() < 0.02 * other.norm()
-
-
-def test_a_single_query_a_row() -> None:
-    query, key, value = torch.randn(4, 6, 1, 16), torch.randn(4, 2, 9, 16), torch.randn(4, 2, 9, 16)
-    mask = torch.arange(9) >= torch.tensor([0, 3, 8, 5])[:, None, None, None]
-    expected = scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True).transpose(1, 2)
-    module = torch.nn.Module()
-    module.num_key_value_groups = 3
-    assert torch.allclose(attention(module, query, key, value, mask)[0], expected, atol=1e-6)
-    # keys and values in float32 beside a bfloat16 query, as the local engine keeps them
-    rounded = attention(module, query.bfloat16(), key, value, mask)[0]
-    assert rounded.dtype == torch.bfloat16
-    assert torch.allclose(rounded.float(), expected, atol=0.02)
+    (gradient,) = torch.autograd.grad(found[real].float().sum(), inputs)
+    (wanted,) = torch.autograd.grad(expected[real].sum(), exact)
+    assert gradient.dtype == torch.bfloat16
+    assert (gradient - wanted).norm() < 0.02 * wanted.norm()
 
 
 def test_models_with_another_kind_of_attention_keep_it() -> None:

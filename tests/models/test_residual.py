@@ -3,8 +3,6 @@
 import pytest
 import torch
 
-from negaware.models.packed import packed_linears
-from negaware.models.products import HAS_BFLOAT16_PRODUCTS
 from negaware.models.residual import keep_residual_float32
 from tiny_models import MODELS
 
@@ -34,18 +32,3 @@ def test_a_float32_model_is_left_alone() -> None:
     model = MODELS["llama"](0)
     assert not keep_residual_float32(model)
     assert not model.get_input_embeddings()._forward_hooks
-
-
-@pytest.mark.skipif(not HAS_BFLOAT16_PRODUCTS, reason="this CPU has no bfloat16 products")
-def test_packed_linear_layers() -> None:
-    """They give the same within the block, whatever the number of rows, and are as before after it."""
-    layers = torch.nn.Sequential(torch.nn.Linear(64, 96), torch.nn.Linear(96, 32, bias=False)).to(torch.bfloat16)
-    for rows in ((1,), (7,), (3, 50)):
-        inputs = torch.randn(*rows, 64).to(torch.bfloat16)
-        with torch.inference_mode():
-            expected = layers(inputs)
-            with packed_linears(layers):
-                assert "forward" in vars(layers[0])
-                assert torch.allclose(layers(inputs).float(), expected.float(), atol=0.02)
-            assert torch.equal(layers(inputs), expected)
-    assert "forward" not in vars(layers[0])

@@ -33,7 +33,7 @@ def trainer_logprobs(
 ) -> list[list[float]]:
     """The trainer's log-probabilities of a question's completions, in one micro-batch as it would lay them out."""
     loss = LossSettings(OBJECTIVES["nft"], {}, temperature, 1)
-    trainer = Trainer(model, loss, TrainingOptions(compute_dtype="float32", logits_chunk_tokens=7), num_steps=1)
+    trainer = Trainer(model, loss, TrainingOptions(compute_dtype="float32"), num_steps=1)
     answers = [
         Answer(tuple(prompt), done.token_ids, done.logprobs, done.logprobs, True, 0.5, 0) for done in completions
     ]

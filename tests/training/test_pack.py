@@ -39,7 +39,7 @@ def logprobs_by_answer(trainer, batches: list[list[Row]]) -> dict[int, torch.Ten
 @pytest.mark.parametrize("name", MODELS)
 def test_an_answers_logprobs_are_the_same_in_any_layout(name, make_trainer):
     model = MODELS[name](0)
-    trainer = make_trainer(model, micro_batch_tokens=200, logits_chunk_tokens=16)
+    trainer = make_trainer(model, micro_batch_tokens=200)
     questions = [answers_of(group) for group in sampled_groups(model)]
     alone = logprobs_by_answer(trainer, [[Row((answer,))] for answers in questions for answer in answers])
     layouts = {

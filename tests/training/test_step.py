@@ -91,9 +91,7 @@ def test_gradient_and_loss_are_those_of_the_definition(form, name, make_trainer)
     model = MODELS[name](0)
     groups = off_policy(sampled_groups(model))
     expected, expected_loss = by_definition(model, groups, objective, options)
-    found, metrics = train_without_updating(
-        make_trainer(model, objective, options, micro_batch_tokens=60, logits_chunk_tokens=8), groups
-    )
+    found, metrics = train_without_updating(make_trainer(model, objective, options, micro_batch_tokens=60), groups)
     assert relative(found, expected) < 1e-5
     assert metrics["train/loss"] == pytest.approx(expected_loss, rel=1e-4, abs=1e-6)
     assert metrics["train/grad_norm"] == pytest.approx(float(expected.norm()), rel=1e-4)
@@ -116,7 +114,6 @@ def test_the_gradient_does_not_depend_on_how_the_work_is_split(form, make_traine
         "small micro-batches": gradient(micro_batch_tokens=64),
         "one answer a row": gradient(shares=False),
         "one answer a row, small micro-batches": gradient(shares=False, micro_batch_tokens=40),
-        "small chunks": gradient(logits_chunk_tokens=3),
         "groups in another order": gradient(groups=groups[::-1], seed=5),
         "answers in another order": gradient(groups=swapped),
     }

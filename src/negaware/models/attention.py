@@ -1,7 +1,6 @@
 """Attention as sampling and training need it, behind transformers' attention interface.
 
-One query a row while decoding on the CPU, and rows in which answers share their question; whatever else a model asks
-for goes to transformers' own SDPA attention.
+Rows in which answers share their question; whatever else a model asks for goes to transformers' own SDPA attention.
 """
 
 from __future__ import annotations
@@ -28,6 +27,15 @@ def use_own_attention(model: PreTrainedModel) -> bool:
     return model.config.get_text_config(decoder=True)._attn_implementation == NAME
 
 
+def has_full_attention(model: PreTrainedModel) -> bool:
+    """Whether every token sees all before it, at rotary positions: then several answers may follow one question."""
+    config = model.config.get_text_config(decoder=True)
+    layer_types = getattr(config, "layer_types", None) or ["full_attention"]
+    rotary = getattr(config, "rope_parameters", None) is not None
+    sliding = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
+    return rotary and not sliding and set(layer_types) == {"full_attention"}
+
+
 def attention(
     module: nn.Module,
     query: Tensor,
@@ -42,24 +50,14 @@ def attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if isinstance(attention_mask, BlockMask):
         return flex_rows(query, key, value, attention_mask, scale), None
-    plain = not any(options.get(name) is not None for name in ("softcap", "position_bias", "s_aux"))
-    if shared_rows is not None and plain:
-        return attend(query, key, value, shared_rows, scale), None
-    if query.shape[2] == 1 and key.dtype == torch.float32 and key.device.type == "cpu" and plain:
-        return _single_query(query, key, value, attention_mask, scale), None
-    return sdpa_attention_forward(
-        module, query, key.to(query.dtype), value.to(query.dtype), attention_mask, scaling=scaling, **options
-    )
-
-
-def _single_query(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """One query a row, in float32: three products' worth of work that flash attention's blocks only slow down."""
-    rows, num_heads, _, width = query.shape
-    queries = (query.float() * scale).view(rows, key.shape[1], -1, width)
-    scores = queries @ key.mT
-    if mask is not None:
-        scores.masked_fill_(~mask, -torch.inf)
-    return (scores.softmax(-1) @ value).to(query.dtype).view(rows, 1, num_heads, width)
+    if shared_rows is not None and not any(
+        options.get(name) is not None for name in ("softcap", "position_bias", "s_aux")
+    ):
+        states = torch.cat([query, key, value], dim=1).transpose(1, 2)
+        return attend(states.flatten(0, 1), shared_rows, key.shape[1], scale).view(
+            *states.shape[:2], -1, states.shape[3]
+        ), None
+    return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
 
 
 AttentionInterface.register(NAME, attention)

@@ -1,6 +1,7 @@
-"""The only place where logits become log-probabilities for training: chunk by chunk, forward and backward.
+"""The only place where logits become log-probabilities for training: one part of the vocabulary after the other.
 
-The logits of N tokens are never held at once, only those of `chunk_tokens`; the backward pass computes them again.
+The logits are never held at once; the backward pass computes them again. Parts of the vocabulary rather than of the
+tokens, so that the head's gradient is written part by part and never added up.
 N answer tokens, D hidden width, V vocabulary.
 """
 
@@ -21,28 +22,30 @@ with suppress(ImportError):
     from jaxtyping import Float, Int
 
 
-LOGITS_AT_ONCE = 24 * 2**20
-"""Logits in a chunk unless it is said otherwise: 96 MiB in float32."""
+LOGITS_AT_ONCE = {"cpu": 4 * 2**20, "cuda": 64 * 2**20}
+"""Logits in a part, by device: on the CPU what its cache holds (16 MiB)."""
+LEAST_COLUMNS = 512
+"""Of a part, however many the tokens: products of fewer would be slow."""
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
     """A language-model head: logits = softcap(scale · (hidden Wᵀ + b)), then divided by the temperature.
 
-    `float32_weight` is what `prepared` adds for the time that the weight stays as it is.
+    `packed_weight` is what `prepared` adds for the time that the weight stays as it is: float32, as the CPU reads it.
     """
 
     weight: Tensor
     bias: Tensor | None = None
     scale: float = 1.0
     softcap: float | None = None
-    float32_weight: Tensor | None = None
+    packed_weight: Tensor | None = None
 
     def prepared(self) -> Head:
         """The head with what several calls of `logits` share; to be made again when the weight has changed."""
-        if self.weight.dtype != torch.bfloat16 or self.weight.device.type != "cpu" or not HAS_BFLOAT16_PRODUCTS:
+        if not _is_fast_bfloat16(self.weight):
             return self
-        return replace(self, float32_weight=self.weight.detach().float())
+        return replace(self, packed_weight=torch.ops.mkldnn._reorder_linear_weight(self.weight.detach().float()))
 
     def logits(self, hidden: Tensor, temperature: float) -> Tensor:
         """float32 logits [n, V] of hidden states [n, D], tempered.
@@ -50,22 +53,48 @@ class Head:
         bfloat16 factors are multiplied as such, but their sums not rounded to bfloat16: a logit of 10 would be off by
         up to 0.03, and the log-probabilities of sampler and trainer with it.
         """
-        logits = self._product(hidden)
-        if self.bias is not None:
-            logits += self.bias
-        if self.scale != 1.0:
-            logits *= self.scale
-        if self.softcap is not None:
-            logits = self.softcap * torch.tanh(logits / self.softcap)
-        return logits if temperature == 1.0 else logits / temperature
+        if self.packed_weight is None:
+            return self.part(hidden, slice(None), temperature)
+        with bfloat16_products():
+            product: Tensor = torch.ops.mkldnn._linear_pointwise(
+                hidden.float(), self.packed_weight, None, "none", [], ""
+            )
+        return self._tempered(product, self.bias, temperature)
 
-    def _product(self, hidden: Tensor) -> Tensor:
-        if self.float32_weight is not None:
+    def part(self, hidden: Tensor, columns: slice, temperature: float, reference: Tensor | None = None) -> Tensor:
+        """float32 logits [n, …] of some columns; a reference [n, 1] is taken off the products before they are rounded.
+
+        What matters are the logits near the target's, and the difference to it is small where they are.
+        """
+        weight = self.weight[columns]
+        if reference is not None:
+            product = torch.addmm(-reference, hidden, weight.T).float()
+        elif hidden.is_cuda and hidden.dtype == torch.bfloat16:
+            product = torch.mm(hidden, weight.t(), out_dtype=torch.float32)
+        elif _is_fast_bfloat16(weight):
             with bfloat16_products():
-                return nn.functional.linear(hidden.float(), self.float32_weight)
-        if hidden.is_cuda and hidden.dtype == torch.bfloat16:
-            return torch.mm(hidden, self.weight.t(), out_dtype=torch.float32)
-        return nn.functional.linear(hidden, self.weight).float()
+                product = nn.functional.linear(hidden.float(), weight.float())
+        else:
+            product = nn.functional.linear(hidden, weight).float()
+        return self._tempered(product, None if self.bias is None else self.bias[columns], temperature)
+
+    def reference(self, hidden: Tensor, targets: Tensor) -> Tensor | None:
+        """The targets' products [n, 1], rounded as `part` takes them; None where sums are float32 anyway.
+
+        A soft cap has to see the whole logit.
+        """
+        if self.softcap is not None or not _is_fast_bfloat16(self.weight):
+            return None
+        return torch.linalg.vecdot(hidden.float(), self.weight[targets].float())[:, None].to(hidden.dtype)
+
+    def _tempered(self, product: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
+        if bias is not None:
+            product += bias
+        if self.scale != 1.0:
+            product *= self.scale
+        if self.softcap is not None:
+            product = self.softcap * torch.tanh(product / self.softcap)
+        return product if temperature == 1.0 else product / temperature
 
     def logits_gradient(self, gradient: Tensor, logits: Tensor, temperature: float) -> Tensor:
         """From the gradient of the tempered logits to that of the matrix product."""
@@ -74,6 +103,10 @@ class Head:
         if self.softcap is not None:
             gradient = gradient * (1 - (logits * temperature / self.softcap) ** 2)
         return gradient if self.scale == 1.0 else gradient * self.scale
+
+
+def _is_fast_bfloat16(weight: Tensor) -> bool:
+    return HAS_BFLOAT16_PRODUCTS and weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
 
 
 def head_of(model: PreTrainedModel) -> Head:
@@ -89,7 +122,7 @@ def head_of(model: PreTrainedModel) -> Head:
         found = head.logits(hidden_states(model, tokens)[0], temperature=1.0)[None]
     if not torch.allclose(found, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max())):
         raise ValueError(
-            f"{type(model).__name__} computes its logits in a way that can't be split into chunks "
+            f"{type(model).__name__} computes its logits in a way that can't be split into parts "
             "(not scale, bias and softcap of one linear layer); it can't be trained here."
         )
     return head
@@ -102,29 +135,19 @@ def hidden_states(model: PreTrainedModel, tokens: Tensor, **inputs: Any) -> Tens
     return hidden
 
 
-def tokens_at_once(vocabulary: int) -> int:
-    """Tokens in a chunk of `LOGITS_AT_ONCE`."""
-    return max(1, LOGITS_AT_ONCE // vocabulary)
-
-
 def token_logprobs(
-    hidden: Float[Tensor, "N D"],
-    head: Head,
-    targets: Int[Tensor, "N"],
-    temperature: float = 1.0,
-    chunk_tokens: int | None = None,
+    hidden: Float[Tensor, "N D"], head: Head, targets: Int[Tensor, "N"], temperature: float = 1.0
 ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
     """log π(target) and the entropy (nats, no gradient) of each token's distribution, both float32.
 
-    Memory: one chunk's logits [chunk_tokens, V], whatever N is; by default `LOGITS_AT_ONCE` of them, whatever V is.
+    Memory: `LOGITS_AT_ONCE`, whatever N and V are.
     """
-    chunk_tokens = chunk_tokens or tokens_at_once(len(head.weight))
-    logprobs, entropy = _ChunkedLogprobs.apply(hidden, head.weight, head.bias, targets, head, temperature, chunk_tokens)
+    logprobs, entropy = _Logprobs.apply(hidden, head.weight, head.bias, targets, head, temperature)
     return logprobs, entropy
 
 
-class _ChunkedLogprobs(torch.autograd.Function):
-    """Recomputes the logits in the backward pass and adds up dW in float32."""
+class _Logprobs(torch.autograd.Function):
+    """Keeps the normalisers only, and recomputes the logits in the backward pass."""
 
     @staticmethod
     def forward(
@@ -135,58 +158,65 @@ class _ChunkedLogprobs(torch.autograd.Function):
         targets: Tensor,
         head: Head,
         temperature: float,
-        chunk_tokens: int,
     ) -> tuple[Tensor, Tensor]:
-        logprobs = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
-        entropy = torch.empty_like(logprobs)
-        head = head.prepared()
-        for chunk in _chunks(len(hidden), chunk_tokens):
-            logits = head.logits(hidden[chunk], temperature)
-            logprobs[chunk], entropy[chunk] = _chunk_forward(logits, targets[chunk])
-        ctx.save_for_backward(hidden, weight, bias, targets)
-        ctx.head, ctx.temperature, ctx.chunk_tokens = head, temperature, chunk_tokens
+        reference = head.reference(hidden, targets)
+        of_targets = torch.zeros(len(hidden), dtype=torch.float32, device=hidden.device)
+        log_normaliser, mean = torch.full_like(of_targets, -torch.inf), torch.zeros_like(of_targets)
+        for columns in _parts(hidden, weight):
+            logits = head.part(hidden, columns, temperature, reference)
+            of_part, mean_of_part = _part_forward(logits)
+            before, log_normaliser = log_normaliser, torch.logaddexp(log_normaliser, of_part)
+            mean = mean * (before - log_normaliser).exp() + mean_of_part * (of_part - log_normaliser).exp()
+            rows, own = _targets_in(columns, targets)
+            of_targets[rows] = logits[rows, own]
+        ctx.save_for_backward(hidden, weight, bias, targets, reference, log_normaliser)
+        ctx.head, ctx.temperature = head, temperature
+        logprobs, entropy = of_targets - log_normaliser, log_normaliser - mean
         ctx.mark_non_differentiable(entropy)
         return logprobs, entropy
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets = ctx.saved_tensors
-        of_logprobs = gradients[0]
-        of_hidden = torch.empty_like(hidden)
-        of_weight: Tensor | None = None
-        of_bias = None if bias is None else torch.zeros(bias.shape, dtype=torch.float32, device=bias.device)
-        head = ctx.head.prepared()
-        for chunk in _chunks(len(hidden), ctx.chunk_tokens):
-            logits = head.logits(hidden[chunk], ctx.temperature)
-            of_logits = _chunk_backward(logits, targets[chunk], of_logprobs[chunk])
+        hidden, weight, bias, targets, reference, log_normaliser = ctx.saved_tensors
+        of_logprobs, head = gradients[0], ctx.head
+        of_hidden = torch.zeros_like(hidden, dtype=torch.promote_types(hidden.dtype, torch.float32))
+        of_weight = torch.empty_like(weight)
+        of_bias = None if bias is None else torch.empty_like(bias)
+        for columns in _parts(hidden, weight):
+            logits = head.part(hidden, columns, ctx.temperature, reference)
+            of_logits = _part_backward(logits, log_normaliser, of_logprobs)
+            rows, own = _targets_in(columns, targets)
+            of_logits[rows, own] += of_logprobs[rows]
             of_logits = head.logits_gradient(of_logits, logits, ctx.temperature).to(weight.dtype)
-            of_hidden[chunk] = of_logits @ weight
-            product = of_logits.T @ hidden[chunk]
-            of_weight = product.float() if of_weight is None else of_weight.add_(product)
+            of_hidden += (of_logits @ weight[columns]).to(of_hidden.dtype)
+            of_weight[columns] = of_logits.T @ hidden
             if of_bias is not None:
-                of_bias += of_logits.sum(0, dtype=torch.float32)
-        of_bias = None if of_bias is None else of_bias.to(bias.dtype)
-        assert of_weight is not None
-        return of_hidden, of_weight.to(weight.dtype), of_bias, None, None, None, None
+                of_bias[columns] = of_logits.sum(0, dtype=torch.float32)
+        return of_hidden.to(hidden.dtype), of_weight, of_bias, None, None, None
 
 
 @compiled_on_cuda
-def _chunk_forward(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """log π(target) and the entropy, [n] each, of a chunk's logits [n, V], which are used up."""
-    logits -= logits.amax(-1, keepdim=True)
+def _part_forward(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """log Σ exp of a part's logits [n, …], and their mean under its own softmax: [n] each."""
     # softmax is one pass over the logits, logsumexp three; the largest probability is 1/Z.
     probabilities = logits.softmax(-1)
-    log_normaliser = -probabilities.amax(-1).log()
-    logprobs = logits.gather(-1, targets[:, None]).squeeze(-1) - log_normaliser
-    return logprobs, log_normaliser - logits.mul_(probabilities).sum(-1)
+    log_normaliser = logits.amax(-1) - probabilities.amax(-1).log()
+    return log_normaliser, torch.linalg.vecdot(probabilities, logits)
 
 
 @compiled_on_cuda
-def _chunk_backward(logits: Tensor, targets: Tensor, of_logprobs: Tensor) -> Tensor:
-    """∂ logprob(target) / ∂ logits = onehot(target) − softmax(logits), times the former's gradient: [n, V]."""
-    of_logits = logits.softmax(-1).mul_(-of_logprobs[:, None])
-    return of_logits.scatter_add_(-1, targets[:, None], of_logprobs[:, None])
+def _part_backward(logits: Tensor, log_normaliser: Tensor, of_logprobs: Tensor) -> Tensor:
+    """−softmax(logits) times the gradient of the log-probabilities; a target's own share is added elsewhere."""
+    return (logits - log_normaliser[:, None]).exp_().mul_(-of_logprobs[:, None])
 
 
-def _chunks(num_tokens: int, chunk_tokens: int) -> list[slice]:
-    return [slice(first, first + chunk_tokens) for first in range(0, num_tokens, chunk_tokens)]
+def _parts(hidden: Tensor, weight: Tensor) -> list[slice]:
+    """The vocabulary in parts of at most `LOGITS_AT_ONCE` logits."""
+    size = max(LOGITS_AT_ONCE[hidden.device.type] // max(len(hidden), 1), LEAST_COLUMNS)
+    return [slice(first, first + size) for first in range(0, len(weight), size)]
+
+
+def _targets_in(columns: slice, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows whose target is in these columns, and where in them it is."""
+    rows = ((targets >= columns.start) & (targets < columns.stop)).nonzero().squeeze(1)
+    return rows, targets[rows] - columns.start

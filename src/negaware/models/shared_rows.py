@@ -1,11 +1,11 @@
 """Attention in rows that hold a question and its answers side by side, on the CPU.
 
-Short rows are one dense product each, masked. In longer ones queries are taken in blocks, so that a row of T tokens
-does not cost T² pairs: of several segments at once (a segment is a question or an answer), at most BLOCK tokens of
-each. Their keys are the question and their own segment up to the block's end.
+A segment is a question or an answer. Queries are taken in blocks, at most BLOCK tokens of each segment, and all answers
+of a row together: against their question in one product, against their own segment in one product each. So no pair of
+tokens of different answers is ever multiplied, and no question's keys are copied to its answers.
 
-R rows of T tokens; a block has B segments with Q queries and S own keys each, after P of the question; H heads of width
-D, Hkv of them with keys and values.
+R rows of T tokens, N = R·T; H heads of width W, Hkv of them with keys and values, G = H / Hkv queries to each. A block
+has B rows with K segments, Q queries and S keys of each, after P tokens of the question.
 """
 
 from __future__ import annotations
@@ -19,230 +19,218 @@ from torch import Tensor
 
 from negaware.models.products import bfloat16_products
 
-BLOCK = 256  # queries of a segment taken at once
-DENSE_WIDTH = 256  # rows up to here are one product: gathering their segments would cost more than their pairs
-
-_Segment = tuple[int, int, int]  # length, first token counted through all rows [R·T], row
+BLOCK = 64  # queries of a segment taken at once: more would only pad the shorter ones and leave the cache
 
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """Queries of several segments and what they see. Tokens are counted through all rows, [R·T].
+    """Queries of some rows' segments, and what they see. Tokens are counted through all rows, [N].
 
-    rows: [B], whose question comes before; None if the segments are the questions themselves. own: [B, S], the
-    segments' tokens, any token beyond a shorter one's end; the queries are the last Q of them. query_token,
-    query_place: [n], a real query's token and its place in [B·Q]; key_token, key_place: the same of keys, in [B·S].
-    bias: [B, 1, Q, P + S] float32, −∞ where a query doesn't see a key.
+    rows: [B], whose question comes before; None if the segments are the questions themselves. tokens: [B, K, S], the
+    segments' tokens, any token where a segment is shorter or missing; the queries are the last Q of them.
+    query_tokens, query_places: [n], the real ones' tokens, and their places in [B·K·Q]; keys likewise, in [B·K·S].
+    is_query: [B, 1, K, 1, Q, 1], 1 for a real query. bias: [B or 1, 1, 1, 1, Q, P + S] float32, −∞ where a query
+    doesn't see a key. is_first: whether the queries are their segments' first.
     """
 
     rows: Tensor | None
-    own: Tensor
+    tokens: Tensor
     num_queries: int
-    query_token: Tensor
-    query_place: Tensor
-    key_token: Tensor
-    key_place: Tensor
+    query_tokens: Tensor
+    query_places: Tensor
+    key_tokens: Tensor
+    key_places: Tensor
+    is_query: Tensor
     bias: Tensor
+    is_first: bool
 
 
 class SharedRows:
-    """How attention runs in a micro-batch's rows.
+    """How attention runs in a micro-batch's rows, from their width T and each row's lengths of question and answers."""
 
-    From their width T, each row's lengths of question and answers, and who sees whom, [R, 1, T, T] bool.
-    """
-
-    def __init__(
-        self, width: int, question_lengths: Sequence[int], answer_lengths: Sequence[Sequence[int]], mask: Tensor
-    ) -> None:
-        device = mask.device
-        self.bias: Tensor | None = None
-        if width <= DENSE_WIDTH:
-            self.bias = torch.zeros(mask.shape, device=device).masked_fill_(~mask, -torch.inf)
-            return
+    def __init__(self, width: int, question_lengths: Sequence[int], answer_lengths: Sequence[Sequence[int]]) -> None:
+        self.num_rows, self.width = len(question_lengths), width
         self.longest_question = max(question_lengths)
-        questions: list[_Segment] = []
-        answers: list[_Segment] = []
-        for row, (question, lengths) in enumerate(zip(question_lengths, answer_lengths, strict=True)):
-            start = row * width
-            questions.append((question, start, row))
-            start += question
-            for length in lengths:
-                answers.append((length, start, row))
-                start += length
+        questions = [[(row * width, length)] for row, length in enumerate(question_lengths)]
+        answers = []
+        for row, lengths in enumerate(answer_lengths):
+            start = row * width + question_lengths[row]
+            answers.append([(start + sum(lengths[:index]), length) for index, length in enumerate(lengths)])
         seen = torch.arange(self.longest_question) < torch.tensor(question_lengths)[:, None]
-        self.blocks = [*_blocks(questions, None, device), *_blocks(answers, seen, device)]
+        self.blocks = [*_blocks(questions, None), *_blocks(answers, seen)]
 
 
-def _blocks(segments: list[_Segment], question_seen: Tensor | None, device: torch.device | str) -> Iterator[_Block]:
-    """Blocks of all segments' first BLOCK tokens, of the longer ones' next, and so on."""
-    segments = sorted(segments, reverse=True)
-    for first in range(0, segments[0][0], BLOCK):
-        longer = [segment for segment in segments if segment[0] > first]
-        end = min(first + BLOCK, longer[0][0])
-        lengths = torch.tensor([length for length, _, _ in longer])[:, None]
-        starts = torch.tensor([start for _, start, _ in longer])[:, None]
-        rows = torch.tensor([row for _, _, row in longer])
+def _blocks(segments: Sequence[Sequence[tuple[int, int]]], question_seen: Tensor | None) -> Iterator[_Block]:
+    """Blocks of all segments' first BLOCK tokens, of the longer ones' next, and so on; (start, length) by row."""
+    longest = max((length for row in segments for _, length in row), default=0)
+    for first in range(0, longest, BLOCK):
+        longer = {row: [s for s in own if s[1] > first] for row, own in enumerate(segments)}
+        longer = {row: own for row, own in longer.items() if own}
+        end = min(first + BLOCK, longest)
+        grid = torch.zeros(len(longer), max(map(len, longer.values())), 2, dtype=torch.long)
+        for place, own in enumerate(longer.values()):
+            grid[place, : len(own)] = torch.tensor(own)
+        starts, lengths = grid[..., :1], grid[..., 1:]
         places = torch.arange(end)
         is_key = places < lengths
-        own = torch.where(is_key, starts + places, 0)
-        is_query = is_key[:, first:]
-        seen = (places <= places[first:, None]).expand(len(longer), -1, -1)
+        seen = (places <= places[first:, None])[None, None, None, None]
+        rows = None
         if question_seen is not None:
-            prefix = question_seen[rows][:, None, :].expand(-1, end - first, -1)
-            seen = torch.cat([prefix, seen], dim=-1)
-        bias = torch.zeros(seen.shape).masked_fill(~seen, -torch.inf)[:, None]
+            rows = torch.tensor(list(longer))
+            before = question_seen[rows]
+            before = before[:1] if bool(before.all()) else before
+            before = before[:, None, None, None, None].expand(-1, 1, 1, 1, end - first, -1)
+            seen = torch.cat([before, seen.expand(len(before), 1, 1, 1, -1, -1)], dim=-1)
+        tokens, is_query = torch.where(is_key, starts + places, 0), is_key[..., first:]
         yield _Block(
-            None if question_seen is None else rows.to(device),
-            own.to(device),
-            end - first,
-            own[:, first:][is_query].to(device),
-            is_query.flatten().nonzero().squeeze(1).to(device),
-            own[is_key].to(device),
-            is_key.flatten().nonzero().squeeze(1).to(device),
-            bias.to(device),
+            rows=rows,
+            tokens=tokens,
+            num_queries=end - first,
+            query_tokens=tokens[..., first:][is_query],
+            query_places=is_query.flatten().nonzero().squeeze(1),
+            key_tokens=tokens[is_key],
+            key_places=is_key.flatten().nonzero().squeeze(1),
+            is_query=is_query[:, None, :, None, :, None].float(),
+            bias=torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf),
+            is_first=first == 0,
         )
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, rows: SharedRows, scale: float) -> Tensor:
-    """Attention [R, T, H, D] of query [R, H, T, D] to key and value [R, Hkv, T, D]; anything finite at padding.
+def attend(states: Tensor, rows: SharedRows, num_key_heads: int, scale: float) -> Tensor:
+    """Attention [N, H, W] of queries, keys and values side by side, [N, H + 2·Hkv, W]; anything finite at padding.
 
     Scores are float32, whatever comes in; probabilities are computed again in the backward pass rather than kept.
     """
-    how = _BlockAttention if rows.bias is None else _DenseAttention
-    result: Tensor = how.apply(query, key, value, rows, scale)
+    result: Tensor = _Attention.apply(states, rows, num_key_heads, scale)
     return result
+
+
+class _Attention(torch.autograd.Function):
+    """Block after block, each gathered from the rows' tokens."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, rows: SharedRows, num_key_heads: int, scale: float) -> Tensor:
+        result = states.new_zeros(len(states), states.shape[1] - 2 * num_key_heads, states.shape[2])
+        questions = _questions(states, rows, num_key_heads)
+        with bfloat16_products(states.dtype == torch.bfloat16):
+            for block in rows.blocks:
+                queries, keys, values = _operands(states, questions, block, num_key_heads, scale)
+                attended = values.weighted(_probabilities(queries, keys, block))
+                _put(result, attended, block)
+        ctx.save_for_backward(states, result)
+        ctx.rows, ctx.num_key_heads, ctx.scale = rows, num_key_heads, scale
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        states, result = ctx.saved_tensors
+        rows, num_key_heads, scale = ctx.rows, ctx.num_key_heads, ctx.scale
+        num_heads, upstream = result.shape[1], gradients[0]
+        questions = _questions(states, rows, num_key_heads)
+        of_states = torch.zeros_like(states)
+        of_pairs = torch.zeros(len(states), 2 * num_key_heads, states.shape[2], dtype=_score_dtype(states))
+        of_questions = [torch.zeros_like(part) for part in questions]
+        # Σ p·∂p over a query's keys is its gradient times its output
+        expected = (upstream.to(of_pairs.dtype) * result).sum(-1, keepdim=True)
+        with bfloat16_products(states.dtype == torch.bfloat16):
+            for block in rows.blocks:
+                queries, keys, values = _operands(states, questions, block, num_key_heads, scale)
+                of_attended, offset = (
+                    _queries(part, block, num_key_heads).mul_(block.is_query) for part in (upstream, expected)
+                )
+                probabilities = _probabilities(queries, keys, block)
+                of_values = _pair_gradient(probabilities, of_attended, values)
+                of_scores = values.against(of_attended).sub_(offset).mul_(probabilities)
+                of_keys = _pair_gradient(of_scores, queries, keys)
+                _put(of_states[:, :num_heads], keys.weighted(of_scores).mul_(scale), block)
+                own = torch.cat([of_keys.own, of_values.own], dim=1).permute(0, 2, 3, 1, 4).flatten(0, 2)
+                own = _rows_at(own, block.key_places)
+                if not block.is_first:
+                    own += _rows_at(of_pairs, block.key_tokens)
+                of_pairs.index_copy_(0, block.key_tokens, own)
+                for total, part in zip(of_questions, (of_keys.question, of_values.question), strict=True):
+                    if part is not None:
+                        total.index_add_(0, block.rows, part)
+        by_row = of_pairs.unflatten(0, (rows.num_rows, -1))[:, : rows.longest_question]
+        by_row += torch.cat(of_questions, dim=1).transpose(1, 2)
+        of_states[:, num_heads:] = of_pairs
+        return of_states, None, None, None
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Keys or values of a block, float32: the questions' [B, Hkv, P, W], if any come before, and its own tokens'
+    [B, Hkv, K, S, W]."""
+
+    question: Tensor | None
+    own: Tensor
+
+    def against(self, queries: Tensor) -> Tensor:
+        """Each query's products with what it may see: [B, Hkv, K, G, Q, W] → [B, Hkv, K, G, Q, P + S]."""
+        shape = queries.shape[2:5]
+        products = (queries.flatten(3, 4) @ self.own.mT).unflatten(3, shape[1:])
+        if self.question is None:
+            return products
+        before = (queries.flatten(2, 4) @ self.question.mT).unflatten(2, shape)
+        return torch.cat([before, products], dim=-1)
+
+    def weighted(self, weights: Tensor) -> Tensor:
+        """Their sum, weighted for each query: [B, Hkv, K, G, Q, P + S] → [B, Hkv, K, G, Q, W]."""
+        shape, num_own = weights.shape[2:5], self.own.shape[-2]
+        total = weights[..., -num_own:].flatten(3, 4) @ self.own
+        if self.question is not None:
+            total += (weights[..., :-num_own].flatten(2, 4) @ self.question).view(total.shape)
+        return total.unflatten(3, shape[1:])
+
+
+def _pair_gradient(weights: Tensor, upstream: Tensor, pair: _Pair) -> _Pair:
+    """That of a pair whose weighted sum has the gradient `upstream`; the scores' gradient and the queries for keys."""
+    num_own = pair.own.shape[-2]
+    own = weights[..., -num_own:].flatten(3, 4).mT @ upstream.flatten(3, 4)
+    if pair.question is None:
+        return _Pair(None, own)
+    return _Pair(weights[..., :-num_own].flatten(2, 4).contiguous().mT @ upstream.flatten(2, 4), own)
+
+
+def _probabilities(queries: Tensor, keys: _Pair, block: _Block) -> Tensor:
+    return keys.against(queries).add_(block.bias).softmax(-1)
+
+
+def _operands(
+    states: Tensor, questions: Sequence[Tensor], block: _Block, num_key_heads: int, scale: float
+) -> tuple[Tensor, _Pair, _Pair]:
+    """A block's queries [B, Hkv, K, G, Q, W], scaled, its keys and its values."""
+    num_heads = states.shape[1] - 2 * num_key_heads
+    own = _rows_at(states, block.tokens).permute(0, 3, 1, 2, 4).to(_score_dtype(states))  # [B, heads, K, S, W]
+    queries = own[:, :num_heads, :, -block.num_queries :].unflatten(1, (num_key_heads, -1)).transpose(2, 3)
+    before = [None, None] if block.rows is None else [part[block.rows] for part in questions]
+    pairs = zip(before, own[:, num_heads:].chunk(2, dim=1), strict=True)
+    keys, values = (_Pair(question, part.contiguous()) for question, part in pairs)
+    return queries.contiguous().mul_(scale), keys, values
+
+
+def _questions(states: Tensor, rows: SharedRows, num_key_heads: int) -> list[Tensor]:
+    """The questions' keys and values, [R, Hkv, P, W] each."""
+    by_row = states.unflatten(0, (rows.num_rows, -1))[:, : rows.longest_question, -2 * num_key_heads :]
+    return [part.transpose(1, 2).to(_score_dtype(states)).contiguous() for part in by_row.chunk(2, dim=2)]
+
+
+def _queries(tokens: Tensor, block: _Block, num_key_heads: int) -> Tensor:
+    """A block's queries of [N, H, …] as [B, Hkv, K, G, Q, …], in the dtype of scores."""
+    own = _rows_at(tokens, block.tokens[..., -block.num_queries :]).unflatten(3, (num_key_heads, -1))
+    return own.permute(0, 3, 1, 4, 2, 5).to(_score_dtype(tokens)).contiguous()
+
+
+def _put(tokens: Tensor, of_queries: Tensor, block: _Block) -> None:
+    """Writes a block's [B, Hkv, K, G, Q, W] where its queries are in [N, H, W]."""
+    by_place = of_queries.to(tokens.dtype).permute(0, 2, 4, 1, 3, 5).flatten(3, 4).flatten(0, 2)
+    tokens.index_copy_(0, block.query_tokens, _rows_at(by_place, block.query_places))
+
+
+def _rows_at(tokens: Tensor, index: Tensor) -> Tensor:
+    """tokens[index], [N, …] → [*index, …]: copies of whole rows, which advanced indexing doesn't know them to be."""
+    return tokens.index_select(0, index.flatten()).unflatten(0, index.shape)
 
 
 def _score_dtype(states: Tensor) -> torch.dtype:
     return torch.promote_types(states.dtype, torch.float32)
-
-
-def _probabilities(queries: Tensor, keys: Tensor, bias: Tensor, scale: float) -> Tensor:
-    """[B, Hkv, G·Q, D] and [B, Hkv, S, D] → [B, Hkv, G·Q, S]; bias [B, 1, Q, S]; G = H/Hkv heads share keys."""
-    scores = (queries @ keys.mT).mul_(scale).unflatten(2, (-1, bias.shape[2]))
-    return scores.add_(bias[:, :, None]).flatten(2, 3).softmax(-1)
-
-
-def _gradients(
-    upstream: Tensor, expected: Tensor, states: Sequence[Tensor], bias: Tensor, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Those of the states: queries, keys, values. `expected` is Σ p·∂p over a query's keys: gradient times output."""
-    queries, keys, values = states
-    probabilities = _probabilities(queries, keys, bias, scale)
-    of_scores = (upstream @ values.mT).sub_(expected).mul_(probabilities).mul_(scale)
-    return of_scores @ keys, of_scores.mT @ queries, probabilities.mT @ upstream
-
-
-class _DenseAttention(torch.autograd.Function):
-    """Every query of a row against every key of it."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, rows: SharedRows, scale: float) -> Tensor:
-        assert rows.bias is not None
-        queries, keys, values = (_by_key_head(states, key.shape[1]) for states in (query, key, value))
-        with bfloat16_products(query.dtype == torch.bfloat16):
-            attended = _probabilities(queries, keys, rows.bias, scale) @ values
-        result = attended.to(query.dtype).view(query.shape)
-        ctx.save_for_backward(query, key, value, result)
-        ctx.rows, ctx.scale = rows, scale
-        return result.transpose(1, 2)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, result = ctx.saved_tensors
-        upstream = gradients[0].transpose(1, 2)
-        expected = (upstream.to(_score_dtype(query)) * result).sum(-1, keepdim=True)
-        upstream, expected = (_by_key_head(part, key.shape[1]) for part in (upstream, expected))
-        states = [_by_key_head(part, key.shape[1]) for part in (query, key, value)]
-        with bfloat16_products(query.dtype == torch.bfloat16):
-            found = _gradients(upstream, expected, states, ctx.rows.bias, ctx.scale)
-        of_states = (part.to(query.dtype).view(s.shape) for part, s in zip(found, (query, key, value), strict=True))
-        return *of_states, None, None
-
-
-def _by_key_head(states: Tensor, num_key_heads: int) -> Tensor:
-    """[R, H, T, D] as [R, Hkv, G·T, D], in the dtype of scores."""
-    return states.to(_score_dtype(states)).reshape(len(states), num_key_heads, -1, states.shape[-1])
-
-
-class _BlockAttention(torch.autograd.Function):
-    """Block after block, each gathered from the rows' tokens."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, rows: SharedRows, scale: float) -> Tensor:
-        queries, keys, values = (_tokens(states) for states in (query, key, value))
-        result = torch.zeros_like(queries)
-        with bfloat16_products(query.dtype == torch.bfloat16):
-            for block in rows.blocks:
-                visible = [_visible(states, block, rows, len(query)) for states in (keys, values)]
-                probabilities = _probabilities(_folded(queries, block, key.shape[1]), visible[0], block.bias, scale)
-                attended = _unfolded(probabilities @ visible[1], block.num_queries)
-                result[block.query_token] = attended[block.query_place]
-        result = result.to(query.dtype)
-        ctx.save_for_backward(query, key, value, result)
-        ctx.rows, ctx.scale = rows, scale
-        return result.view(query.transpose(1, 2).shape)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, result = ctx.saved_tensors
-        rows, scale, num_rows, num_key_heads = ctx.rows, ctx.scale, len(query), key.shape[1]
-        queries, keys, values = (_tokens(states) for states in (query, key, value))
-        gradient = gradients[0].flatten(0, 1).to(queries.dtype)
-        expected = (gradient * result).sum(-1, keepdim=True)
-        of_queries, of_keys, of_values = (torch.zeros_like(states) for states in (queries, keys, values))
-        with bfloat16_products(query.dtype == torch.bfloat16):
-            for block in rows.blocks:
-                upstream, offset = (_folded(part, block, num_key_heads, real=True) for part in (gradient, expected))
-                states = [_folded(queries, block, num_key_heads)]
-                states += (_visible(part, block, rows, num_rows) for part in (keys, values))
-                found = _gradients(upstream, offset, states, block.bias, scale)
-                of_queries[block.query_token] = _unfolded(found[0], block.num_queries)[block.query_place]
-                _add_visible(of_keys, found[1], block, rows, num_rows)
-                _add_visible(of_values, found[2], block, rows, num_rows)
-        shape = (num_rows, query.shape[2])
-        of_states = (s.to(query.dtype).unflatten(0, shape).transpose(1, 2) for s in (of_queries, of_keys, of_values))
-        return *of_states, None, None
-
-
-def _tokens(states: Tensor) -> Tensor:
-    """[R, H, T, D] as [R·T, H, D], in the dtype of scores."""
-    return states.transpose(1, 2).flatten(0, 1).to(_score_dtype(states))
-
-
-def _folded(tokens: Tensor, block: _Block, num_key_heads: int, real: bool = False) -> Tensor:
-    """A block's queries of [R·T, H, D], the heads of a key beside each other: [B, Hkv, H/Hkv·Q, D].
-
-    `real`: zeros where there is no query; otherwise any.
-    """
-    if real:
-        places = tokens.new_zeros(block.own.shape[0] * block.num_queries, *tokens.shape[1:])
-        places[block.query_place] = tokens[block.query_token]
-        queries = places.unflatten(0, (-1, block.num_queries))
-    else:
-        queries = tokens[block.own[:, -block.num_queries :]]
-    return queries.unflatten(2, (num_key_heads, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)
-
-
-def _unfolded(folded: Tensor, num_queries: int) -> Tensor:
-    """[B, Hkv, H/Hkv·Q, D] as [B·Q, H, D]."""
-    return folded.unflatten(2, (-1, num_queries)).permute(0, 3, 1, 2, 4).flatten(2, 3).flatten(0, 1)
-
-
-def _visible(tokens: Tensor, block: _Block, rows: SharedRows, num_rows: int) -> Tensor:
-    """A block's keys or values, of the question and their own, [B, Hkv, P + S, D]."""
-    own = tokens[block.own]
-    if block.rows is not None:
-        questions = tokens.unflatten(0, (num_rows, -1))[:, : rows.longest_question]
-        own = torch.cat([questions[block.rows], own], dim=1)
-    return own.transpose(1, 2)
-
-
-def _add_visible(tokens: Tensor, of_visible: Tensor, block: _Block, rows: SharedRows, num_rows: int) -> None:
-    """Adds the gradient of `_visible` to that of its tokens."""
-    of_visible = of_visible.transpose(1, 2)
-    if block.rows is not None:
-        questions = tokens.unflatten(0, (num_rows, -1))[:, : rows.longest_question]
-        questions.index_add_(0, block.rows, of_visible[:, : rows.longest_question])
-        of_visible = of_visible[:, rows.longest_question :]
-    tokens[block.key_token] += of_visible.flatten(0, 1)[block.key_place]

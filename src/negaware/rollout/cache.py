@@ -1,168 +1,184 @@
-"""The local engine's key-value cache: rows that come and go, all ending at the same column.
+"""Decoding over rows that come and go, on the CPU: the completions of a question share its keys and values.
 
-A row's tokens are the contiguous columns up to the shared end, so a new token of every row is one column, a finished
-row is overwritten by the last one, and a waiting prompt is written right-aligned into free rows.
+It knows token ids, keys and values; neither sampling nor sequences. L layers; n rows, each a completion of one of P
+prompts, the longest of which has M tokens; H heads of width W, Hkv of them with keys and values, G = H / Hkv queries to
+each.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicLayer
 
-COLUMN_BLOCK = 64  # columns added when a cache is full, at the least
-NO_BUFFER = torch.empty(0)  # stands until the first prompts show the heads, width and dtype
+from negaware.models.decoder import FusedDecoder
+from negaware.models.shared_rows import SharedRows
 
-
-class RowLayer(DynamicLayer):
-    """One attention layer's keys and values [rows, H, columns, D], written in place and handed out as views."""
-
-    def __init__(self, window: Window) -> None:
-        super().__init__()
-        self.window = window
-        self.key_buffer: Tensor = NO_BUFFER
-        self.value_buffer: Tensor = NO_BUFFER
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
-        """Writes the newest column of every row and returns all columns in use."""
-        window = self.window
-        rows, columns = slice(window.num_rows), slice(window.end - key_states.shape[-2], window.end)
-        self.key_buffer[rows, :, columns] = key_states
-        self.value_buffer[rows, :, columns] = value_states
-        in_use = slice(window.start, window.end)
-        return self.key_buffer[rows, :, in_use], self.value_buffer[rows, :, in_use]
-
-    def get_seq_length(self) -> int:
-        """Columns before the one being written: transformers asks while the new column is already counted."""
-        return self.window.end - self.window.start - 1
+COLUMN_BLOCK = 64
 
 
-class Window:
-    """Which rows and columns of a `RowCache` are in use: rows [0, num_rows), columns [start, end)."""
+@dataclass(slots=True)
+class _Row:
+    """A completion: its prompt's place, its prompt's length, and its own number of tokens."""
 
-    def __init__(self, end: int) -> None:
-        self.num_rows = 0
-        self.start = end
-        self.end = end
+    prompt: int
+    prompt_length: int
+    length: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What is the same for all layers of a step in which every row has at most S tokens of its own.
+
+    Each prompt has K places, for as many rows as any of them has. places: [n], the rows' among all P·K, or None if
+    they fill them in order. written: [n·Hkv], where keys and values go in [rows·Hkv·columns]. bias: [n, 1, 1, M + S],
+    −∞ where a row doesn't see a key.
+    """
+
+    num_prompts: int
+    num_places: int
+    places: Tensor | None
+    num_columns: int
+    written: Tensor
+    bias: Tensor
+
+    def by_prompt(self, by_row: Tensor) -> Tensor:
+        """[n, Hkv, G, …] → [P, Hkv, K·G, …]; zeros where no row is."""
+        if self.places is not None:
+            empty = by_row.new_zeros(self.num_places, *by_row.shape[1:])
+            by_row = empty.index_copy_(0, self.places, by_row)
+        return by_row.unflatten(0, (self.num_prompts, -1)).transpose(1, 2).flatten(2, 3)
+
+    def by_row(self, by_prompt: Tensor, num_queries: int) -> Tensor:
+        """[P, Hkv, K·G, …] → [n, Hkv, G, …]."""
+        rows = by_prompt.unflatten(2, (-1, num_queries)).transpose(1, 2).flatten(0, 1)
+        return rows if self.places is None else rows.index_select(0, self.places)
 
 
 class RowDecoder:
-    """Runs a model's decoder one token a row, over rows of a cache that grows and shrinks with them."""
+    """Runs a fused decoder one token a row. Keys and values are float32: single queries multiply them fastest so."""
 
-    def __init__(self, model: PreTrainedModel, dtype: torch.dtype | None) -> None:
-        self.decoder, self.device, self.dtype = model.get_decoder(), model.device, dtype
-        self.num_layers = model.config.get_text_config(decoder=True).num_hidden_layers
-        self.lengths: list[int] = []  # tokens in each row
+    def __init__(self, decoder: FusedDecoder, device: torch.device) -> None:
+        self.decoder, self.device = decoder, device
 
     def begin(self, max_rows: int, longest_prompt: int, max_new_tokens: int) -> None:
         """Empties all rows; there is room for `max_rows`, and columns are added as answers grow."""
-        self.lengths = []
-        columns = longest_prompt + min(max_new_tokens, COLUMN_BLOCK)
-        self.cache = RowCache(self.num_layers, max_rows, longest_prompt, columns, self.dtype)
+        self.rows: list[_Row] = []
+        self.num_prompts = 0
+        self.max_rows, self.longest_prompt = max_rows, longest_prompt
+        self.prompt_states = self._buffers(0, longest_prompt)
+        self.own_states = self._buffers(max_rows, min(max_new_tokens, COLUMN_BLOCK))
 
-    def add_rows(self, prefilled: list[tuple[Tensor, Tensor]], source_rows: Tensor, lengths: Sequence[int]) -> None:
-        """Appends rows: see `RowCache.add_rows`; `lengths` are the prompts' numbers of tokens."""
-        self.cache.add_rows(prefilled, source_rows)
-        self.lengths += [lengths[source] for source in source_rows.tolist()]
+    def add_prompts(self, prompts: Sequence[Sequence[int]], num_completions: int) -> Tensor:
+        """Prefills prompts, once each, and appends their completions' rows; each prompt's last hidden state [p, D]."""
+        lengths = [len(prompt) for prompt in prompts]
+        width, first = max(lengths), self.num_prompts
+        tokens = torch.tensor([list(p) + [0] * (width - len(p)) for p in prompts], device=self.device)
+        positions = torch.arange(width, device=self.device).expand(len(prompts), -1)
+        self._make_room_for_prompts(first + len(prompts))
+        keys, values = (part[:, first : first + len(prompts), :, :width] for part in self.prompt_states)
+        within = self.decoder.attention_within(SharedRows(width, lengths, [()] * len(prompts)))
+        num_key_heads = self.decoder.num_key_heads
+
+        def attend(layer: int, states: Tensor) -> Tensor:
+            of_layer = states[:, -2 * num_key_heads :].unflatten(0, (-1, width)).transpose(1, 2)
+            keys[layer], values[layer] = of_layer.chunk(2, dim=1)
+            return within(layer, states)
+
+        hidden = self.decoder(tokens.flatten(), positions.flatten(), attend).unflatten(0, (-1, width))
+        self.num_prompts += len(prompts)
+        self.rows += [_Row(first + index, n) for index, n in enumerate(lengths) for _ in range(num_completions)]
+        return hidden[torch.arange(len(prompts)), torch.tensor(lengths) - 1]
 
     def decode(self, tokens: Tensor) -> Tensor:
-        """Appends a token [rows] to every row; the last hidden states [rows, width]."""
-        window = self.cache.window
-        window.start = max(window.start, window.end - max(self.lengths))  # columns that no row uses any more
-        self.cache.open_column()
-        positions = torch.tensor(self.lengths, device=self.device)[:, None]
-        columns = torch.arange(window.end - window.start - 1, -1, -1, device=self.device)
-        hidden: Tensor = self.decoder(
-            input_ids=tokens[:, None],
-            attention_mask=(columns <= positions).long(),
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
-        self.lengths = [length + 1 for length in self.lengths]
+        """Appends a token [n] to every row; the last hidden states [n, D]."""
+        if max(row.length for row in self.rows) == self.own_states[0].shape[-2]:
+            self._add_columns()
+        step = self._step()
+        positions = torch.tensor([row.prompt_length + row.length for row in self.rows], device=self.device)
+        hidden = self.decoder(tokens, positions, lambda layer, states: self._attend(layer, states, step))
+        for row in self.rows:
+            row.length += 1
         return hidden
 
-    def move_row(self, source: int, target: int) -> None:
-        """Overwrites one row by another."""
-        self.cache.move_row(source, target)
-        self.lengths[target] = self.lengths[source]
+    def remove_row(self, index: int) -> None:
+        """Frees a row, whose place the last one takes."""
+        removed, last = self.rows[index], self.rows.pop()
+        if last is not removed:
+            self.rows[index] = last
+            for states in self.own_states:
+                states[:, index, :, : last.length] = states[:, len(self.rows), :, : last.length]
+        if not any(row.prompt == removed.prompt for row in self.rows):
+            self.num_prompts -= 1
+            for states in self.prompt_states:
+                states[:, removed.prompt] = states[:, self.num_prompts]
+            for row in self.rows:
+                if row.prompt == self.num_prompts:
+                    row.prompt = removed.prompt
 
-    def drop_last_row(self) -> None:
-        """Frees the last row."""
-        self.cache.drop_last_row()
-        self.lengths.pop()
+    def _step(self) -> _Step:
+        counts: Counter[int] = Counter()
+        order = []
+        for row in self.rows:
+            order.append(counts[row.prompt])
+            counts[row.prompt] += 1
+        per_prompt = max(counts.values())
+        places = [row.prompt * per_prompt + place for row, place in zip(self.rows, order, strict=True)]
+        in_order = places == list(range(self.num_prompts * per_prompt))
+        lengths = torch.tensor([row.length for row in self.rows], device=self.device)
+        prompt_lengths = torch.tensor([row.prompt_length for row in self.rows], device=self.device)
+        num_columns, all_columns = int(lengths.max()) + 1, self.own_states[0].shape[-2]
+        before = torch.arange(self.longest_prompt, device=self.device) >= prompt_lengths[:, None]
+        own = torch.arange(num_columns, device=self.device) > lengths[:, None]
+        hidden = torch.cat([before, own], dim=1)[:, None, None]
+        head = torch.arange(len(self.rows) * self.decoder.num_key_heads, device=self.device)
+        return _Step(
+            num_prompts=self.num_prompts,
+            num_places=self.num_prompts * per_prompt,
+            places=None if in_order else torch.tensor(places, device=self.device),
+            num_columns=num_columns,
+            written=head * all_columns + lengths.repeat_interleave(self.decoder.num_key_heads),
+            bias=torch.zeros(hidden.shape, device=self.device).masked_fill_(hidden, -torch.inf),
+        )
 
+    def _attend(self, layer: int, states: Tensor, step: _Step) -> Tensor:
+        """A layer's attention [n, H, W]; its new keys and values are kept."""
+        num_rows, num_key_heads = len(states), self.decoder.num_key_heads
+        queries = (states[:, : -2 * num_key_heads] * self.decoder.scale).unflatten(1, (num_key_heads, -1))
+        own = []
+        for part, added in zip(self.own_states, states[:, -2 * num_key_heads :].chunk(2, dim=1), strict=True):
+            part[layer].flatten(0, 2).index_copy_(0, step.written, added.flatten(0, 1))
+            own.append(part[layer, :num_rows, :, : step.num_columns])
+        keys, values = (part[layer, : self.num_prompts] for part in self.prompt_states)
+        before = step.by_row(step.by_prompt(queries) @ keys.mT, queries.shape[2])
+        scores = torch.cat([before, (own[0] @ queries.mT).mT], dim=-1)  # twice as fast as queries @ keys.mT
+        probabilities = scores.add_(step.bias).softmax(-1)
+        attended = probabilities[..., self.longest_prompt :] @ own[1]
+        of_prompt = step.by_prompt(probabilities[..., : self.longest_prompt]) @ values
+        attended += step.by_row(of_prompt, queries.shape[2])
+        return attended.flatten(1, 2)
 
-class RowCache(Cache):
-    """A transformers cache whose rows are added from prefilled prompts and removed one by one.
+    def _make_room_for_prompts(self, number: int) -> None:
+        if number > self.prompt_states[0].shape[1]:
+            room = min(max(number, 2 * self.num_prompts), self.max_rows)
+            self.prompt_states = self._moved(self.prompt_states, self._buffers(room, self.longest_prompt))
 
-    There are `columns` of them at first. `dtype` is what keys and values are kept in, by default as they come.
-    """
+    def _add_columns(self) -> None:
+        columns = self.own_states[0].shape[-2]
+        larger = self._buffers(self.max_rows, columns + max(COLUMN_BLOCK, columns // 2))
+        self.own_states = self._moved(self.own_states, larger)
 
-    def __init__(
-        self, num_layers: int, max_rows: int, longest_prompt: int, columns: int, dtype: torch.dtype | None = None
-    ) -> None:
-        self.columns, self.dtype = columns, dtype
-        self.window = Window(longest_prompt)
-        self.longest_prompt = longest_prompt
-        self.max_rows = max_rows
-        self.row_layers = [RowLayer(self.window) for _ in range(num_layers)]
-        super().__init__(layers=list(self.row_layers))
+    def _buffers(self, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+        """Keys and values [L, rows, Hkv, columns, W]; zeros, not garbage: a masked NaN times a weight of 0 is NaN."""
+        decoder = self.decoder
+        shape = (len(decoder.layers), rows, decoder.num_key_heads, columns, decoder.head_width)
+        return torch.zeros(shape, device=self.device), torch.zeros(shape, device=self.device)
 
-    def add_rows(self, prefilled: list[tuple[Tensor, Tensor]], source_rows: Tensor) -> None:
-        """Appends rows copied from each layer's prefilled keys and values [prompts, H, width, D], left-padded.
-
-        They end where all rows end.
-        """
-        window = self.window
-        width = prefilled[0][0].shape[-2]
-        first, last = window.num_rows, window.num_rows + len(source_rows)
-        columns = slice(window.end - width, window.end)
-        for layer, (keys, values) in zip(self.row_layers, prefilled, strict=True):
-            if layer.key_buffer is NO_BUFFER:
-                layer.key_buffer, layer.value_buffer = self._buffers(keys, self.columns)
-            layer.key_buffer[first:last, :, columns] = keys[source_rows]
-            layer.value_buffer[first:last, :, columns] = values[source_rows]
-        window.num_rows = last
-        window.start = min(window.start, columns.start)
-
-    def open_column(self) -> None:
-        """Makes room for one more token of every row."""
-        window = self.window
-        if window.end == self.row_layers[0].key_buffer.shape[-2]:
-            width = window.end - window.start
-            end = max(width, self.longest_prompt)  # any prompt still waiting must fit to the left of it
-            capacity = end + max(COLUMN_BLOCK, end // 2)
-            for layer in self.row_layers:
-                keys, values = self._buffers(layer.value_buffer, capacity)
-                layer.key_buffer = _moved(layer.key_buffer, keys, window, end)
-                layer.value_buffer = _moved(layer.value_buffer, values, window, end)
-            window.start, window.end = end - width, end
-        window.end += 1
-
-    def _buffers(self, states: Tensor, columns: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of all rows; zeros, not garbage: a masked NaN times a weight of 0 is still NaN."""
-        shape = (self.max_rows, states.shape[1], columns, states.shape[-1])
-        dtype = self.dtype or states.dtype
-        return states.new_zeros(shape, dtype=dtype), states.new_zeros(shape, dtype=dtype)
-
-    def move_row(self, source: int, target: int) -> None:
-        """Overwrites one row by another."""
-        in_use = slice(self.window.start, self.window.end)
-        for layer in self.row_layers:
-            layer.key_buffer[target, :, in_use] = layer.key_buffer[source, :, in_use]
-            layer.value_buffer[target, :, in_use] = layer.value_buffer[source, :, in_use]
-
-    def drop_last_row(self) -> None:
-        """Frees the last row."""
-        self.window.num_rows -= 1
-
-
-def _moved(buffer: Tensor, larger: Tensor, window: Window, end: int) -> Tensor:
-    """`larger` with the columns in use of `buffer` ending at `end`."""
-    rows, width = window.num_rows, window.end - window.start
-    larger[:rows, :, end - width : end] = buffer[:rows, :, window.start : window.end]
-    return larger
+    @staticmethod
+    def _moved(old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        for source, target in zip(old, new, strict=True):
+            target[:, : source.shape[1], :, : source.shape[3]] = source
+        return new

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
 ROW_BLOCK = 8  # a matrix product of fewer rows costs as much
@@ -114,7 +115,28 @@ class GraphDecoder:
             stack.zero_()  # a masked NaN of an earlier call times a weight of 0 would still be NaN
 
     @torch.inference_mode()
-    def add_rows(self, prefilled: list[tuple[Tensor, Tensor]], source_rows: Tensor, lengths: Sequence[int]) -> None:
+    def add_prompts(self, prompts: Sequence[Sequence[int]], num_completions: int) -> Tensor:
+        """Prefills prompts, once each, and appends their completions' rows; each prompt's last hidden state [p, D]."""
+        width, device = max(len(prompt) for prompt in prompts), self.tokens.device
+        tokens = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+        prefilled = DynamicCache()
+        hidden: Tensor = self.decoder(
+            input_ids=tokens,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            past_key_values=prefilled,
+            use_cache=True,
+        ).last_hidden_state[:, -1]
+        source_rows = torch.arange(len(prompts), device=device).repeat_interleave(num_completions)
+        layers: list[Any] = (
+            prefilled.layers
+        )  # transformers' union of layer kinds; the engine refused those without keys
+        states = [(layer.keys, layer.values) for layer in layers]
+        self._add_rows(states, source_rows, [len(prompt) for prompt in prompts])
+        return hidden
+
+    def _add_rows(self, prefilled: list[tuple[Tensor, Tensor]], source_rows: Tensor, lengths: Sequence[int]) -> None:
         """Appends rows copied from each layer's prefilled keys and values [prompts, H, width, D], left-padded.
 
         `source_rows`: the prompt of each new row; `lengths`: the tokens of each prompt.
@@ -147,16 +169,13 @@ class GraphDecoder:
         return hidden[:num_rows]
 
     @torch.inference_mode()
-    def move_row(self, source: int, target: int) -> None:
-        """Overwrites one row by another."""
-        length = self.lengths[source]
-        for stack in self.stacks.values():
-            stack[:, target, :, :length] = stack[:, source, :, :length]
-        self.lengths[target] = length
-
-    def drop_last_row(self) -> None:
-        """Frees the last row."""
-        self.lengths.pop()
+    def remove_row(self, index: int) -> None:
+        """Frees a row, whose place the last one takes."""
+        length = self.lengths.pop()
+        if index < len(self.lengths):
+            for stack in self.stacks.values():
+                stack[:, index, :, :length] = stack[:, len(self.lengths), :, :length]
+            self.lengths[index] = length
 
     def _allocate(self, states: list[Tensor]) -> None:
         """One stack of buffers for all layers of the same H and D, so that a row moves in one copy."""

@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
-from negaware.models.attention import use_own_attention
+from negaware.models.decoder import fused_decoder_of
 from negaware.models.logprobs import head_of
-from negaware.models.packed import packed_linears
 from negaware.models.residual import keep_residual_float32
 from negaware.rollout.cache import RowDecoder
 from negaware.rollout.engine import SamplingParams
@@ -59,13 +57,15 @@ class LocalEngine:
                 f"{', '.join(sorted(unsupported))} don't keep keys and values of their own; use a model whose layers "
                 "are all full or sliding attention."
             )
-        keep_residual_float32(model)
         self.model = model
         self.head = head_of(model)
-        # One query a row is all overhead in bfloat16: on the CPU, keys and values are kept as float32 multiplies them.
-        own_attention = use_own_attention(model)
-        self.cache_dtype = torch.float32 if own_attention and model.device.type == "cpu" else None
-        self.graphs = GraphDecoder(model) if model.device.type == "cuda" else None
+        fused = fused_decoder_of(model)
+        self.rows: RowDecoder | GraphDecoder
+        if fused is None:
+            keep_residual_float32(model)
+            self.rows = GraphDecoder(model)
+        else:
+            self.rows = RowDecoder(fused, model.device)
         self.max_sequences = max_sequences
         self.version = version
 
@@ -83,15 +83,14 @@ class LocalEngine:
             return []
         batch = _Batch(self, prompts, params, self._num_rows(len(prompts), num_completions))
         waiting = deque(range(len(prompts)))
-        with packed_linears(batch.decoder):
-            while waiting or batch.sequences:
-                admitted: list[int] = []
-                while waiting and len(batch.sequences) + (len(admitted) + 1) * num_completions <= batch.max_rows:
-                    admitted.append(waiting.popleft())
-                num_sampled = batch.admit(admitted, num_completions, seed) if admitted else batch.decode()
-                batch.retire()
-                if on_progress:
-                    on_progress(num_sampled)
+        while waiting or batch.sequences:
+            admitted: list[int] = []
+            while waiting and len(batch.sequences) + (len(admitted) + 1) * num_completions <= batch.max_rows:
+                admitted.append(waiting.popleft())
+            num_sampled = batch.admit(admitted, num_completions, seed) if admitted else batch.decode()
+            batch.retire()
+            if on_progress:
+                on_progress(num_sampled)
         by_prompt = [batch.finished[index] for index in range(len(prompts))]
         return [tuple(group[k] for k in range(num_completions)) for group in by_prompt]
 
@@ -111,38 +110,24 @@ class _Batch:
     def __init__(
         self, engine: LocalEngine, prompts: Sequence[Sequence[int]], params: SamplingParams, max_rows: int
     ) -> None:
-        self.decoder, self.version = engine.model.get_decoder(), engine.version
-        self.head = engine.head.prepared()
+        self.version, self.head = engine.version, engine.head.prepared()
         self.prompts, self.params, self.max_rows = prompts, params, max_rows
         self.device = engine.model.device
         self.sequences: list[_Sequence] = []
         self.finished: dict[int, dict[int, Completion]] = {index: {} for index in range(len(prompts))}
-        self.rows = engine.graphs or RowDecoder(engine.model, engine.cache_dtype)
+        self.rows = engine.rows
         self.rows.begin(max_rows, max(len(prompt) for prompt in prompts), params.max_new_tokens)
 
     def admit(self, indices: list[int], num_completions: int, seed: int) -> int:
         """Prefills these prompts once each and samples the first token of their completions."""
-        prompts = [self.prompts[index] for index in indices]
-        width = max(len(prompt) for prompt in prompts)
-        tokens = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=self.device)
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device)
-        prefilled = DynamicCache()
-        hidden = self.decoder(
-            input_ids=tokens,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-            past_key_values=prefilled,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
-        source_rows = torch.arange(len(prompts), device=self.device).repeat_interleave(num_completions)
-        self.rows.add_rows(_keys_and_values(prefilled), source_rows, [len(prompt) for prompt in prompts])
+        hidden = self.rows.add_prompts([self.prompts[index] for index in indices], num_completions)
         added = []
         for index in indices:
             for k in range(num_completions):
                 own_seed = completion_seed(seed, index, k)
                 uniforms = completion_uniforms(own_seed, self.params.max_new_tokens)
                 added.append(_Sequence(index, k, own_seed, uniforms))
-        self._sample(self.head.logits(hidden, 1.0)[source_rows], added)
+        self._sample(self.head.logits(hidden, 1.0).repeat_interleave(num_completions, dim=0), added)
         self.sequences += added
         return len(added)
 
@@ -168,11 +153,10 @@ class _Batch:
                 self.version,
                 sequence.seed,
             )
+            self.rows.remove_row(row)
             last = self.sequences.pop()
             if last is not sequence:
                 self.sequences[row] = last
-                self.rows.move_row(len(self.sequences), row)
-            self.rows.drop_last_row()
 
     def _sample(self, logits: Tensor, sequences: list[_Sequence]) -> None:
         uniforms = torch.stack([s.uniforms[len(s.token_ids)] for s in sequences]).to(self.device)
@@ -180,8 +164,3 @@ class _Batch:
         for sequence, token, logprob in zip(sequences, tokens.tolist(), logprobs.tolist(), strict=True):
             sequence.token_ids.append(token)
             sequence.logprobs.append(logprob)
-
-
-def _keys_and_values(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
-    layers: list[Any] = cache.layers  # transformers' union of layer kinds; the engine refused those without keys
-    return [(layer.keys, layer.values) for layer in layers]

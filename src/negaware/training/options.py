@@ -18,8 +18,6 @@ class TrainingOptions(BaseModel):
     """Optimizer steps (mini-batches) a rollout."""
     micro_batch_tokens: int = Field(4096, ge=1)
     """Tokens, padding counted, in one forward and backward."""
-    logits_chunk_tokens: int | None = Field(None, ge=1)
-    """Tokens whose logits are held at once; null: as many as 96 MiB hold, whatever the vocabulary."""
     learning_rate: float = Field(1e-6, gt=0)
     """AdamW's learning rate after warm-up (the paper's 1e-6)."""
     schedule: Literal["constant", "cosine"] = "constant"

@@ -79,10 +79,13 @@ class Batch:
             return {}
         if self.segments.is_cuda:
             return {"attention_mask": block_mask(self.segments)}
-        mask = self.attention_mask()
+        return {"attention_mask": self.attention_mask(), "shared_rows": self.shared_rows()}
+
+    def shared_rows(self) -> SharedRows:
+        """Where each row's question and answers are."""
         lengths = [[len(answer.token_ids) - 1 for answer in row.answers] for row in self.rows]
         questions = [len(row.answers[0].prompt_ids) for row in self.rows]
-        return {"attention_mask": mask, "shared_rows": SharedRows(mask.shape[-1], questions, lengths, mask)}
+        return SharedRows(self.tokens.shape[1], questions, lengths)
 
     def attention_mask(self) -> Tensor:
         """Who sees whom, [R, 1, T, T]."""

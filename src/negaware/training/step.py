@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from negaware.models.attention import use_own_attention
+from negaware.models.attention import has_full_attention, use_own_attention
+from negaware.models.decoder import fused_decoder_of
 from negaware.models.logprobs import head_of, hidden_states, token_logprobs
 from negaware.models.residual import keep_residual_float32
 from negaware.objectives.objective import Objective, gradient_weights
@@ -59,8 +60,10 @@ class Trainer:
         self.model, self.loss, self.options = model, loss, options
         self.head = head_of(model)
         self.optimizer = MasterOptimizer(model, options, num_steps)  # from here on the model has its compute dtype
-        keep_residual_float32(model)
-        self.shares_questions = _attends_freely(model) and use_own_attention(model)
+        self.fused = fused_decoder_of(model)
+        if self.fused is None:
+            keep_residual_float32(model)
+        self.shares_questions = self.fused is not None or (has_full_attention(model) and use_own_attention(model))
 
     def step(
         self, groups: Sequence[Group], seed: int, on_progress: Callable[[int], None] | None = None
@@ -82,11 +85,16 @@ class Trainer:
 
     def logprobs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """log π_θ and entropy of each answer token [N] of a micro-batch."""
+        predicting = self._hidden_states(batch).index_select(0, batch.source)
+        return token_logprobs(predicting, self.head, batch.targets, self.loss.temperature)
+
+    def _hidden_states(self, batch: Batch) -> Tensor:
+        """The decoder's last hidden states of all tokens, [R·T, D]."""
+        if self.fused is not None:
+            attend = self.fused.attention_within(batch.shared_rows())
+            return self.fused(batch.tokens.flatten(), batch.positions.flatten(), attend)
         hidden = hidden_states(self.model, batch.tokens, position_ids=batch.positions, **batch.attention_inputs())
-        predicting = hidden.flatten(0, 1).index_select(0, batch.source)
-        return token_logprobs(
-            predicting, self.head, batch.targets, self.loss.temperature, self.options.logits_chunk_tokens
-        )
+        return hidden.flatten(0, 1)
 
     def pack(self, questions: Sequence[Sequence[Answer]]) -> list[list[Row]]:
         """The questions' answers as micro-batches of rows."""
@@ -213,12 +221,3 @@ class _Tally:
             "num_optimizer_steps": float(len(self.losses)),
         }
         return {f"train/{name}": value for name, value in (metrics | shares).items()}
-
-
-def _attends_freely(model: PreTrainedModel) -> bool:
-    """Whether answers could share a row: rotary positions and full attention."""
-    config = model.config.get_text_config(decoder=True)
-    layer_types = getattr(config, "layer_types", None) or ["full_attention"]
-    rotary = getattr(config, "rope_parameters", None) is not None
-    sliding = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
-    return rotary and not sliding and set(layer_types) == {"full_attention"}
