@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from channel import Channel, Command, Measurement
 from limit import ProductTimes, limit_seconds
-from memory import PeakMemory
+from memory import memory_and_time
 from work import CONFIG, MODEL, TRAINING_SHAPES
 
 import negaware
@@ -94,13 +94,9 @@ class Ours:
         shape = TRAINING_SHAPES[command["shape"]]
         groups = synthetic_groups(shape, self.work["num_completions"], self.model.config.vocab_size)
         self.trainer.options = self.options.model_copy(update={"optimizer_steps": shape["steps"]})
-        with PeakMemory() as memory:
-            start = time.perf_counter()
-            metrics = self.trainer.step(groups, seed=0)
-            seconds = time.perf_counter() - start
+        metrics, measured = memory_and_time(lambda: self.trainer.step(groups, seed=0))
         self.trainer.options = self.options
-        tokens = metrics["train/num_tokens"]
-        return {"seconds": seconds, "tokens": tokens, "loss": metrics["train/loss"]} | memory.measured()
+        return {"tokens": metrics["train/num_tokens"], "loss": metrics["train/loss"]} | measured
 
     def _completions(self, limit: int) -> list[tuple[Completion, ...]]:
         prompts = [question["prompt_ids"] for question in self.work["questions"][str(limit)]]

@@ -5,13 +5,12 @@ The objective, the optimizer and its float32 masters are negaware's own: what di
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from channel import Channel, Command, Measurement
-from memory import PeakMemory
+from memory import PeakMemory, memory_and_time
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from work import TRAINING_SHAPES
@@ -89,8 +88,8 @@ class PaddedTrainer:
 def logprob_memory(tokens: int, vocabulary: int, width: int = 576) -> Measurement:
     """Memory that negaware's log-probabilities take for so many tokens, forward and backward, in bfloat16.
 
-    Weight and hidden states exist before. Nothing can do without their gradients (that of the weight is added up in
-    float32, and given in bfloat16): what is taken beyond them is the logits' part.
+    Weight and hidden states exist before. Nothing can do without their gradients (that of the hidden states is added up
+    in float32, and given in bfloat16): what is taken beyond them is the logits' part.
     """
     weight = torch.randn(vocabulary, width, dtype=torch.bfloat16).div_(10).requires_grad_()
     hidden = torch.randn(tokens, width, dtype=torch.bfloat16, requires_grad=True)
@@ -98,7 +97,7 @@ def logprob_memory(tokens: int, vocabulary: int, width: int = 576) -> Measuremen
     with PeakMemory() as memory:
         token_logprobs(hidden, Head(weight), targets)[0].sum().backward()
     growth = memory.measured()["growth_mb"]
-    gradients = (weight.numel() * (4 + 2) + hidden.numel() * 2) / 2**20
+    gradients = (weight.numel() * 2 + hidden.numel() * (4 + 2)) / 2**20
     return {"growth_mb": growth, "gradients_mb": gradients, "logits_mb": growth - gradients}
 
 
@@ -113,13 +112,10 @@ def serve(channel: Channel, work: dict[str, Any], arguments: dict[str, Any]) -> 
     def train(command: Command) -> Measurement:
         shape = TRAINING_SHAPES[command["shape"]]
         groups = synthetic_groups(shape, work["num_completions"], model.config.vocab_size)
-        trainer.rows = command.get("rows", ROWS[command["shape"]])
-        with PeakMemory() as memory:
-            start = time.perf_counter()
-            metrics = trainer.step(groups, shape["steps"])
-            seconds = time.perf_counter() - start
+        trainer.rows = ROWS[command["shape"]]
+        metrics, measured = memory_and_time(lambda: trainer.step(groups, shape["steps"]))
         tokens = sum(len(completion.token_ids) for group in groups for completion in group.completions)
-        return {"seconds": seconds, "tokens": tokens, "loss": metrics["loss"]} | memory.measured()
+        return {"tokens": tokens, "loss": metrics["loss"]} | measured
 
     def answer(command: Command) -> Measurement:
         if command["do"] == "memory":
