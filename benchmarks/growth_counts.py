@@ -20,8 +20,8 @@ OPTIMIZER_BYTES = 46
 """Memory traffic an optimizer step, for each weight: norm 4, clipping 8, AdamW 7 float32, the model's copy 6."""
 GRADIENT_BYTES = 16
 """Memory traffic a micro-batch, for each weight: its bfloat16 gradient, added to the float32 one."""
-LOGITS_CHUNK = 512
-"""Answer tokens whose logits are held at once in training (the option's default)."""
+LOGITS_AT_ONCE = 4 * 2**20
+"""Logits held at once in training, of any number of tokens."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,16 @@ class Model:
     @property
     def cache_bytes(self) -> int:
         """Keys and values of one token."""
-        return self.layers * 2 * self.kv_width * HALF
+        return self.layers * 2 * self.kv_width * SINGLE
 
     @property
     def activation_bytes(self) -> int:
-        """What the layers keep of one token for the backward pass, as transformers writes a Llama."""
-        return self.layers * (26 * self.width + 8 * self.mlp)
+        """What the layers keep of one token for the backward pass.
+
+        The float32 stream before each half, queries, keys, values, what was attended to, and the gates.
+        """
+        kept = 2 * SINGLE * self.width + HALF * (2 * self.width + 2 * self.kv_width + 2 * self.mlp)
+        return self.layers * kept
 
     @property
     def pair_operations(self) -> int:
@@ -138,21 +142,24 @@ def training_seconds(model: Model, shape: Shape, rates: Rates) -> float:
 
 
 def sampling_mib(model: Model, shape: Shape, rates: Rates) -> float:
-    """Keys and values of the answers decoded at once, their logits with the probabilities, a float32 head."""
+    """Keys and values of the answers decoded at once and of their questions, their logits with the probabilities, the
+    layers' weights as products read them, a float32 head."""
     rows = max(_waves(shape))
-    cache = rows * (shape.prompt_tokens + shape.answer_tokens) * model.cache_bytes
-    return (cache + 2 * SINGLE * rows * model.vocabulary + SINGLE * model.head_weights) / 2**20
+    cache = (rows * shape.answer_tokens + rows / shape.completions * shape.prompt_tokens) * model.cache_bytes
+    weights = HALF * model.layer_weights + SINGLE * model.head_weights
+    return (cache + 2 * SINGLE * rows * model.vocabulary + weights) / 2**20
 
 
 def training_mib(model: Model, shape: Shape, rates: Rates) -> float:
-    """The largest micro-batch's activations, a chunk of logits, the head's float32 weight and gradient, all gradients.
+    """The largest micro-batch's activations, the logits held at once, the head's gradient and the embedding's, all
+    gradients.
 
     The float32 gradients come on top even with a single micro-batch: what the activations give back piece by piece is
     counted as not used again before the step ends.
     """
     tokens = _mini_batch_tokens(shape) if _micro_batches(shape) == 1 else shape.micro_batch_tokens
-    logits = min(LOGITS_CHUNK, tokens) * model.vocabulary * (2 * SINGLE + HALF)
-    gradients = SINGLE * (model.weights + 2 * model.head_weights)
+    logits = LOGITS_AT_ONCE * (2 * SINGLE + HALF)
+    gradients = SINGLE * model.weights + 2 * HALF * model.head_weights
     return (tokens * model.activation_bytes + logits + gradients) / 2**20
 
 
@@ -216,7 +223,7 @@ FACTORS: dict[str, Factor] = {
                     "a token reads all keys before it, n²; here reading the weights, n, leads",
                 ),
                 "training_seconds": (2, "attention's pairs, n²; the products, n, lead below some thousand tokens"),
-                "sampling_mib": (1, "keys and values; at first the head's float32 copy and the logits"),
+                "sampling_mib": (1, "keys and values; at first the weights' copies and the logits"),
                 "training_mib": (
                     1,
                     "activations, here in one micro-batch (attention keeps no pairs); the gradients, 0",

@@ -29,5 +29,5 @@ def _small_parts_of_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that small vocabularies have several."""
     from negaware.models import logprobs
 
-    monkeypatch.setattr(logprobs, "LOGITS_AT_ONCE", {"cpu": 1})
+    monkeypatch.setattr(logprobs, "LOGITS_AT_ONCE", {"cpu": 1, "cuda": 1})
     monkeypatch.setattr(logprobs, "LEAST_COLUMNS", 7)

@@ -93,7 +93,7 @@ def memory(config: Config, size: ModelSize) -> dict[str, int]:
     """Bytes by purpose. Activations are left to measurement: they depend on the kernels."""
     training, rollout = config.training, config.rollout
     width = COMPUTE_DTYPES[training.compute_dtype].itemsize
-    logits = LOGITS_AT_ONCE[pick_device(config.device)]
+    logits = LOGITS_AT_ONCE.get(pick_device(config.device), LOGITS_AT_ONCE["cuda"])
     parts = {
         f"master weights ({size.num_parameters / 1e6:,.0f}M, float32)": 4 * size.num_parameters,
         "gradients (float32)": 4 * size.num_parameters,

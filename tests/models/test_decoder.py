@@ -1,13 +1,18 @@
 """The fused decoder against the transformers model whose parameters it reads."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from transformers import (
+    GemmaConfig,
+    GemmaForCausalLM,
     GraniteConfig,
     GraniteForCausalLM,
+    OlmoConfig,
+    OlmoForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -15,11 +20,18 @@ from transformers import (
     SmolLM3ForCausalLM,
 )
 
-from negaware.models.decoder import FusedDecoder, fused_decoder_of
+from negaware.models.decoder import FusedDecoder
+from negaware.models.family import fused_decoder_of
+from negaware.models.products import HAS_BFLOAT16_PRODUCTS
 from negaware.models.shared_rows import SharedRows
-from negaware.training.optimizer import MasterOptimizer
+from negaware.objectives import OBJECTIVES
+from negaware.rollout.engine import SamplingParams
+from negaware.rollout.local import LocalEngine
 from negaware.training.options import TrainingOptions
+from negaware.training.pack import answers_of, collate
+from negaware.training.step import LossSettings, Trainer
 from tiny_models import MODELS, SHAPE, llama
+from training.made_groups import make_group, sampled_groups
 
 
 def qwen2(seed: int, **changes: Any) -> PreTrainedModel:
@@ -58,6 +70,9 @@ def smollm3(seed: int) -> PreTrainedModel:
 OTHERS: dict[str, Callable[[int], PreTrainedModel]] = {
     **{name: MODELS[name] for name in ("gpt2", "mistral", "gemma2", "gemma3")},
     "granite": granite,
+    "gemma": lambda seed: GemmaForCausalLM(GemmaConfig(**SHAPE)).eval(),
+    "olmo": lambda seed: OlmoForCausalLM(OlmoConfig(**{name: SHAPE[name] for name in SHAPE if name != "head_dim"})),
+    "float64": lambda seed: llama(seed).double(),
     "smollm3": smollm3,
     "biased MLP": lambda seed: llama(seed, mlp_bias=True),
     "another activation": lambda seed: llama(seed, hidden_act="gelu"),
@@ -112,47 +127,93 @@ def test_in_bfloat16_it_is_closer_to_float32_than_the_model(name: str) -> None:
             assert (found - exact).norm() < error
 
 
+def test_what_changes_after_it_was_found_counts() -> None:
+    model = llama(0)
+    decoder = fused_decoder_of(model)
+    model.set_attn_implementation("eager")
+    assert fused_decoder_of(model) is None
+    model.set_attn_implementation("sdpa")
+    assert fused_decoder_of(model) is decoder
+    model.double()
+    assert fused_decoder_of(model) is None
+    model.float().model.layers[0].mlp.up_proj = torch.nn.Sequential(model.model.layers[0].mlp.up_proj)
+    assert fused_decoder_of(model) is None
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_model_that_computes_something_else_is_left_to_transformers(name: str) -> None:
     assert fused_decoder_of(OTHERS[name](0)) is None
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("sampling", [True, False])
-def test_changed_weights_are_noticed(dtype: str, sampling: bool) -> None:
-    """Joined and rearranged copies of the weights never outlive them, however they change."""
-    model, tokens = llama(0), make_tokens()
-    optimizer = MasterOptimizer(model, TrainingOptions(compute_dtype=dtype, learning_rate=0.1), num_steps=1)
-    decoder = fused_decoder_of(model)
-    assert decoder is not None
-
-    def hidden() -> torch.Tensor:
-        with torch.inference_mode(sampling), torch.set_grad_enabled(not sampling):
-            return hidden_states(decoder, tokens).clone()
-
-    def in_place() -> None:
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.mul_(0.9)
-
-    def in_inference_mode() -> None:
-        with torch.inference_mode():
-            for parameter in model.parameters():
-                parameter.copy_(parameter * 0.9)
-
-    def by_the_optimizer() -> None:
-        for master in optimizer.masters.values():
-            master.grad = torch.randn_like(master)
-        optimizer.step(torch.ones(()))
-
-    def replaced() -> None:
+def changed_in_place(model: PreTrainedModel) -> None:
+    with torch.no_grad():
         for parameter in model.parameters():
-            parameter.data = parameter.data * 0.9
+            parameter.mul_(0.9)
 
-    for change in (in_place, in_inference_mode, by_the_optimizer, replaced):
-        before = hidden()
-        change()
-        after = hidden()
-        fresh = hidden_states(FusedDecoder(model), tokens)
-        assert not torch.equal(after, before), change
-        assert torch.allclose(after.float(), fresh.float(), atol=0.1 if dtype == "bfloat16" else 1e-5), change
+
+def changed_behind_autograd(model: PreTrainedModel) -> None:
+    for parameter in model.parameters():
+        parameter.data.mul_(0.9)
+
+
+def changed_by_an_optimizer(model: PreTrainedModel) -> None:
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    torch.optim.AdamW(model.parameters(), lr=0.1, fused=True).step()
+
+
+def replaced(model: PreTrainedModel) -> None:
+    decoder = model.get_decoder()
+    decoder.load_state_dict({name: weight * 0.9 for name, weight in decoder.state_dict().items()}, assign=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("change", [changed_in_place, changed_behind_autograd, changed_by_an_optimizer, replaced])
+def test_no_copy_of_a_weight_outlives_it(change: Callable[[PreTrainedModel], None], dtype: torch.dtype) -> None:
+    """The engine samples with the weights as they are at each call, the trainer trains those of each step."""
+    model, params = llama(0).to(dtype), SamplingParams(12, temperature=0.0)
+    engine = LocalEngine(model)
+    before = engine.generate([[5, 6, 7], [9]], 1, params, seed=0)
+    change(model)
+    after = engine.generate([[5, 6, 7], [9]], 1, params, seed=0)
+    fresh = LocalEngine(copy.deepcopy(model))
+    assert fresh.fused is not engine.fused
+    assert after == fresh.generate([[5, 6, 7], [9]], 1, params, seed=0) != before
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_sampler_and_trainer_follow_the_optimizer(dtype: str) -> None:
+    """In float32 it changes the very memory that the model computes with."""
+    model = llama(0)
+    options = TrainingOptions(compute_dtype=dtype, learning_rate=0.02, optimizer_steps=1)
+    trainer = Trainer(model, LossSettings(OBJECTIVES["nft"], {}, 1.0, 12), options, num_steps=10)
+    engine, first = LocalEngine(model), []
+    for seed in range(4):
+        (completions,) = engine.generate([[1, 2, 3]], 8, SamplingParams(12), seed)
+        first.append(completions[0].logprobs[0])
+        metrics = trainer.step([make_group([1, 2, 3], completions, [True, False] * 4)], seed=0)
+        assert metrics["train/sampler_difference"] < (1e-5 if dtype == "float32" else 0.05)
+    assert len(set(first)) == 4
+
+
+def test_what_the_trainer_computes_again_is_what_it_trains_on() -> None:
+    """To the bit, so that the ratio of an on-policy token is 1 and not 1 but for rounding."""
+    model = llama(0)
+    options = TrainingOptions(old_logprobs="recomputed", micro_batch_tokens=64)
+    trainer = Trainer(model, LossSettings(OBJECTIVES["nft"], {}, 1.0, 12), options, num_steps=10)
+    questions = trainer._recompute([answers_of(group) for group in sampled_groups(model)])
+    for rows in trainer.pack(questions):
+        batch = collate(rows)
+        assert trainer.logprobs(batch)[0].tolist() == [p for answer in batch.answers for p in answer.old_logprobs]
+
+
+def test_what_sampling_made_goes_when_training_begins() -> None:
+    model = llama(0).bfloat16()
+    engine = LocalEngine(model)
+    assert engine.fused is not None
+    engine.generate([[5, 6, 7]], 2, SamplingParams(4), seed=0)
+    assert any(layer.gates.packed is not None for layer in engine.fused.layers) == HAS_BFLOAT16_PRODUCTS
+    engine.fused.refresh()
+    hidden_states(engine.fused, make_tokens()).float().sum().backward()
+    products = [p for layer in engine.fused.layers for p in (layer.inputs, layer.output, layer.gates, layer.down)]
+    assert all(product.packed is None for product in products)

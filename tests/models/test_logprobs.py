@@ -123,7 +123,7 @@ class LargestTensor(TorchDispatchMode):
 @pytest.mark.parametrize("options", [{}, {"scale": 0.5, "softcap": 2.0, "bias": True}])
 def test_memory_depends_neither_on_tokens_nor_on_the_vocabulary(options, monkeypatch):
     """The largest tensor of logits, forward and backward, is a part's."""
-    monkeypatch.setattr(logprobs_module, "LOGITS_AT_ONCE", {"cpu": 16 * 1024})
+    monkeypatch.setattr(logprobs_module, "LOGITS_AT_ONCE", {"cpu": 16 * 1024, "cuda": 1})
     for num_tokens, vocabulary in ((64, 2048), (256, 2048), (1024, 2048), (256, 8192)):
         head = make_head(torch.float32, num_columns=vocabulary, **options)
         hidden = torch.randn(num_tokens, 11, requires_grad=True)

@@ -33,7 +33,7 @@ class TestLocalEngine(EngineConformance):
 @pytest.mark.parametrize("scenario", [*range(3), *(pytest.param(n, marks=pytest.mark.slow) for n in range(3, 20))])
 @pytest.mark.parametrize("name", MODELS)
 def test_local_equals_reference(name, scenario):
-    """Long and short answers and prompts, few rows: columns open, move and die, and rows change places."""
+    """Long and short answers and prompts, few rows: columns are added, rows and prompts come, go and change places."""
     choose = random.Random(100 * scenario + 7)
     model = MODELS[name](scenario)
     lengths = [choose.choice((1, 2, 3, 7, 20, 90)) for _ in range(choose.randint(4, 8))]
@@ -76,8 +76,8 @@ def is_decided_by_rounding(model, tokens, params, completion, index):
     return (shares.cumsum(-1) - uniform).abs().min() < 3e-5
 
 
-def test_a_long_prompt_enters_after_the_columns_moved():
-    """The columns in use have moved to the front of a new buffer, narrower than the prompt that still waits."""
+def test_a_long_prompt_enters_late():
+    """Longer than all that were answered before it."""
     model = MODELS["llama"](0)
     prompts = random_prompts(0, (*(2,) * 40, 70))
     params = SamplingParams(max_new_tokens=8, temperature=0.7)

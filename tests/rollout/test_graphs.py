@@ -22,7 +22,8 @@ class GraphEngine(LocalEngine):
 
     def __init__(self, model, max_sequences=6):
         super().__init__(model, max_sequences)
-        self.rows = GraphDecoder(model)
+        self.fused, self.graphs = None, GraphDecoder(model)
+        self.graphs.grows = False
 
 
 class Recording(TorchDispatchMode):
@@ -79,7 +80,7 @@ def test_frozen_steps_equal_the_reference(name, monkeypatch):
             for completion, wanted in zip(group, expected_group, strict=True):
                 assert completion.token_ids == wanted.token_ids
                 assert completion.logprobs == pytest.approx(wanted.logprobs, abs=5e-5)
-    rows, columns = map(set, zip(*engine.rows.steps, strict=True))
+    rows, columns = map(set, zip(*engine.graphs.steps, strict=True))
     assert (rows, columns) == ({8, 16}, {64, 128})
 
 
@@ -89,20 +90,20 @@ def test_replays_see_weights_that_are_updated_in_place_and_are_forgotten_when_th
     prompts = random_prompts(10, (5, 3))
     engine = GraphEngine(model)
     engine.generate(prompts, 1, params, seed=0)
-    steps = dict(engine.rows.steps)
+    steps = dict(engine.graphs.steps)
 
     engine.load_weights(llama(5).named_parameters(), version=1)
     assert [group[0].token_ids for group in engine.generate(prompts, 1, params, seed=0)] == [
         group[0].token_ids for group in ReferenceEngine(llama(5)).generate(prompts, 1, params, seed=0)
     ]
-    assert engine.rows.steps == steps
+    assert engine.graphs.steps == steps
 
     for parameter, other in zip(model.parameters(), llama(6).parameters(), strict=True):
         parameter.data = other.data.double()
     assert [group[0].token_ids for group in engine.generate(prompts, 1, params, seed=0)] == [
         group[0].token_ids for group in ReferenceEngine(llama(6)).generate(prompts, 1, params, seed=0)
     ]
-    assert not set(engine.rows.steps.values()) & set(steps.values())
+    assert not set(engine.graphs.steps.values()) & set(steps.values())
 
 
 def test_the_stand_in_for_a_graph_is_as_strict():
@@ -157,19 +158,19 @@ def test_cuda_is_asked_for_warm_ups_beside_then_one_capture_then_replays(monkeyp
 def test_room_is_kept_and_grows_at_the_beginning_of_a_call_only():
     engine, params = GraphEngine(llama(0), max_sequences=3), SamplingParams(8)
     engine.generate(random_prompts(0, (3, 4)), 1, params, seed=0)
-    (stack,) = engine.rows.stacks.values()
+    (stack,) = engine.graphs.stacks.values()
     assert stack.shape == (4, ROW_BLOCK, 2, COLUMN_BLOCK, 8)  # 2 layers' keys and values
     engine.generate(random_prompts(0, (40, 4)), 1, params, seed=0)
-    assert engine.rows.stacks[2, 8] is stack
+    assert engine.graphs.stacks[2, 8] is stack
     engine.generate(random_prompts(0, (60, 4)), 1, params, seed=0)
-    assert engine.rows.stacks[2, 8].shape == (4, ROW_BLOCK, 2, 2 * COLUMN_BLOCK, 8)
+    assert engine.graphs.stacks[2, 8].shape == (4, ROW_BLOCK, 2, 2 * COLUMN_BLOCK, 8)
 
 
 def test_what_an_earlier_call_left_does_no_harm():
     engine, prompts, params = GraphEngine(llama(0)), random_prompts(0, (3, 4)), SamplingParams(8)
     expected = engine.generate(prompts, 2, params, seed=0)
     with torch.inference_mode():
-        for stack in engine.rows.stacks.values():
+        for stack in engine.graphs.stacks.values():
             stack.fill_(torch.nan)
     assert engine.generate(prompts, 2, params, seed=0) == expected
 

@@ -1,4 +1,4 @@
-"""Attention as sampling and training need it, behind transformers' attention interface.
+"""Attention as training needs it where transformers' own decoder runs, behind its attention interface.
 
 Rows in which answers share their question; whatever else a model asks for goes to transformers' own SDPA attention.
 """
@@ -50,13 +50,11 @@ def attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if isinstance(attention_mask, BlockMask):
         return flex_rows(query, key, value, attention_mask, scale), None
-    if shared_rows is not None and not any(
-        options.get(name) is not None for name in ("softcap", "position_bias", "s_aux")
-    ):
-        states = torch.cat([query, key, value], dim=1).transpose(1, 2)
-        return attend(states.flatten(0, 1), shared_rows, key.shape[1], scale).view(
-            *states.shape[:2], -1, states.shape[3]
-        ), None
+    plain = not any(options.get(name) is not None for name in ("softcap", "position_bias", "s_aux"))
+    if shared_rows is not None and plain and value.shape[-1] == query.shape[-1]:
+        states = torch.cat([query, key, value], dim=1).transpose(1, 2)  # [B, T, H + 2·Hkv, D]
+        attended = attend(states.flatten(0, 1), shared_rows, key.shape[1], scale)
+        return attended.unflatten(0, states.shape[:2]), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
 
 

@@ -1,4 +1,4 @@
-"""What training compiles on CUDA: attention of rows that share a question, and pure functions of a chunk of logits.
+"""What training compiles on CUDA: attention of rows that share a question, and pure functions of a part of the logits.
 
 On other devices the same functions run as they are, so that only `torch.compile` itself is left to a GPU's tests. It
 knows tensors, neither models nor answers. R rows of T tokens, H heads of width D, Hkv of them with keys and values.
@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 def compiled_on_cuda(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """The function of tensors, compiled at the first call whose first argument is on CUDA; as it is elsewhere.
 
-    Sizes that turn out to vary (the last chunk's number of tokens) become dynamic by themselves.
+    Sizes that turn out to vary (the last part's number of columns) become dynamic by themselves.
     """
 
     @wraps(function)

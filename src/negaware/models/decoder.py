@@ -13,61 +13,50 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from negaware.models.attention import NAME as OWN_ATTENTION
-from negaware.models.attention import has_full_attention
 from negaware.models.products import HAS_BFLOAT16_PRODUCTS
 from negaware.models.shared_rows import SharedRows, attend
 
 Attend = Callable[[int, Tensor], Tensor]
-"""Attention [N, H, W] of a layer, by its index, from its tokens' queries, keys and values side by side [N, S, W]; these
-are float32 where no gradient is wanted."""
-
-KINDS = ("sdpa", OWN_ATTENTION)
-"""Kinds of attention that it may stand in for; a model that was given another one keeps it."""
-LAYER_PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
-ATTENTION_PARTS = {"q_proj", "k_proj", "v_proj", "o_proj"}
-HEAD_NORMS = {"q_norm", "k_norm"}
-MLP_PARTS = {"gate_proj", "up_proj", "down_proj", "act_fn"}
-
-_decoders: WeakKeyDictionary[PreTrainedModel, FusedDecoder | None] = WeakKeyDictionary()
-
-
-def fused_decoder_of(model: PreTrainedModel) -> FusedDecoder | None:
-    """The model's fused decoder, one for all who ask; None on other devices or if the model isn't of the family.
-
-    Whether it is, is found in its parts and checked once against its own forward.
-    """
-    if model not in _decoders:
-        _decoders[model] = _checked(model) if _is_llama_like(model) else None
-    return _decoders[model]
+"""Attention [N, H, W] of a layer, by its index, from its tokens' queries, keys and values side by side [N, S, W]."""
 
 
 class FusedDecoder:
-    """A model's decoder over its own parameters, which may change between calls."""
+    """A model's decoder over its own parameters, as they were at the last `refresh`."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        decoder: Any = model.get_decoder()
-        self.embeddings, self.rotary = decoder.embed_tokens, decoder.rotary_emb
-        self.layers = [_Layer(layer) for layer in decoder.layers]
-        self.norm = _Norm(decoder.norm)
-        attention = decoder.layers[0].self_attn
+        self.decoder: Any = model.get_decoder()
+        self.layers = [_Layer(layer) for layer in self.decoder.layers]
+        self.norm = _Norm(self.decoder.norm)
+        attention = self.decoder.layers[0].self_attn
         self.num_key_heads, self.head_width = self.layers[0].num_key_heads, attention.head_dim
         self.scale: float = attention.scaling
 
+    def refresh(self) -> None:
+        """To be called before use whenever parameters may have changed: what was made from them is forgotten."""
+        for layer in self.layers:
+            for product in (layer.inputs, layer.output, layer.gates, layer.down):
+                product.joined = product.packed = None
+
     def __call__(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        """The last hidden states [N, D], in the compute dtype, of tokens [N] at positions [N]."""
-        stream = self.embeddings(tokens).float()
-        rotation = [part[0, :, None, : part.shape[-1] // 2] for part in self.rotary(stream[None], positions[None])]
+        """The last hidden states [N, D], in the compute dtype, of tokens [N] at positions [N].
+
+        With gradients enabled it runs as training does; otherwise on weights rearranged for sampling.
+        """
+        stream = self.decoder.embed_tokens(tokens).float()
+        cosines, sines = self.decoder.rotary_emb(stream[None], positions[None])
+        half = cosines.shape[-1] // 2
+        rotation = cosines[0, :, None, :half], sines[0, :, None, :half]
         for index, layer in enumerate(self.layers):
-            stream = layer(stream, rotation, partial(attend, index))
-        return self.norm(stream).to(self.embeddings.weight.dtype)
+            run = layer.train if torch.is_grad_enabled() else layer.sample
+            stream = run(stream, rotation, partial(attend, index))
+        return self.norm(stream).to(self.decoder.embed_tokens.weight.dtype)
 
     def attention_within(self, rows: SharedRows) -> Attend:
         """Attention of rows that hold questions and answers side by side."""
@@ -75,44 +64,59 @@ class FusedDecoder:
 
 
 class _Layer:
-    """Norm, attention, norm, gated MLP; each half is added to the stream."""
+    """Norm, attention, norm, gated MLP; each half is added to the stream [N, D]."""
 
     def __init__(self, layer: Any) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        width = attention.head_dim
-        self.num_heads = attention.q_proj.out_features // width
-        self.num_key_heads = attention.k_proj.out_features // width
+        self.num_heads = attention.q_proj.out_features // attention.head_dim
+        self.num_key_heads = attention.k_proj.out_features // attention.head_dim
         self.attention_norm, self.mlp_norm = _Norm(layer.input_layernorm), _Norm(layer.post_attention_layernorm)
         self.head_norms = [getattr(attention, name) for name in ("q_norm", "k_norm") if hasattr(attention, name)]
-        self.states = _Product(attention.q_proj, attention.k_proj, attention.v_proj)
-        self.attended = _Product(attention.o_proj)
-        self.gated = _Product(mlp.gate_proj, mlp.up_proj)
+        self.inputs = _Product(attention.q_proj, attention.k_proj, attention.v_proj)
+        self.output = _Product(attention.o_proj)
+        self.gates = _Product(mlp.gate_proj, mlp.up_proj)
         self.down = _Product(mlp.down_proj)
-        self.sizes = [self.num_heads, self.num_key_heads, self.num_key_heads]
 
-    def __call__(self, stream: Tensor, rotation: Sequence[Tensor], attend: Callable[[Tensor], Tensor]) -> Tensor:
-        states = self.states.of_normed(stream, self.attention_norm).unflatten(-1, (sum(self.sizes), -1))
-        if self.head_norms:
-            *normed, values = states.split(self.sizes, dim=1)
-            normed = [norm(part) for norm, part in zip(self.head_norms, normed, strict=True)]
-            states = torch.cat([*normed, values], dim=1)
-        num_rotated = self.num_heads + self.num_key_heads
-        if torch.is_grad_enabled():
-            states = _Rotated.apply(states, *rotation, num_rotated)
-        else:
-            states = _rotated(states, rotation[0], rotation[1], num_rotated)
-        stream = self.attended(attend(states).flatten(1).to(self.attended.dtype)).float().add_(stream)
-        gates = self.gated.of_normed(stream, self.mlp_norm)
-        if torch.is_grad_enabled():
-            return _AddGated.apply(stream, gates, self.down.weights[0])
+    def train(self, stream: Tensor, rotation: Sequence[Tensor], attend: Callable[[Tensor], Tensor]) -> Tensor:
+        """For a backward pass."""
+        states = self._by_head(_NormedProduct.of(stream, self.attention_norm, self.inputs))
+        attended = attend(_Rotated.apply(states, *rotation, self.num_heads + self.num_key_heads))
+        stream = functional.linear(attended.flatten(1), *self.output.parameters()).float().add_(stream)
+        gates = _NormedProduct.of(stream, self.mlp_norm, self.gates)
+        added: Tensor = _AddGated.apply(stream, gates, *self.down.parameters())
+        return added
+
+    def sample(self, stream: Tensor, rotation: Sequence[Tensor], attend: Callable[[Tensor], Tensor]) -> Tensor:
+        """The same without one."""
+        dtype = self.output.dtype
+        states = self._by_head(self.inputs(self.attention_norm(stream).to(dtype)))
+        attended = attend(_rotated(states, rotation[0], rotation[1], self.num_heads + self.num_key_heads))
+        stream = self.output(attended.flatten(1).to(dtype)).float().add_(stream)
+        gates = self.gates(self.mlp_norm(stream).to(dtype))
         return self.down(_gated(gates)).float().add_(stream)
+
+    def _by_head(self, states: Tensor) -> Tensor:
+        """Queries, keys and values [N, S, W], the former two normed where the model norms them."""
+        sizes = [self.num_heads, self.num_key_heads, self.num_key_heads]
+        states = states.unflatten(-1, (sum(sizes), -1))
+        if not self.head_norms:
+            return states
+        *parts, values = states.split(sizes, dim=1)
+        normed = [norm(part) for norm, part in zip(self.head_norms, parts, strict=True)]
+        return torch.cat([*normed, values], dim=1)
 
 
 class _Norm:
     """An RMS norm in float32."""
 
     def __init__(self, module: Any) -> None:
-        self.weight, self.epsilon = module.weight, module.variance_epsilon
+        self.module, self.epsilon = module, module.variance_epsilon
+
+    @property
+    def weight(self) -> Tensor:
+        """[D]."""
+        weight: Tensor = self.module.weight
+        return weight
 
     def scale(self, stream: Tensor) -> Tensor:
         """What each token is divided by, inverted [N, 1]."""
@@ -124,21 +128,35 @@ class _Norm:
 
 
 class _Product:
-    """Linear layers of the same input as one matrix product. Their weights are joined again whenever they change."""
+    """Linear layers of the same input as one matrix product."""
 
     def __init__(self, *layers: nn.Linear) -> None:
-        self.weights: list[Tensor] = [layer.weight for layer in layers]
-        self.biases: list[Tensor] = [layer.bias for layer in layers if layer.bias is not None]
-        self.parameters = self.weights + self.biases
+        self.layers = layers
         self.joined: tuple[Tensor, Tensor | None] | None = None
         self.packed: Tensor | None = None
-        self.state: list[tuple[int, int]] = []
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The compute dtype."""
+        return self.layers[0].weight.dtype
+
+    def parameters(self) -> list[Tensor]:
+        """Weights, then biases."""
+        biases = [layer.bias for layer in self.layers if layer.bias is not None]
+        return [layer.weight for layer in self.layers] + biases
+
+    def weight_and_bias(self) -> tuple[Tensor, Tensor | None]:
+        """[O, D] and [O] of all layers, without gradients."""
+        if self.joined is None:
+            weights = [layer.weight for layer in self.layers]
+            biases = [layer.bias for layer in self.layers if layer.bias is not None]
+            with torch.inference_mode(False), torch.no_grad():  # training may keep them for its backward pass
+                self.joined = _joined(weights), _joined(biases) if biases else None
+        return self.joined
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """The layers' outputs [N, O] of inputs [N, D], beside each other; a gradient only of a layer on its own."""
+        """All layers' outputs [N, O] of inputs [N, D], without gradients."""
         weight, bias = self.weight_and_bias()
-        if torch.is_grad_enabled():
-            return functional.linear(inputs, *self.parameters)
         if not (HAS_BFLOAT16_PRODUCTS and weight.dtype == torch.bfloat16):
             return functional.linear(inputs, weight, bias)
         if self.packed is None:  # as the CPU's products read it; otherwise each of them rearranges it first
@@ -146,33 +164,12 @@ class _Product:
         product: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self.packed, bias, "none", [], "")
         return product
 
-    def of_normed(self, stream: Tensor, norm: _Norm) -> Tensor:
-        """Those of the stream [N, D] after its norm, in the compute dtype."""
-        if torch.is_grad_enabled():
-            return _NormedProduct.apply(stream, norm, self, norm.weight, *self.parameters)
-        return self(norm(stream).to(self.dtype))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The compute dtype."""
-        return self.weights[0].dtype
-
-    def weight_and_bias(self) -> tuple[Tensor, Tensor | None]:
-        """[O, D] and [O] of all layers, as their parameters are now."""
-        state = [(parameter.data_ptr(), parameter._version) for parameter in self.parameters]
-        if self.joined is None or state != self.state:
-            self.state, self.packed = state, None
-            with torch.inference_mode(False), torch.no_grad():
-                self.joined = _joined(self.weights), _joined(self.biases) if self.biases else None
-        if torch.is_grad_enabled():
-            self.packed = None  # training changes the weights next
-        return self.joined
-
     def gradients(self, upstream: Tensor, inputs: Tensor) -> tuple[Tensor, ...]:
         """Those of the parameters, from that of the outputs [N, O] and the inputs [N, D]."""
-        sizes = [len(weight) for weight in self.weights]
+        sizes = [layer.out_features for layer in self.layers]
         of_weights = (upstream.T @ inputs).split(sizes)
-        return of_weights + (upstream.sum(0).split(sizes) if self.biases else ())
+        has_biases = self.layers[0].bias is not None
+        return of_weights + (upstream.sum(0).split(sizes) if has_biases else ())
 
 
 def _joined(parameters: Sequence[Tensor]) -> Tensor:
@@ -181,6 +178,12 @@ def _joined(parameters: Sequence[Tensor]) -> Tensor:
 
 class _NormedProduct(torch.autograd.Function):
     """A product of the normed stream. Kept for the backward pass: the stream, and one number a token."""
+
+    @classmethod
+    def of(cls, stream: Tensor, norm: _Norm, product: _Product) -> Tensor:
+        """The product's outputs [N, O]."""
+        outputs: Tensor = cls.apply(stream, norm, product, norm.weight, *product.parameters())
+        return outputs
 
     @staticmethod
     def forward(
@@ -194,6 +197,7 @@ class _NormedProduct(torch.autograd.Function):
         return functional.linear(normed, weight, bias)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         stream, scale, weight, norm_weight = ctx.saved_tensors
         upstream, width = gradients[0], stream.shape[-1]
@@ -215,22 +219,22 @@ class _Rotated(torch.autograd.Function):
     def forward(ctx: Any, states: Tensor, cosines: Tensor, sines: Tensor, num_rotated: int) -> Tensor:
         ctx.save_for_backward(cosines, sines)
         ctx.num_rotated = num_rotated
-        return _rotated(states, cosines, sines, num_rotated).to(states.dtype)
+        return _rotated(states, cosines, sines, num_rotated)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         cosines, sines = ctx.saved_tensors
-        return _rotated(gradients[0], cosines, -sines, ctx.num_rotated).to(gradients[0].dtype), None, None, None
+        return _rotated(gradients[0], cosines, -sines, ctx.num_rotated), None, None, None
 
 
 def _rotated(states: Tensor, cosines: Tensor, sines: Tensor, num_rotated: int) -> Tensor:
-    """In float32, so that a copy in the compute dtype is made only where it is kept."""
     wide = states.to(torch.promote_types(states.dtype, torch.float32), copy=True)
     first, second = wide[:, :num_rotated].chunk(2, dim=-1)
     turned = first * sines
     first.mul_(cosines).addcmul_(second, sines, value=-1)
     second.mul_(cosines).add_(turned)
-    return wide
+    return wide.to(states.dtype)
 
 
 class _AddGated(torch.autograd.Function):
@@ -242,6 +246,7 @@ class _AddGated(torch.autograd.Function):
         return functional.linear(_gated(gates), weight).float().add_(stream)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         gates, weight = ctx.saved_tensors
         upstream = gradients[0].to(weight.dtype)
@@ -259,40 +264,3 @@ class _AddGated(torch.autograd.Function):
 def _gated(gates: Tensor) -> Tensor:
     gate, up = gates.chunk(2, dim=-1)
     return functional.silu(gate).mul_(up)
-
-
-def _is_llama_like(model: PreTrainedModel) -> bool:
-    decoder: Any = model.get_decoder()
-    if model.device.type != "cpu" or not has_full_attention(model) or decoder.config._attn_implementation not in KINDS:
-        return False
-    if not all(hasattr(decoder, name) for name in ("embed_tokens", "rotary_emb", "norm", "layers")):
-        return False
-    return all(_is_llama_layer(layer) for layer in decoder.layers)
-
-
-def _is_llama_layer(layer: Any) -> bool:
-    parts = {name for name, _ in layer.named_children()}
-    if parts != LAYER_PARTS:
-        return False
-    attention, mlp = (dict(part.named_children()) for part in (layer.self_attn, layer.mlp))
-    if attention.keys() not in (ATTENTION_PARTS, ATTENTION_PARTS | HEAD_NORMS) or mlp.keys() != MLP_PARTS:
-        return False
-    linears = [attention[name] for name in ("q_proj", "k_proj", "v_proj")]
-    others = [attention["o_proj"], *(mlp[name] for name in ("gate_proj", "up_proj", "down_proj"))]
-    return (
-        all(type(linear) is nn.Linear for linear in linears + others)
-        and all(linear.bias is None for linear in others)
-        and len({linear.bias is None for linear in linears}) == 1
-    )
-
-
-def _checked(model: PreTrainedModel) -> FusedDecoder | None:
-    """The model's fused decoder, if it computes what the model computes."""
-    fused = FusedDecoder(model)
-    first = model.config.get_text_config(decoder=True).vocab_size // 2  # ordinary tokens, not the first, special ones
-    tokens, positions = torch.arange(first, first + 8, device=model.device), torch.arange(8, device=model.device)
-    with torch.no_grad():
-        expected = model.get_decoder()(tokens[None], use_cache=False).last_hidden_state[0].float()
-        found = fused(tokens, positions, fused.attention_within(SharedRows(8, [8], [()]))).float()
-    error = (found - expected).norm(dim=1) / expected.norm(dim=1)
-    return fused if float(error.median()) < (0.1 if model.dtype == torch.bfloat16 else 1e-3) else None

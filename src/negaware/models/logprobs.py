@@ -23,7 +23,7 @@ with suppress(ImportError):
 
 
 LOGITS_AT_ONCE = {"cpu": 4 * 2**20, "cuda": 64 * 2**20}
-"""Logits in a part, by device: on the CPU what its cache holds (16 MiB)."""
+"""Logits in a part, by device (others as CUDA): on the CPU what its cache holds (16 MiB)."""
 LEAST_COLUMNS = 512
 """Of a part, however many the tokens: products of fewer would be slow."""
 
@@ -140,7 +140,7 @@ def token_logprobs(
 ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
     """log π(target) and the entropy (nats, no gradient) of each token's distribution, both float32.
 
-    Memory: `LOGITS_AT_ONCE`, whatever N and V are.
+    Memory: `LOGITS_AT_ONCE` logits, whatever N and V are; beyond 8,192 tokens on the CPU, N · `LEAST_COLUMNS`.
     """
     logprobs, entropy = _Logprobs.apply(hidden, head.weight, head.bias, targets, head, temperature)
     return logprobs, entropy
@@ -212,7 +212,8 @@ def _part_backward(logits: Tensor, log_normaliser: Tensor, of_logprobs: Tensor) 
 
 def _parts(hidden: Tensor, weight: Tensor) -> list[slice]:
     """The vocabulary in parts of at most `LOGITS_AT_ONCE` logits."""
-    size = max(LOGITS_AT_ONCE[hidden.device.type] // max(len(hidden), 1), LEAST_COLUMNS)
+    at_once = LOGITS_AT_ONCE.get(hidden.device.type, LOGITS_AT_ONCE["cuda"])
+    size = max(at_once // max(len(hidden), 1), LEAST_COLUMNS)
     return [slice(first, first + size) for first in range(0, len(weight), size)]
 
 

@@ -34,13 +34,14 @@ class _Step:
     """What is the same for all layers of a step in which every row has at most S tokens of its own.
 
     Each prompt has K places, for as many rows as any of them has. places: [n], the rows' among all P·K, or None if
-    they fill them in order. written: [n·Hkv], where keys and values go in [rows·Hkv·columns]. bias: [n, 1, 1, M + S],
-    −∞ where a row doesn't see a key.
+    they fill them in order. longest_prompt: M, of those that still have rows. written: [n·Hkv], where keys and values
+    go in [rows·Hkv·columns]. bias: [n, 1, 1, M + S], −∞ where a row doesn't see a key.
     """
 
     num_prompts: int
     num_places: int
     places: Tensor | None
+    longest_prompt: int
     num_columns: int
     written: Tensor
     bias: Tensor
@@ -61,23 +62,25 @@ class _Step:
 class RowDecoder:
     """Runs a fused decoder one token a row. Keys and values are float32: single queries multiply them fastest so."""
 
-    def __init__(self, decoder: FusedDecoder, device: torch.device) -> None:
-        self.decoder, self.device = decoder, device
+    def __init__(self, decoder: FusedDecoder) -> None:
+        decoder.refresh()
+        self.decoder = decoder
 
     def begin(self, max_rows: int, longest_prompt: int, max_new_tokens: int) -> None:
-        """Empties all rows; there is room for `max_rows`, and columns are added as answers grow."""
+        """Makes room for `max_rows`; columns are added as answers grow."""
         self.rows: list[_Row] = []
         self.num_prompts = 0
         self.max_rows, self.longest_prompt = max_rows, longest_prompt
+        self.max_columns = max_new_tokens - 1  # an answer's last token is never read
         self.prompt_states = self._buffers(0, longest_prompt)
-        self.own_states = self._buffers(max_rows, min(max_new_tokens, COLUMN_BLOCK))
+        self.own_states = self._buffers(max_rows, min(self.max_columns, COLUMN_BLOCK))
 
     def add_prompts(self, prompts: Sequence[Sequence[int]], num_completions: int) -> Tensor:
         """Prefills prompts, once each, and appends their completions' rows; each prompt's last hidden state [p, D]."""
         lengths = [len(prompt) for prompt in prompts]
         width, first = max(lengths), self.num_prompts
-        tokens = torch.tensor([list(p) + [0] * (width - len(p)) for p in prompts], device=self.device)
-        positions = torch.arange(width, device=self.device).expand(len(prompts), -1)
+        tokens = torch.tensor([list(p) + [0] * (width - len(p)) for p in prompts])
+        positions = torch.arange(width).expand(len(prompts), -1)
         self._make_room_for_prompts(first + len(prompts))
         keys, values = (part[:, first : first + len(prompts), :, :width] for part in self.prompt_states)
         within = self.decoder.attention_within(SharedRows(width, lengths, [()] * len(prompts)))
@@ -98,7 +101,7 @@ class RowDecoder:
         if max(row.length for row in self.rows) == self.own_states[0].shape[-2]:
             self._add_columns()
         step = self._step()
-        positions = torch.tensor([row.prompt_length + row.length for row in self.rows], device=self.device)
+        positions = torch.tensor([row.prompt_length + row.length for row in self.rows])
         hidden = self.decoder(tokens, positions, lambda layer, states: self._attend(layer, states, step))
         for row in self.rows:
             row.length += 1
@@ -112,12 +115,15 @@ class RowDecoder:
             for states in self.own_states:
                 states[:, index, :, : last.length] = states[:, len(self.rows), :, : last.length]
         if not any(row.prompt == removed.prompt for row in self.rows):
-            self.num_prompts -= 1
-            for states in self.prompt_states:
-                states[:, removed.prompt] = states[:, self.num_prompts]
-            for row in self.rows:
-                if row.prompt == self.num_prompts:
-                    row.prompt = removed.prompt
+            self._remove_prompt(removed.prompt)
+
+    def _remove_prompt(self, index: int) -> None:
+        self.num_prompts -= 1
+        for states in self.prompt_states:
+            states[:, index] = states[:, self.num_prompts]
+        for row in self.rows:
+            if row.prompt == self.num_prompts:
+                row.prompt = index
 
     def _step(self) -> _Step:
         counts: Counter[int] = Counter()
@@ -128,36 +134,39 @@ class RowDecoder:
         per_prompt = max(counts.values())
         places = [row.prompt * per_prompt + place for row, place in zip(self.rows, order, strict=True)]
         in_order = places == list(range(self.num_prompts * per_prompt))
-        lengths = torch.tensor([row.length for row in self.rows], device=self.device)
-        prompt_lengths = torch.tensor([row.prompt_length for row in self.rows], device=self.device)
+        lengths = torch.tensor([row.length for row in self.rows])
+        prompt_lengths = torch.tensor([row.prompt_length for row in self.rows])
         num_columns, all_columns = int(lengths.max()) + 1, self.own_states[0].shape[-2]
-        before = torch.arange(self.longest_prompt, device=self.device) >= prompt_lengths[:, None]
-        own = torch.arange(num_columns, device=self.device) > lengths[:, None]
-        hidden = torch.cat([before, own], dim=1)[:, None, None]
-        head = torch.arange(len(self.rows) * self.decoder.num_key_heads, device=self.device)
+        longest_prompt = int(prompt_lengths.max())
+        before = torch.arange(longest_prompt) >= prompt_lengths[:, None]
+        own = torch.arange(num_columns) > lengths[:, None]
+        unseen = torch.cat([before, own], dim=1)[:, None, None]
+        head = torch.arange(len(self.rows) * self.decoder.num_key_heads)
         return _Step(
             num_prompts=self.num_prompts,
             num_places=self.num_prompts * per_prompt,
-            places=None if in_order else torch.tensor(places, device=self.device),
+            places=None if in_order else torch.tensor(places),
+            longest_prompt=longest_prompt,
             num_columns=num_columns,
             written=head * all_columns + lengths.repeat_interleave(self.decoder.num_key_heads),
-            bias=torch.zeros(hidden.shape, device=self.device).masked_fill_(hidden, -torch.inf),
+            bias=torch.zeros(unseen.shape).masked_fill_(unseen, -torch.inf),
         )
 
     def _attend(self, layer: int, states: Tensor, step: _Step) -> Tensor:
         """A layer's attention [n, H, W]; its new keys and values are kept."""
-        num_rows, num_key_heads = len(states), self.decoder.num_key_heads
-        queries = (states[:, : -2 * num_key_heads] * self.decoder.scale).unflatten(1, (num_key_heads, -1))
+        num_rows, num_key_heads, longest_prompt = len(states), self.decoder.num_key_heads, step.longest_prompt
+        wide = states.float()
+        queries = (wide[:, : -2 * num_key_heads] * self.decoder.scale).unflatten(1, (num_key_heads, -1))
         own = []
-        for part, added in zip(self.own_states, states[:, -2 * num_key_heads :].chunk(2, dim=1), strict=True):
+        for part, added in zip(self.own_states, wide[:, -2 * num_key_heads :].chunk(2, dim=1), strict=True):
             part[layer].flatten(0, 2).index_copy_(0, step.written, added.flatten(0, 1))
             own.append(part[layer, :num_rows, :, : step.num_columns])
-        keys, values = (part[layer, : self.num_prompts] for part in self.prompt_states)
+        keys, values = (part[layer, : self.num_prompts, :, :longest_prompt] for part in self.prompt_states)
         before = step.by_row(step.by_prompt(queries) @ keys.mT, queries.shape[2])
         scores = torch.cat([before, (own[0] @ queries.mT).mT], dim=-1)  # twice as fast as queries @ keys.mT
         probabilities = scores.add_(step.bias).softmax(-1)
-        attended = probabilities[..., self.longest_prompt :] @ own[1]
-        of_prompt = step.by_prompt(probabilities[..., : self.longest_prompt]) @ values
+        attended = probabilities[..., longest_prompt:] @ own[1]
+        of_prompt = step.by_prompt(probabilities[..., :longest_prompt]) @ values
         attended += step.by_row(of_prompt, queries.shape[2])
         return attended.flatten(1, 2)
 
@@ -168,14 +177,14 @@ class RowDecoder:
 
     def _add_columns(self) -> None:
         columns = self.own_states[0].shape[-2]
-        larger = self._buffers(self.max_rows, columns + max(COLUMN_BLOCK, columns // 2))
+        larger = self._buffers(self.max_rows, min(columns + max(COLUMN_BLOCK, columns // 2), self.max_columns))
         self.own_states = self._moved(self.own_states, larger)
 
     def _buffers(self, rows: int, columns: int) -> tuple[Tensor, Tensor]:
         """Keys and values [L, rows, Hkv, columns, W]; zeros, not garbage: a masked NaN times a weight of 0 is NaN."""
         decoder = self.decoder
         shape = (len(decoder.layers), rows, decoder.num_key_heads, columns, decoder.head_width)
-        return torch.zeros(shape, device=self.device), torch.zeros(shape, device=self.device)
+        return torch.zeros(shape), torch.zeros(shape)
 
     @staticmethod
     def _moved(old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
@@ -90,16 +91,19 @@ class GraphDecoder:
         self.lengths: list[int] = []  # tokens in each row
         self.num_rows = self.num_columns = 0  # of the buffers
         self.weights: list[int] = []
+        self.grows = model.device.type != "cuda"
 
     @torch.inference_mode()
     def begin(self, max_rows: int, longest_prompt: int, max_new_tokens: int) -> None:
         """Empties all rows and makes room for `max_rows` of prompts and answers up to these lengths.
 
-        Room is never added later: graphs would lose their buffers, and memory that lacks is missed at once.
+        On CUDA room is never added later: graphs would lose their buffers, and memory that lacks is missed at once.
+        Elsewhere columns are added as answers grow.
         """
         weights = [tensor.data_ptr() for tensor in chain(self.decoder.parameters(), self.decoder.buffers())]
         self.lengths = []
-        max_columns = longest_prompt + max_new_tokens - 1  # an answer's last token is never read
+        # An answer's last token is never read.
+        max_columns = longest_prompt + min(max_new_tokens - 1, COLUMN_BLOCK if self.grows else max_new_tokens)
         if weights != self.weights or max_rows > self.num_rows or max_columns > self.num_columns:
             self.weights = weights
             self.num_rows = bucket(max(max_rows, self.num_rows), ROW_BLOCK)
@@ -159,6 +163,8 @@ class GraphDecoder:
         """Appends a token [rows] to every row; the last hidden states [rows, width], valid until the next call."""
         num_rows = len(self.lengths)
         shape = bucket(num_rows, ROW_BLOCK), bucket(max(self.lengths) + 1, COLUMN_BLOCK)
+        if shape[1] > self.num_columns:
+            self._add_columns(shape[1])
         # Rows not in use write to their column 0, whatever is there.
         self.positions[: shape[0]] = torch.tensor(self.lengths + [0] * (shape[0] - num_rows))
         self.tokens[:num_rows] = tokens
@@ -176,6 +182,11 @@ class GraphDecoder:
             for stack in self.stacks.values():
                 stack[:, index, :, :length] = stack[:, len(self.lengths), :, :length]
             self.lengths[index] = length
+
+    def _add_columns(self, number: int) -> None:
+        added = number - self.num_columns
+        self.stacks = {kind: functional.pad(stack, (0, 0, 0, added)) for kind, stack in self.stacks.items()}
+        self.num_columns, self.steps = number, {}  # the steps read the old buffers
 
     def _allocate(self, states: list[Tensor]) -> None:
         """One stack of buffers for all layers of the same H and D, so that a row moves in one copy."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from negaware.models.decoder import fused_decoder_of
+from negaware.models.family import fused_decoder_of
 from negaware.models.logprobs import head_of
 from negaware.models.residual import keep_residual_float32
 from negaware.rollout.cache import RowDecoder
@@ -59,13 +59,10 @@ class LocalEngine:
             )
         self.model = model
         self.head = head_of(model)
-        fused = fused_decoder_of(model)
-        self.rows: RowDecoder | GraphDecoder
-        if fused is None:
+        self.fused = fused_decoder_of(model)
+        if self.fused is None:
             keep_residual_float32(model)
-            self.rows = GraphDecoder(model)
-        else:
-            self.rows = RowDecoder(fused, model.device)
+        self.graphs = GraphDecoder(model) if model.device.type == "cuda" else None  # kept from call to call
         self.max_sequences = max_sequences
         self.version = version
 
@@ -94,6 +91,12 @@ class LocalEngine:
         by_prompt = [batch.finished[index] for index in range(len(prompts))]
         return [tuple(group[k] for k in range(num_completions)) for group in by_prompt]
 
+    def make_rows(self) -> RowDecoder | GraphDecoder:
+        """What decodes a call's rows; its keys and values go with it."""
+        if self.fused is not None:
+            return RowDecoder(self.fused)
+        return self.graphs or GraphDecoder(self.model)
+
     def _num_rows(self, num_prompts: int, num_completions: int) -> int:
         """Rows of the cache: no more than there are completions, and at least one prompt's."""
         return max(num_completions, min(self.max_sequences, num_prompts * num_completions))
@@ -115,7 +118,7 @@ class _Batch:
         self.device = engine.model.device
         self.sequences: list[_Sequence] = []
         self.finished: dict[int, dict[int, Completion]] = {index: {} for index in range(len(prompts))}
-        self.rows = engine.rows
+        self.rows = engine.make_rows()
         self.rows.begin(max_rows, max(len(prompt) for prompt in prompts), params.max_new_tokens)
 
     def admit(self, indices: list[int], num_completions: int, seed: int) -> int:

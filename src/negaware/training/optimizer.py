@@ -85,11 +85,9 @@ class MasterOptimizer:
 
     @torch.no_grad()
     def sync_model(self) -> None:
-        """Copies the masters into the model's parameters; where they are the same memory, only says that it changed."""
+        """Copies the masters into the model's parameters (nothing to do where they are the same tensors)."""
         for name, parameter in self._trained.items():
-            if parameter.dtype == torch.float32:  # AdamW's fused step leaves no trace that an engine could see
-                torch.autograd.graph.increment_version(parameter)
-            else:
+            if parameter.dtype != torch.float32:
                 parameter.copy_(self.masters[name])
 
     def tensors(self) -> dict[str, Tensor]:

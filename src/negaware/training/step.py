@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from negaware.models.attention import has_full_attention, use_own_attention
-from negaware.models.decoder import fused_decoder_of
+from negaware.models.family import fused_decoder_of
 from negaware.models.logprobs import head_of, hidden_states, token_logprobs
 from negaware.models.residual import keep_residual_float32
 from negaware.objectives.objective import Objective, gradient_weights
@@ -59,8 +59,8 @@ class Trainer:
     def __init__(self, model: PreTrainedModel, loss: LossSettings, options: TrainingOptions, num_steps: int) -> None:
         self.model, self.loss, self.options = model, loss, options
         self.head = head_of(model)
+        self.fused = fused_decoder_of(model)  # checked best in float32
         self.optimizer = MasterOptimizer(model, options, num_steps)  # from here on the model has its compute dtype
-        self.fused = fused_decoder_of(model)
         if self.fused is None:
             keep_residual_float32(model)
         self.shares_questions = self.fused is not None or (has_full_attention(model) and use_own_attention(model))
@@ -115,6 +115,7 @@ class Trainer:
         reduction = loss.objective.reduction_under(loss.options)
         lengths = [len(answer.token_ids) for answers in questions for answer in answers]
         divisor = denominator(reduction, sum(lengths), len(lengths), loss.max_answer_tokens)
+        self._refresh()
         total = 0.0
         for rows in self.pack(questions):
             batch = collate(rows, self.model.device)
@@ -132,6 +133,11 @@ class Trainer:
         tally.add_step(total, float(norm), self.optimizer.learning_rate())
         self.optimizer.step(norm)
 
+    def _refresh(self) -> None:
+        """The weights are others than at the last forward pass."""
+        if self.fused is not None:
+            self.fused.refresh()
+
     def _backward(self, value: Tensor) -> float:
         number = float(value.detach())
         self._require_finite(number, "loss")
@@ -148,9 +154,12 @@ class Trainer:
             "find out why."
         )
 
-    @torch.no_grad()
     def _recompute(self, questions: Sequence[Sequence[Answer]]) -> list[list[Answer]]:
-        """The same questions with the trainer's own log-probabilities as π_old (recorded ones kept for comparison)."""
+        """The same questions with the trainer's own log-probabilities as π_old (recorded ones kept for comparison).
+
+        By the very pass that trains, gradients and all: without them other kernels would round otherwise.
+        """
+        self._refresh()
         recomputed: dict[int, Answer] = {}
         for rows in self.pack(questions):
             batch = collate(rows, self.model.device)
