@@ -1,8 +1,8 @@
 """How cost should grow: the factors that growth.py varies, and what one step is counted to take. Pure arithmetic.
 
-A count knows no constant of negaware: operations and bytes of the work as it has to be done, turned into seconds by two
-rates of the machine. Only its slope is compared with what is measured; what is left out (small operations, Python,
-the tokens' choice) is what measured and counted slopes differ by.
+A count knows no constant of negaware but the logits that it holds at once: operations and bytes of the work as it has
+to be done, turned into seconds by two rates of the machine. Only its slope is compared with what is measured; what is
+left out (small operations, Python, the tokens' choice) is what measured and counted slopes differ by.
 """
 
 from __future__ import annotations
@@ -120,14 +120,15 @@ class Rates:
 
 
 def sampling_seconds(model: Model, shape: Shape, rates: Rates) -> float:
-    """Prompts once, then a decode step a token: all weights are read, and every row's keys and values."""
+    """Prompts once, then a decode step a token: all weights are read, and a row's keys and a question's."""
     prompts = 2.0 * model.layer_weights * shape.questions * shape.prompt_tokens
     total = rates.seconds(prompts, HALF * model.weights)
     for rows in _waves(shape):
         products = rates.seconds(2.0 * rows * model.weights, HALF * model.weights)
         for step in range(1, shape.answer_tokens):
             pairs = rows * (shape.prompt_tokens + step)
-            total += products + rates.seconds(pairs * model.pair_operations, pairs * model.cache_bytes)
+            kept = rows / shape.completions * shape.prompt_tokens + rows * step
+            total += products + rates.seconds(pairs * model.pair_operations, kept * model.cache_bytes)
     return total
 
 
@@ -268,7 +269,7 @@ FACTORS: dict[str, Factor] = {
             {
                 "sampling_seconds": (2, "the layers' products, w²; the head's, w, are half of them at 576"),
                 "training_seconds": (2, "the layers' products and the optimizer, w²; the head's, w"),
-                "sampling_mib": (1, "keys, values and the head, w; the logits, 0"),
+                "sampling_mib": (2, "the layers' weights as products read them, w²; keys, values and the head, w"),
                 "training_mib": (2, "gradients, w²; activations, w; the logits, 0"),
             },
         ),

@@ -30,8 +30,12 @@ def test_the_dry_runs_memory_is_that_of_the_model(tmp_path: Path) -> None:
     assert size.cache_bytes_per_token == 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, width, float32
     parts = memory(config, size)
     # In float32 the masters are the weights that compute: weights, gradients and two moments, four bytes each.
-    weights = [bytes_ for name, bytes_ in parts.items() if "logits" not in name and "keys" not in name]
+    weights = [
+        bytes_ for name, bytes_ in parts.items() if not any(part in name for part in ("logits", "keys", "copies"))
+    ]
     assert sum(weights[:-1]) == 16 * size.num_parameters
+    # The head's float32 copy counts even where it is tied to the embedding.
+    assert parts["copies of weights as the CPU's products read them"] == 4 * size.num_parameters + 4 * embedding
     assert parts["together"] == sum(parts.values()) - parts["together"]
     assert len(step_arithmetic(config)) == 5
 

@@ -93,12 +93,15 @@ def memory(config: Config, size: ModelSize) -> dict[str, int]:
     """Bytes by purpose. Activations are left to measurement: they depend on the kernels."""
     training, rollout = config.training, config.rollout
     width = COMPUTE_DTYPES[training.compute_dtype].itemsize
-    logits = LOGITS_AT_ONCE.get(pick_device(config.device), LOGITS_AT_ONCE["cuda"])
+    device = pick_device(config.device)
+    logits = LOGITS_AT_ONCE.get(device, LOGITS_AT_ONCE["cuda"])
+    copies = width * size.num_parameters + 4 * size.vocabulary * size.width if device == "cpu" else 0
     parts = {
         f"master weights ({size.num_parameters / 1e6:,.0f}M, float32)": 4 * size.num_parameters,
         "gradients (float32)": 4 * size.num_parameters,
         "AdamW's two moments (float32)": 8 * size.num_parameters,
         f"weights that compute ({training.compute_dtype})": width * size.num_parameters if width < 4 else 0,
+        "copies of weights as the CPU's products read them": copies,
         f"logits and their gradient, {logits / 2**20:.0f}M at a time (float32)": 2 * 4 * logits,
         f"keys and values of {rollout.max_sequences} answers of {rollout.max_new_tokens:,} tokens, questions not "
         "counted": rollout.max_sequences * rollout.max_new_tokens * size.cache_bytes_per_token,

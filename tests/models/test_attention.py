@@ -1,4 +1,4 @@
-"""Our attention against torch's with a dense mask: rows that share a question, and single queries."""
+"""Our attention against torch's with a dense mask: rows that share a question."""
 
 import pytest
 import torch

@@ -128,12 +128,16 @@ class _Norm:
 
 
 class _Product:
-    """Linear layers of the same input as one matrix product."""
+    """Linear layers of the same input as one matrix product.
+
+    `joined` is their weights and biases for training; `packed` the same for sampling, the weights laid out as the CPU's
+    products read them (otherwise each product lays them out first). Only what was last needed is held.
+    """
 
     def __init__(self, *layers: nn.Linear) -> None:
         self.layers = layers
         self.joined: tuple[Tensor, Tensor | None] | None = None
-        self.packed: Tensor | None = None
+        self.packed: tuple[Tensor, Tensor | None] | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -156,12 +160,12 @@ class _Product:
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """All layers' outputs [N, O] of inputs [N, D], without gradients."""
-        weight, bias = self.weight_and_bias()
-        if not (HAS_BFLOAT16_PRODUCTS and weight.dtype == torch.bfloat16):
-            return functional.linear(inputs, weight, bias)
-        if self.packed is None:  # as the CPU's products read it; otherwise each of them rearranges it first
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight)
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self.packed, bias, "none", [], "")
+        if not (HAS_BFLOAT16_PRODUCTS and self.dtype == torch.bfloat16):
+            return functional.linear(inputs, *self.weight_and_bias())
+        if self.packed is None:
+            weight, bias = self.weight_and_bias()
+            self.packed, self.joined = (torch.ops.mkldnn._reorder_linear_weight(weight), bias), None
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, *self.packed, "none", [], "")
         return product
 
     def gradients(self, upstream: Tensor, inputs: Tensor) -> tuple[Tensor, ...]:
