@@ -5,6 +5,7 @@ The import hook must stand before anything imports negaware. Subprocesses that a
 
 import random
 import signal
+from collections.abc import Iterator
 
 import jaxtyping
 
@@ -24,10 +25,12 @@ def _fixed_seeds() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(autouse=True)
-def _small_parts_of_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that small vocabularies have several."""
+@pytest.fixture(autouse=True, scope="session")
+def _small_parts_of_the_vocabulary() -> Iterator[None]:
+    """So that small vocabularies have several; the processes that tests start have the real ones."""
     from negaware.models import logprobs
 
-    monkeypatch.setattr(logprobs, "LOGITS_AT_ONCE", {"cpu": 1, "cuda": 1})
-    monkeypatch.setattr(logprobs, "LEAST_COLUMNS", 7)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logprobs, "LOGITS_AT_ONCE", {"cpu": 1, "cuda": 1})
+        patch.setattr(logprobs, "LEAST_COLUMNS", 7)
+        yield
