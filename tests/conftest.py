@@ -27,7 +27,7 @@ def _fixed_seeds() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _small_parts_of_the_vocabulary() -> Iterator[None]:
-    """So that small vocabularies have several; the processes that tests start have the real ones."""
+    """So that small vocabularies have several; real models, and the processes that tests start, have the real ones."""
     from negaware.models import logprobs
 
     with pytest.MonkeyPatch.context() as patch:

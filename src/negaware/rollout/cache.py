@@ -60,7 +60,7 @@ class _Step:
 
 
 class RowDecoder:
-    """Runs a fused decoder one token a row. Keys and values are float32: single queries multiply them fastest so."""
+    """Runs a fused decoder one token a row. Keys and values are float32, so that scores are not rounded."""
 
     def __init__(self, decoder: FusedDecoder) -> None:
         decoder.refresh()
