@@ -88,6 +88,10 @@ def hidden_states(decoder: FusedDecoder, tokens: torch.Tensor) -> torch.Tensor:
     return decoder(tokens.flatten(), torch.arange(width).repeat(rows), within).unflatten(0, (rows, width))
 
 
+def products_of(decoder: FusedDecoder) -> list[Any]:
+    return [part for layer in decoder.layers for part in (layer.inputs, layer.output, layer.gates, layer.down)]
+
+
 def make_tokens() -> torch.Tensor:
     return torch.randint(2, 40, (3, 17), generator=torch.Generator().manual_seed(0))
 
@@ -215,5 +219,11 @@ def test_what_sampling_made_goes_when_training_begins() -> None:
     assert any(layer.gates.packed is not None for layer in engine.fused.layers) == HAS_BFLOAT16_PRODUCTS
     engine.fused.refresh()
     hidden_states(engine.fused, make_tokens()).float().sum().backward()
-    products = [p for layer in engine.fused.layers for p in (layer.inputs, layer.output, layer.gates, layer.down)]
-    assert all(product.packed is None for product in products)
+    assert all(product.packed is None for product in products_of(engine.fused))
+
+
+def test_looking_at_a_model_leaves_no_copies_of_its_weights() -> None:
+    """They would be float32 beside weights that the trainer makes bfloat16 next."""
+    decoder = fused_decoder_of(llama(0))
+    assert decoder is not None
+    assert all(product.joined is None and product.packed is None for product in products_of(decoder))

@@ -146,16 +146,20 @@ class _Product:
 
     def parameters(self) -> list[Tensor]:
         """Weights, then biases."""
-        biases = [layer.bias for layer in self.layers if layer.bias is not None]
-        return [layer.weight for layer in self.layers] + biases
+        return self._weights() + self._biases()
+
+    def _weights(self) -> list[Tensor]:
+        return [layer.weight for layer in self.layers]
+
+    def _biases(self) -> list[Tensor]:
+        return [layer.bias for layer in self.layers if layer.bias is not None]
 
     def weight_and_bias(self) -> tuple[Tensor, Tensor | None]:
         """[O, D] and [O] of all layers, without gradients."""
         if self.joined is None:
-            weights = [layer.weight for layer in self.layers]
-            biases = [layer.bias for layer in self.layers if layer.bias is not None]
+            biases = self._biases()
             with torch.inference_mode(False), torch.no_grad():  # training may keep them for its backward pass
-                self.joined = _joined(weights), _joined(biases) if biases else None
+                self.joined = _joined(self._weights()), _joined(biases) if biases else None
         return self.joined
 
     def __call__(self, inputs: Tensor) -> Tensor:
@@ -172,8 +176,7 @@ class _Product:
         """Those of the parameters, from that of the outputs [N, O] and the inputs [N, D]."""
         sizes = [layer.out_features for layer in self.layers]
         of_weights = (upstream.T @ inputs).split(sizes)
-        has_biases = self.layers[0].bias is not None
-        return of_weights + (upstream.sum(0).split(sizes) if has_biases else ())
+        return of_weights + (upstream.sum(0).split(sizes) if self._biases() else ())
 
 
 def _joined(parameters: Sequence[Tensor]) -> Tensor:

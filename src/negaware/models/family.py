@@ -82,6 +82,7 @@ def _check(model: PreTrainedModel) -> FusedDecoder | None:
             found = fused(tokens, positions, fused.attention_within(SharedRows(8, [8], [()]))).float()
         except RuntimeError:  # shapes that don't fit: rotary positions of a part of each head, a norm of all heads
             return None
+    fused.refresh()  # the weights that it looked at may get another dtype next
     error = (found - expected).norm(dim=1) / expected.norm(dim=1)
     fits = bool(error.median() < 0.1) if model.dtype == torch.bfloat16 else bool(error.max() < 1e-3)
     return fused if fits else None

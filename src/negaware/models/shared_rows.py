@@ -49,7 +49,7 @@ class SharedRows:
     """How attention runs in a micro-batch's rows, from their width T and each row's lengths of question and answers."""
 
     def __init__(self, width: int, question_lengths: Sequence[int], answer_lengths: Sequence[Sequence[int]]) -> None:
-        self.num_rows, self.width = len(question_lengths), width
+        self.num_rows = len(question_lengths)
         self.longest_question = max(question_lengths)
         questions = [[(row * width, length)] for row, length in enumerate(question_lengths)]
         answers = []

@@ -72,6 +72,7 @@ class Trainer:
 
         `on_progress` is told the answer tokens trained since it was last called. Raises NonFiniteLossError.
         """
+        self._refresh()
         questions = [answers_of(group) for group in groups]
         random.Random(seed).shuffle(questions)
         if self.options.old_logprobs == "recomputed":
@@ -115,7 +116,6 @@ class Trainer:
         reduction = loss.objective.reduction_under(loss.options)
         lengths = [len(answer.token_ids) for answers in questions for answer in answers]
         divisor = denominator(reduction, sum(lengths), len(lengths), loss.max_answer_tokens)
-        self._refresh()
         total = 0.0
         for rows in self.pack(questions):
             batch = collate(rows, self.model.device)
@@ -132,9 +132,10 @@ class Trainer:
         self._require_finite(float(norm), "gradient norm")
         tally.add_step(total, float(norm), self.optimizer.learning_rate())
         self.optimizer.step(norm)
+        self._refresh()
 
     def _refresh(self) -> None:
-        """The weights are others than at the last forward pass."""
+        """Forgets what was made from weights that are others now."""
         if self.fused is not None:
             self.fused.refresh()
 
@@ -159,7 +160,6 @@ class Trainer:
 
         By the very pass that trains, gradients and all: without them other kernels would round otherwise.
         """
-        self._refresh()
         recomputed: dict[int, Answer] = {}
         for rows in self.pack(questions):
             batch = collate(rows, self.model.device)
