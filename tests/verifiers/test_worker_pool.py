@@ -151,3 +151,23 @@ def test_a_script_without_a_main_guard_is_not_run_again(tmp_path: Path) -> None:
     script.write_text(UNGUARDED)
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "once\nTrue\n"
+
+
+CTRL_C_WHILE_THE_SERVER_IMPORTS = """
+import os, signal, time
+from multiprocessing import forkserver
+from negaware.verifiers.math import MathVerifier
+from negaware.verifiers.pool import _start_server
+_start_server()
+time.sleep({seconds})
+os.kill(forkserver._forkserver._forkserver_pid, signal.SIGINT)
+with MathVerifier() as verifier:
+    print(verifier.grade_pairs(["\\\\\\\\sqrt{{8}}"], ["2\\\\\\\\sqrt{{2}}"])[0].correct)
+"""
+
+
+@pytest.mark.parametrize("seconds", [0, 0.4])
+def test_ctrl_c_while_the_server_imports(seconds: float) -> None:
+    script = CTRL_C_WHILE_THE_SERVER_IMPORTS.format(seconds=seconds)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("True\n", "")

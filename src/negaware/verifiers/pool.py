@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from math import ceil
+from multiprocessing import forkserver, resource_tracker
 from typing import Any, Literal
 
 from pebble import ProcessPool
@@ -60,6 +61,16 @@ def _end_with_parent() -> None:
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _start_server() -> None:
+    """Starts the fork server deaf to Ctrl-C, which it ignores by itself only once its imports are done."""
+    resource_tracker.ensure_running()  # started by the server's start otherwise, it would lift the mask
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _call(seconds: float, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -144,6 +155,7 @@ class WorkerPool:
                 # has imported the libraries replaces a killed worker in milliseconds.
                 context = _WorkerContext()
                 context.set_forkserver_preload([_SERVER_IMPORTS])
+                _start_server()
                 self._pool = ProcessPool(
                     max_workers=self._num_workers,
                     context=context,
