@@ -63,14 +63,21 @@ def _end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _start_server() -> None:
-    """Starts the fork server deaf to Ctrl-C, which it ignores by itself only once its imports are done."""
+def _start_server(context: multiprocessing.context.ForkServerContext) -> None:
+    """Starts the fork server and waits until its imports are done; Ctrl-C reaches the caller alone.
+
+    The server ignores Ctrl-C by itself, but only after its imports. A worker asked for before that would be born even
+    if the caller had gone by then, and complain.
+    """
     resource_tracker.ensure_running()  # started by the server's start otherwise, it would lift the mask
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    harmless = context.Process(target=int)
+    harmless.start()
+    harmless.join()
 
 
 def _call(seconds: float, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -155,7 +162,7 @@ class WorkerPool:
                 # has imported the libraries replaces a killed worker in milliseconds.
                 context = _WorkerContext()
                 context.set_forkserver_preload([_SERVER_IMPORTS])
-                _start_server()
+                _start_server(context)
                 self._pool = ProcessPool(
                     max_workers=self._num_workers,
                     context=context,
