@@ -77,9 +77,8 @@ def model_size(config: Config) -> ModelSize:
     text = found.get_text_config(decoder=True)
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     head_width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    on_cpu = pick_device(config.device) == "cpu"  # there the engine keeps keys and values in float32
-    kept_in = 4 if on_cpu else COMPUTE_DTYPES[config.training.compute_dtype].itemsize
-    cache = 2 * text.num_hidden_layers * heads * head_width * kept_in
+    itemsize = COMPUTE_DTYPES[config.training.compute_dtype].itemsize
+    cache = 2 * text.num_hidden_layers * heads * head_width * itemsize
     return ModelSize(
         sum(parameter.numel() for parameter in model.parameters()),
         text.num_hidden_layers,

@@ -1,5 +1,6 @@
 """Both engines conform; the fast one says, token for token, what the obviously right one says."""
 
+import copy
 import random
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 from conformance import EngineConformance, model, random_prompts
 from transformers import Gemma3nForCausalLM, Gemma3nTextConfig, RwkvConfig, RwkvForCausalLM
 
+from negaware.models import decoder
+from negaware.models.kernels import TorchKernels
 from negaware.rollout.engine import SamplingParams
 from negaware.rollout.local import LocalEngine
 from negaware.rollout.reference import ReferenceEngine
@@ -28,6 +31,26 @@ class TestReferenceEngine(EngineConformance):
 class TestLocalEngine(EngineConformance):
     def make_engine(self, model, max_sequences=6):
         return LocalEngine(model, max_sequences)
+
+
+class TestLocalEngineWithoutACompiler(EngineConformance):
+    @pytest.fixture(params=["llama", "qwen3"])
+    def model(self, request):
+        return MODELS[request.param](1)
+
+    @pytest.fixture(autouse=True)
+    def _no_compiler(self, monkeypatch):
+        monkeypatch.setattr(decoder, "kernels_for", lambda *shape: TorchKernels())
+
+    def make_engine(self, model, max_sequences=6):
+        return LocalEngine(model, max_sequences)
+
+
+@pytest.mark.parametrize("scenario", range(3))
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_without_a_compiler_local_equals_reference(name, scenario, monkeypatch):
+    monkeypatch.setattr(decoder, "kernels_for", lambda *shape: TorchKernels())
+    test_local_equals_reference(name, scenario)
 
 
 @pytest.mark.parametrize("scenario", [*range(3), *(pytest.param(n, marks=pytest.mark.slow) for n in range(3, 20))])
@@ -86,15 +109,29 @@ def test_a_long_prompt_enters_late():
     assert [c.token_ids for g in local for c in g] == [c.token_ids for g in reference for c in g]
 
 
-def test_local_in_bfloat16_stays_near_the_reference():
-    """Rounding parts the two after some tokens; the first token's log-probability agrees to bfloat16's precision."""
-    model = MODELS["llama"](0).to(torch.bfloat16)
+@pytest.mark.parametrize("compiler", [True, False])
+def test_local_in_bfloat16_is_as_near_to_float32_as_the_model(compiler, monkeypatch):
+    """Over long answers, several blocks of columns: the log-probabilities that it reports, computed again."""
+    if not compiler:
+        monkeypatch.setattr(decoder, "kernels_for", lambda *shape: TorchKernels())
+    exact = MODELS["llama"](0)
+    rounded = copy.deepcopy(exact).to(torch.bfloat16)
+    engine = LocalEngine(rounded, max_sequences=4)
     prompts = random_prompts(1, (5, 30, 12))
-    params = SamplingParams(max_new_tokens=1, temperature=0.0)
-    local = LocalEngine(model).generate(prompts, 1, params, seed=0)
-    reference = ReferenceEngine(model).generate(prompts, 1, params, seed=0)
-    for (completion,), (expected,) in zip(local, reference, strict=True):
-        assert completion.logprobs == pytest.approx(expected.logprobs, abs=0.1)
+    groups = engine.generate(prompts, 2, SamplingParams(max_new_tokens=150), seed=0)
+    errors, errors_of_model = [], []
+    for prompt, group in zip(prompts, groups, strict=True):
+        for completion in group:
+            tokens = torch.tensor([[*prompt, *completion.token_ids]])
+            places, chosen = slice(len(prompt) - 1, -1), tokens[0, len(prompt) :, None]
+            wanted, models_own = (
+                model(tokens).logits[0, places].float().log_softmax(-1).gather(1, chosen)[:, 0].detach()
+                for model in (exact, rounded)
+            )
+            errors += (torch.tensor(completion.logprobs) - wanted).abs().tolist()
+            errors_of_model += (models_own - wanted).abs().tolist()
+    assert len(errors) > 500
+    assert sum(errors) < sum(errors_of_model)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from negaware.models.kernels import Kernels, TorchKernels, kernels_for, rms_scale
 from negaware.models.products import HAS_BFLOAT16_PRODUCTS
 from negaware.models.shared_rows import SharedRows, attend
 
@@ -36,7 +37,19 @@ class FusedDecoder:
         self.norm = _Norm(self.decoder.norm)
         attention = self.decoder.layers[0].self_attn
         self.num_key_heads, self.head_width = self.layers[0].num_key_heads, attention.head_dim
+        self.queries_per_key = self.layers[0].num_heads // self.num_key_heads
         self.scale: float = attention.scaling
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The compute dtype: the parameters' own."""
+        dtype: torch.dtype = self.decoder.embed_tokens.weight.dtype
+        return dtype
+
+    @property
+    def kernels(self) -> Kernels:
+        """What samples between the matrix products."""
+        return kernels_for(self.dtype, self.head_width, self.queries_per_key)
 
     def refresh(self) -> None:
         """To be called before use whenever parameters may have changed: what was made from them is forgotten."""
@@ -53,10 +66,14 @@ class FusedDecoder:
         cosines, sines = self.decoder.rotary_emb(stream[None], positions[None])
         half = cosines.shape[-1] // 2
         rotation = cosines[0, :, None, :half], sines[0, :, None, :half]
+        if torch.is_grad_enabled():
+            for index, layer in enumerate(self.layers):
+                stream = layer.train(stream, rotation, partial(attend, index))
+            return self.norm(stream).to(self.dtype)
+        kernels, added = self.kernels, None
         for index, layer in enumerate(self.layers):
-            run = layer.train if torch.is_grad_enabled() else layer.sample
-            stream = run(stream, rotation, partial(attend, index))
-        return self.norm(stream).to(self.decoder.embed_tokens.weight.dtype)
+            added = layer.sample(stream, added, rotation, partial(attend, index), kernels)
+        return kernels.add_normed(stream, added, self.norm.weight, self.norm.epsilon)
 
     def attention_within(self, rows: SharedRows) -> Attend:
         """Attention of rows that hold questions and answers side by side."""
@@ -77,7 +94,7 @@ class _Layer:
         self.gates = _Product(mlp.gate_proj, mlp.up_proj)
         self.down = _Product(mlp.down_proj)
 
-    def train(self, stream: Tensor, rotation: Sequence[Tensor], attend: Callable[[Tensor], Tensor]) -> Tensor:
+    def train(self, stream: Tensor, rotation: tuple[Tensor, Tensor], attend: Callable[[Tensor], Tensor]) -> Tensor:
         """For a backward pass."""
         states = self._by_head(_NormedProduct.of(stream, self.attention_norm, self.inputs))
         attended = attend(_Rotated.apply(states, *rotation, self.num_heads + self.num_key_heads))
@@ -86,14 +103,24 @@ class _Layer:
         added: Tensor = _AddGated.apply(stream, gates, *self.down.parameters())
         return added
 
-    def sample(self, stream: Tensor, rotation: Sequence[Tensor], attend: Callable[[Tensor], Tensor]) -> Tensor:
-        """The same without one."""
-        dtype = self.output.dtype
-        states = self._by_head(self.inputs(self.attention_norm(stream).to(dtype)))
-        attended = attend(_rotated(states, rotation[0], rotation[1], self.num_heads + self.num_key_heads))
-        stream = self.output(attended.flatten(1).to(dtype)).float().add_(stream)
-        gates = self.gates(self.mlp_norm(stream).to(dtype))
-        return self.down(_gated(gates)).float().add_(stream)
+    def sample(
+        self,
+        stream: Tensor,
+        added: Tensor | None,
+        rotation: tuple[Tensor, Tensor],
+        attend: Callable[[Tensor], Tensor],
+        kernels: Kernels,
+    ) -> Tensor:
+        """Without one. Each half's output joins the stream, in place, where the next half begins: the last is returned.
+
+        `added` is what the layer before returned.
+        """
+        norms = self.attention_norm, self.mlp_norm
+        states = self._by_head(self.inputs(kernels.add_normed(stream, added, norms[0].weight, norms[0].epsilon)))
+        attended = attend(kernels.rotate(states, *rotation, self.num_heads + self.num_key_heads))
+        added = self.output(attended.flatten(1))
+        gates = self.gates(kernels.add_normed(stream, added, norms[1].weight, norms[1].epsilon))
+        return self.down(kernels.gated(gates))
 
     def _by_head(self, states: Tensor) -> Tensor:
         """Queries, keys and values [N, S, W], the former two normed where the model norms them."""
@@ -102,7 +129,7 @@ class _Layer:
         if not self.head_norms:
             return states
         *parts, values = states.split(sizes, dim=1)
-        normed = [norm(part) for norm, part in zip(self.head_norms, parts, strict=True)]
+        normed = [norm(part).to(states.dtype) for norm, part in zip(self.head_norms, parts, strict=True)]
         return torch.cat([*normed, values], dim=1)
 
 
@@ -119,9 +146,8 @@ class _Norm:
         return weight
 
     def scale(self, stream: Tensor) -> Tensor:
-        """What each token is divided by, inverted [N, 1]."""
-        norms = torch.linalg.vector_norm(stream, dim=-1, keepdim=True)
-        return torch.rsqrt(norms.square() / stream.shape[-1] + self.epsilon)
+        """What each token is multiplied by before the weight [N, 1]."""
+        return rms_scale(stream, self.epsilon)
 
     def __call__(self, stream: Tensor) -> Tensor:
         return stream * self.scale(stream) * self.weight.float()
@@ -226,22 +252,13 @@ class _Rotated(torch.autograd.Function):
     def forward(ctx: Any, states: Tensor, cosines: Tensor, sines: Tensor, num_rotated: int) -> Tensor:
         ctx.save_for_backward(cosines, sines)
         ctx.num_rotated = num_rotated
-        return _rotated(states, cosines, sines, num_rotated)
+        return TorchKernels.rotate(states, cosines, sines, num_rotated)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         cosines, sines = ctx.saved_tensors
-        return _rotated(gradients[0], cosines, -sines, ctx.num_rotated), None, None, None
-
-
-def _rotated(states: Tensor, cosines: Tensor, sines: Tensor, num_rotated: int) -> Tensor:
-    wide = states.to(torch.promote_types(states.dtype, torch.float32), copy=True)
-    first, second = wide[:, :num_rotated].chunk(2, dim=-1)
-    turned = first * sines
-    first.mul_(cosines).addcmul_(second, sines, value=-1)
-    second.mul_(cosines).add_(turned)
-    return wide.to(states.dtype)
+        return TorchKernels.rotate(gradients[0], cosines, -sines, ctx.num_rotated), None, None, None
 
 
 class _AddGated(torch.autograd.Function):
@@ -250,7 +267,7 @@ class _AddGated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, stream: Tensor, gates: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(gates, weight)
-        return functional.linear(_gated(gates), weight).float().add_(stream)
+        return functional.linear(TorchKernels.gated(gates), weight).float().add_(stream)
 
     @staticmethod
     @once_differentiable
@@ -266,8 +283,3 @@ class _AddGated(torch.autograd.Function):
         torch.mul(of_gated, active, out=of_up)
         torch.ops.aten.silu_backward.grad_input(of_gated.mul_(up), gate, grad_input=of_gate)
         return gradients[0], of_gates, of_weight
-
-
-def _gated(gates: Tensor) -> Tensor:
-    gate, up = gates.chunk(2, dim=-1)
-    return functional.silu(gate).mul_(up)

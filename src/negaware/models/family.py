@@ -42,6 +42,8 @@ def _is_llama_like(model: PreTrainedModel) -> bool:
         hasattr(decoder, name) for name in ("embed_tokens", "rotary_emb", "norm", "layers")
     ):
         return False
+    if len({parameter.dtype for parameter in decoder.parameters()}) > 1:
+        return False
     if "llama_4_scaling_beta" in (model.config.get_text_config(decoder=True).rope_parameters or {}):
         return False  # scales queries beyond the positions that a check could reach
     return _is_rms_norm(decoder.norm) and all(_is_llama_layer(layer) for layer in decoder.layers)

@@ -1,0 +1,172 @@
+/* What sampling does between its matrix products, on the CPU. kernels.py compiles it for one model's shapes:
+   WIDTH of a head, QUERIES to each head of keys and values, and BFLOAT16 if that is the compute dtype.
+   Sums are float32; what goes into a product is rounded to the compute dtype, as kernels.py's torch twin does it. */
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef union { float value; uint32_t bits; } word;
+
+#ifdef BFLOAT16
+typedef uint16_t number;
+static inline float wide(number x) { return (word){.bits = (uint32_t)x << 16}.value; }
+static inline number rounded(float x) { /* to the nearest, ties to even; NaN stays NaN */
+    uint32_t bits = (word){.value = x}.bits;
+    number nearest = (number)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+    return (bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : nearest;
+}
+#else
+typedef float number;
+static inline float wide(number x) { return x; }
+static inline number rounded(float x) { return x; }
+#endif
+
+/* e^x for x ≤ 88, to two units in the last place: 2^n times a polynomial of what is left (libm's stays scalar here). */
+static inline float exponential(float x) {
+    x = x < -87.0f ? -87.0f : x;
+    float n = floorf(x * 1.44269504f + 0.5f);
+    float r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    float series = 1.9875691500e-4f;
+    series = series * r + 1.3981999507e-3f;
+    series = series * r + 8.3334519073e-3f;
+    series = series * r + 4.1665795894e-2f;
+    series = series * r + 1.6666665459e-1f;
+    series = series * r + 5.0000001201e-1f;
+    return (series * r * r + r + 1.0f) * (word){.bits = (uint32_t)((int32_t)n + 127) << 23}.value;
+}
+
+/* stream [tokens, width] += added, where there is one; normed [tokens, width] = its RMS norm times weight [width]. */
+void add_normed(int tokens, int width, float epsilon, float *restrict stream, const number *restrict added,
+                const number *restrict weight, number *restrict normed) {
+    #pragma omp parallel for schedule(static)
+    for (int token = 0; token < tokens; token++) {
+        float *x = stream + (size_t)token * width, squares = 0;
+        const number *a = added + (size_t)token * width;
+        number *out = normed + (size_t)token * width;
+        if (added) for (int i = 0; i < width; i++) x[i] += wide(a[i]);
+        for (int i = 0; i < width; i++) squares += x[i] * x[i];
+        float scale = 1 / sqrtf(squares / width + epsilon);
+        for (int i = 0; i < width; i++) out[i] = rounded(x[i] * scale * wide(weight[i]));
+    }
+}
+
+/* out [tokens, width] = silu(gate) · up, of gates [tokens, 2 · width] that hold gate and up side by side. */
+void gated(int tokens, int width, const number *restrict gates, number *restrict out) {
+    #pragma omp parallel for schedule(static)
+    for (int token = 0; token < tokens; token++) {
+        const number *gate = gates + (size_t)token * 2 * width, *up = gate + width;
+        number *o = out + (size_t)token * width;
+        for (int i = 0; i < width; i++) {
+            float x = wide(gate[i]), negative = -x > 88.0f ? 88.0f : -x;
+            o[i] = rounded(wide(rounded(x / (1 + exponential(negative)))) * wide(up[i]));
+        }
+    }
+}
+
+/* Rotary positions, in place, for the first `rotated` of states [tokens, heads, WIDTH]; a token's cosines and sines
+   [WIDTH / 2] lie `stride` apart. */
+void rotate(int tokens, int heads, int rotated, int stride, const float *restrict cosines, const float *restrict sines,
+            number *restrict states) {
+    #pragma omp parallel for schedule(static)
+    for (int token = 0; token < tokens; token++) {
+        const float *cosine = cosines + (size_t)token * stride, *sine = sines + (size_t)token * stride;
+        for (int head = 0; head < rotated; head++) {
+            number *first = states + ((size_t)token * heads + head) * WIDTH, *second = first + WIDTH / 2;
+            for (int i = 0; i < WIDTH / 2; i++) {
+                float x = wide(first[i]), y = wide(second[i]);
+                first[i] = rounded(x * cosine[i] - y * sine[i]);
+                second[i] = rounded(y * cosine[i] + x * sine[i]);
+            }
+        }
+    }
+}
+
+/* Asks for a key or a value that is read AHEAD from now: answers lie too far apart for the processor to see it come. */
+#define AHEAD 32
+static inline void fetch(const number *vector) {
+    for (size_t i = 0; i < WIDTH; i += 64 / sizeof(number)) __builtin_prefetch(vector + i);
+}
+
+/* scores[q · stride + i] of QUERIES queries by `count` keys [count, WIDTH]. */
+static inline void score(const float *restrict queries, const number *restrict keys, int count, float *restrict scores,
+                         int stride) {
+    for (int i = 0; i < count; i++) {
+        fetch(keys + (size_t)(i + AHEAD) * WIDTH);
+        for (int q = 0; q < QUERIES; q++) {
+            float sum = 0;
+            for (int w = 0; w < WIDTH; w++) sum += queries[q * WIDTH + w] * wide(keys[(size_t)i * WIDTH + w]);
+            scores[(size_t)q * stride + i] = sum;
+        }
+    }
+}
+
+static inline void softmax(float *restrict scores, int count) {
+    float top = scores[0], sum = 0;
+    for (int i = 1; i < count; i++) top = scores[i] > top ? scores[i] : top;
+    for (int i = 0; i < count; i++) sum += scores[i] = exponential(scores[i] - top);
+    for (int i = 0; i < count; i++) scores[i] /= sum;
+}
+
+/* out [QUERIES, WIDTH] += values [count, WIDTH] weighted by each query's probabilities, laid out as scores are. */
+static inline void add_values(const float *restrict probabilities, int stride, const number *restrict values, int count,
+                              float out[QUERIES][WIDTH]) {
+    float sums[QUERIES][WIDTH]; /* in registers */
+    memcpy(sums, out, sizeof sums);
+    for (int i = 0; i < count; i++) {
+        fetch(values + (size_t)(i + AHEAD) * WIDTH);
+        for (int q = 0; q < QUERIES; q++) {
+            float probability = probabilities[(size_t)q * stride + i];
+            for (int w = 0; w < WIDTH; w++) sums[q][w] += probability * wide(values[(size_t)i * WIDTH + w]);
+        }
+    }
+    memcpy(out, sums, sizeof sums);
+}
+
+/* A decode step's attention. rows [3, tokens]: each token's prompt, that prompt's length, and how many tokens its own
+   answer has so far. states [tokens, (QUERIES + 2) · key_heads, WIDTH]: queries, keys, values. The prompts' keys and
+   values are [·, key_heads, prompt_columns, WIDTH]; the answers' own lie in blocks [·, key_heads, block, WIDTH] from
+   `offset` on, the first holding each answer's first `block` tokens, and the token's are added there.
+   out [tokens, QUERIES · key_heads, WIDTH]. Returns whether there was memory for the scores. */
+int attend(int tokens, int key_heads, float scale, const int *restrict rows, const number *restrict states,
+           const number *restrict prompt_keys, const number *restrict prompt_values, int prompt_columns, int num_blocks,
+           int block, size_t offset, number *const *restrict keys, number *const *restrict values, number *restrict out) {
+    int failed = 0;
+    #pragma omp parallel reduction(| : failed)
+    {
+        float *scores = malloc(sizeof(float) * QUERIES * ((size_t)prompt_columns + (size_t)num_blocks * block));
+        failed = scores == NULL;
+        #pragma omp for collapse(2) schedule(dynamic, 12)
+        for (int token = 0; token < tokens; token++)
+            for (int head = 0; head < key_heads; head++) {
+                if (failed) continue;
+                int before = rows[tokens + token], own = rows[2 * tokens + token] + 1, seen = before + own;
+                const number *state = states + (size_t)token * (QUERIES + 2) * key_heads * WIDTH;
+                const number *key = state + ((size_t)QUERIES * key_heads + head) * WIDTH;
+                const number *value = key + (size_t)key_heads * WIDTH;
+                size_t of_prompt = ((size_t)rows[token] * key_heads + head) * prompt_columns * WIDTH;
+                size_t of_own = offset + ((size_t)token * key_heads + head) * block * WIDTH;
+                size_t newest = of_own + (size_t)((own - 1) % block) * WIDTH;
+                float queries[QUERIES * WIDTH], attended[QUERIES][WIDTH];
+                memset(attended, 0, sizeof attended);
+                for (int i = 0; i < QUERIES * WIDTH; i++)
+                    queries[i] = wide(state[(size_t)head * QUERIES * WIDTH + i]) * scale;
+                memcpy(keys[(own - 1) / block] + newest, key, sizeof(number) * WIDTH);
+                memcpy(values[(own - 1) / block] + newest, value, sizeof(number) * WIDTH);
+                score(queries, prompt_keys + of_prompt, before, scores, seen);
+                for (int first = 0; first < own; first += block)
+                    score(queries, keys[first / block] + of_own, own - first < block ? own - first : block,
+                          scores + before + first, seen);
+                for (int q = 0; q < QUERIES; q++) softmax(scores + (size_t)q * seen, seen);
+                add_values(scores, seen, prompt_values + of_prompt, before, attended);
+                for (int first = 0; first < own; first += block)
+                    add_values(scores + before + first, seen, values[first / block] + of_own,
+                               own - first < block ? own - first : block, attended);
+                number *o = out + ((size_t)token * key_heads + head) * QUERIES * WIDTH;
+                for (int i = 0; i < QUERIES * WIDTH; i++) o[i] = rounded(attended[i / WIDTH][i % WIDTH]);
+            }
+        free(scores);
+    }
+    return !failed;
+}

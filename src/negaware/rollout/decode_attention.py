@@ -1,0 +1,108 @@
+"""Attention of a decode step: every completion's newest token to its prompt's keys and values, and to its own.
+
+L layers; n rows, each a completion of one of P prompts, the longest of which has M tokens; H heads of width W, Hkv of
+them with keys and values, G = H / Hkv queries to each; S = H + 2·Hkv. Keys and values: the
+prompts' [L, at least P, Hkv, at least M, W], the completions' own in blocks [L, at least n, Hkv, columns, W], of which
+the first holds the first tokens of each.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from negaware.models.decoder import Attend, FusedDecoder
+from negaware.models.kernels import Buffers, CompiledKernels
+
+
+@dataclass(slots=True)
+class Row:
+    """A completion: its prompt's place, its prompt's length, and its own number of tokens."""
+
+    prompt: int
+    prompt_length: int
+    length: int = 0
+
+
+def dtype_of_states(decoder: FusedDecoder) -> torch.dtype:
+    """That of the buffers. torch's products would round scores to the dtype of their factors."""
+    return decoder.dtype if isinstance(decoder.kernels, CompiledKernels) else torch.float32
+
+
+def decode_attention(decoder: FusedDecoder, rows: Sequence[Row], of_prompts: Buffers, own: Sequence[Buffers]) -> Attend:
+    """One step's, which adds the tokens' keys and values to `own` on its way."""
+    kernels = decoder.kernels
+    if not isinstance(kernels, CompiledKernels):
+        return _Products(decoder, rows, of_prompts, own).attend
+    layout = [[row.prompt for row in rows], [row.prompt_length for row in rows], [row.length for row in rows]]
+    of_rows = torch.tensor(layout, dtype=torch.int32)
+    return lambda layer, states: kernels.attend(states, decoder.scale, of_rows, of_prompts, own, layer)
+
+
+class _Products:
+    """As a few batched matrix products, which read each prompt's keys and values once for all its rows.
+
+    Each prompt has K places, for as many rows as any of them has. places: [n], the rows' among all P·K, or None if
+    they fill them in order. written: for each block, which rows write to it, and where. bias: [n, 1, 1, M + S],
+    −∞ where a row doesn't see a key.
+    """
+
+    def __init__(self, decoder: FusedDecoder, rows: Sequence[Row], of_prompts: Buffers, own: Sequence[Buffers]) -> None:
+        self.decoder, self.of_prompts, self.own = decoder, of_prompts, own
+        counts: Counter[int] = Counter()
+        order = []
+        for row in rows:
+            order.append(counts[row.prompt])
+            counts[row.prompt] += 1
+        per_prompt = max(counts.values())
+        self.num_prompts, self.num_places = len(counts), len(counts) * per_prompt
+        places = [row.prompt * per_prompt + place for row, place in zip(rows, order, strict=True)]
+        self.places = None if places == list(range(self.num_places)) else torch.tensor(places)
+        lengths = torch.tensor([row.length for row in rows])
+        prompt_lengths = torch.tensor([row.prompt_length for row in rows])
+        num_columns, self.longest_prompt = int(lengths.max()) + 1, int(prompt_lengths.max())
+        width = own[0][0].shape[3]
+        self.widths = [min(width, num_columns - first) for first in range(0, num_columns, width)]
+        writers = [(lengths // width == block).nonzero()[:, 0] for block in range(len(self.widths))]
+        self.written = [(rows_of_block, lengths[rows_of_block] % width) for rows_of_block in writers]
+        unseen_before = torch.arange(self.longest_prompt) >= prompt_lengths[:, None]
+        unseen_own = torch.arange(num_columns) > lengths[:, None]
+        unseen = torch.cat([unseen_before, unseen_own], dim=1)[:, None, None]
+        self.bias = torch.zeros(unseen.shape).masked_fill_(unseen, -torch.inf)
+
+    def attend(self, layer: int, states: Tensor) -> Tensor:
+        """A layer's attention [n, H, W]."""
+        num_rows, num_key_heads, longest_prompt = len(states), self.decoder.num_key_heads, self.longest_prompt
+        wide = states.float()
+        queries = (wide[:, : -2 * num_key_heads] * self.decoder.scale).unflatten(1, (num_key_heads, -1))
+        added = wide[:, -2 * num_key_heads :].chunk(2, dim=1)
+        own = []
+        for block, width, (writers, columns) in zip(self.own, self.widths, self.written, strict=False):
+            for part, states_of_part in zip(block, added, strict=True):
+                part[layer][writers, :, columns] = states_of_part[writers]
+            own.append([part[layer, :num_rows, :, :width] for part in block])
+        keys, values = (part[layer, : self.num_prompts, :, :longest_prompt] for part in self.of_prompts)
+        before = self._by_row(self._by_prompt(queries) @ keys.mT, queries.shape[2])
+        by_block = [(own_keys @ queries.mT).mT for own_keys, _ in own]  # twice as fast as queries @ own_keys.mT
+        scores = torch.cat([before, *by_block], dim=-1).add_(self.bias)
+        of_prompt, *of_own = scores.softmax(-1).split([longest_prompt, *self.widths], dim=-1)
+        attended = self._by_row(self._by_prompt(of_prompt) @ values, queries.shape[2])
+        for probabilities, (_, own_values) in zip(of_own, own, strict=True):
+            attended = attended + probabilities @ own_values
+        return attended.flatten(1, 2).to(states.dtype)
+
+    def _by_prompt(self, by_row: Tensor) -> Tensor:
+        """[n, Hkv, G, …] → [P, Hkv, K·G, …]; zeros where no row is."""
+        if self.places is not None:
+            empty = by_row.new_zeros(self.num_places, *by_row.shape[1:])
+            by_row = empty.index_copy_(0, self.places, by_row)
+        return by_row.unflatten(0, (self.num_prompts, -1)).transpose(1, 2).flatten(2, 3)
+
+    def _by_row(self, by_prompt: Tensor, num_queries: int) -> Tensor:
+        """[P, Hkv, K·G, …] → [n, Hkv, G, …]."""
+        rows = by_prompt.unflatten(2, (-1, num_queries)).transpose(1, 2).flatten(0, 1)
+        return rows if self.places is None else rows.index_select(0, self.places)
