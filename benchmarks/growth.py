@@ -2,17 +2,15 @@
 
 `python benchmarks/growth.py [--quick]`, from the repository's root, writes a table and a figure to docs/figures/. One
 factor at a time is varied; a process of its own measures each. Answers have exactly the length asked for, as nothing
-stops them. Sampling is run once. Training is run twice: first from trimmed memory, for its peak (and as warm-up), then
-for its time. growth_counts.py says what was to be expected.
+stops them. Everything is run twice: first from trimmed memory, for its peak (and as warm-up), then for its time.
+growth_counts.py says what was to be expected.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -22,10 +20,11 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench import machine
 from figures import number, table
 from growth_counts import FACTORS, QUANTITIES, Factor, Model, Rates, Shape, expected_slope, upper_half, upper_slope
 from growth_figure import figure
-from memory import PeakMemory
+from memory import memory_and_time
 from work import MODEL, synthetic_tokens
 
 if TYPE_CHECKING:
@@ -74,28 +73,21 @@ def measure(engine: LocalEngine, trainer: Trainer, shape: Shape) -> dict[str, fl
 
     vocabulary = engine.model.config.vocab_size
     prompts = [synthetic_tokens(shape.prompt_tokens, place, vocabulary) for place in range(shape.questions)]
-    with PeakMemory() as sampling:
-        start = time.perf_counter()
-        sampled = engine.generate(prompts, shape.completions, SamplingParams(shape.answer_tokens), seed=0)
-        sampling_seconds = time.perf_counter() - start
+    params = SamplingParams(shape.answer_tokens)
+    sampled, sampling = memory_and_time(lambda: engine.generate(prompts, shape.completions, params, seed=0))
     verdicts = alternating_verdicts(shape.completions)
     groups = [
         Group(Problem(str(place), "", "1"), tuple(prompt), answers, ("",) * shape.completions, verdicts)
         for place, (prompt, answers) in enumerate(zip(prompts, sampled, strict=True))
     ]
-    with PeakMemory() as training:
-        trainer.step(groups, seed=0)
-    gc.collect()
-    start = time.perf_counter()
-    metrics = trainer.step(groups, seed=0)
-    training_seconds = time.perf_counter() - start
+    metrics, training = memory_and_time(lambda: trainer.step(groups, seed=0))
     tokens = sum(len(answer.token_ids) for answers in sampled for answer in answers)
     assert tokens == metrics["train/num_tokens"] == shape.answers * shape.answer_tokens, "an answer ended early"
     return {
-        "sampling_seconds": sampling_seconds,
-        "training_seconds": training_seconds,
-        "sampling_mib": sampling.measured()["growth_mb"],
-        "training_mib": training.measured()["growth_mb"],
+        "sampling_seconds": sampling["seconds"],
+        "training_seconds": training["seconds"],
+        "sampling_mib": sampling["growth_mb"],
+        "training_mib": training["growth_mb"],
         "tokens": tokens,
     }
 
@@ -235,16 +227,12 @@ def describe(measured: Measured, quick: bool) -> str:
     """Where and when these figures come from."""
     from importlib.metadata import version
 
-    names = [
-        line.split(":", 1)[1].strip()
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        if line.startswith("model name")
-    ]
+    on = machine()
     rates = [Rates(**found["rates"]) for found in measured.values()]
     operations, read = max(rate.operations for rate in rates), max(rate.bytes for rate in rates)
     command = f"python benchmarks/growth.py{' --quick' * quick}"
     return (
-        f"`{command}`, {date.today().isoformat()}: {len(names)} × {names[0] if names else platform.machine()}, "
+        f"`{command}`, {date.today().isoformat()}: {on['cores']} cores of {on['cpu']}, "
         f"torch {version('torch')}, transformers {version('transformers')}, float32 masters, bfloat16 compute; matrix "
         f"products {operations / 1e9:,.0f} GFLOP/s, memory {read / 1e9:.0f} GB/s. One whole step at each value. Memory "
         "is how far resident memory rose above what was resident before; weights, masters and AdamW's state are not in "

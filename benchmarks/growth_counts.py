@@ -61,7 +61,7 @@ class Model:
     @property
     def cache_bytes(self) -> int:
         """Keys and values of one token."""
-        return self.layers * 2 * self.kv_width * SINGLE
+        return self.layers * 2 * self.kv_width * HALF
 
     @property
     def activation_bytes(self) -> int:

@@ -16,7 +16,6 @@ def serve(channel: Channel, work: dict[str, Any], arguments: dict[str, Any]) -> 
 
     model = AutoModelForCausalLM.from_pretrained(work["model"], dtype=torch.bfloat16).eval()
     padding, stops = work["stop_token_ids"][0], torch.tensor(work["stop_token_ids"])
-    batch_questions = arguments.get("batch_questions", 16)
 
     @torch.inference_mode()
     def rollout(prompts: list[list[int]], limit: int) -> int:
@@ -35,7 +34,6 @@ def serve(channel: Channel, work: dict[str, Any], arguments: dict[str, Any]) -> 
             top_k=0,
             eos_token_id=work["stop_token_ids"],
             pad_token_id=padding,
-            **arguments.get("generation", {}),
         )[:, width:]
         stopped = torch.isin(found, stops).cumsum(-1)
         return int(((stopped == 0) | ((stopped == 1) & torch.isin(found, stops))).sum())
@@ -43,10 +41,7 @@ def serve(channel: Channel, work: dict[str, Any], arguments: dict[str, Any]) -> 
     def sample(command: Command) -> Measurement:
         prompts = [question["prompt_ids"] for question in work["questions"][str(command["limit"])]]
         start = time.perf_counter()
-        tokens = sum(
-            rollout(prompts[first : first + batch_questions], command["limit"])
-            for first in range(0, len(prompts), batch_questions)
-        )
+        tokens = rollout(prompts, command["limit"])
         seconds = time.perf_counter() - start
         return {
             "seconds": seconds,

@@ -94,10 +94,10 @@ class Alternate(TrainerCallback):
         }
 
 
-def make_trainer(work: dict[str, Any], limit: int, reward: Reward, arguments: dict[str, Any]) -> GRPOTrainer:
+def make_trainer(work: dict[str, Any], limit: int, reward: Reward) -> GRPOTrainer:
     """The trainer: a rollout is all questions with all their answers, then the optimizer steps on them."""
     num_answers = len(work["questions"][str(limit)]) * work["num_completions"]
-    batch_size = arguments.get("batch_size", BATCH_SIZE[limit])
+    batch_size = BATCH_SIZE[limit]
     settings = SETTINGS | {
         "output_dir": tempfile.mkdtemp(),
         "per_device_train_batch_size": batch_size,
@@ -108,12 +108,11 @@ def make_trainer(work: dict[str, Any], limit: int, reward: Reward, arguments: di
         "learning_rate": work["learning_rate"],
         "max_steps": 1_000_000,
     }
-    dtype = getattr(torch, arguments["dtype"]) if "dtype" in arguments else MODEL_DTYPE
     tokenizer = AutoTokenizer.from_pretrained(work["model"])
     questions = work["questions"][str(limit)]
     return GRPOTrainer(
-        model=AutoModelForCausalLM.from_pretrained(work["model"], dtype=dtype),
-        args=GRPOConfig(**settings | arguments.get("settings", {})),
+        model=AutoModelForCausalLM.from_pretrained(work["model"], dtype=MODEL_DTYPE),
+        args=GRPOConfig(**settings),
         processing_class=tokenizer,
         reward_funcs=reward,
         train_dataset=Dataset.from_list([{"prompt": q["messages"], "answer": q["answer"]} for q in questions]),
@@ -127,7 +126,7 @@ def serve(channel: Channel, work: dict[str, Any], arguments: dict[str, Any]) -> 
 
     limit = arguments["limit"]
     reward = Reward(work["stop_token_ids"])
-    trainer = make_trainer(work, limit, reward, arguments)
+    trainer = make_trainer(work, limit, reward)
     questions = work["questions"][str(limit)]
     found = trainer._tokenize_prompts([q["messages"] for q in questions])[0]
     assert [list(ids) for ids in found] == [q["prompt_ids"] for q in questions], "TRL asks with other tokens"
