@@ -53,9 +53,10 @@ def test_gated(dtype: torch.dtype) -> None:
 def test_rotate(dtype: torch.dtype) -> None:
     states, angles = torch.randn(5, 7, 8).to(dtype), torch.randn(5, 1, 8)
     cosines, sines = angles.cos()[..., :4], angles.sin()[..., :4]  # a part of a larger tensor, as a model gives them
-    expected = TorchKernels.rotate(states, cosines, sines, 6)
-    assert_close(compiled(dtype).rotate(states.clone(), cosines, sines, 6), expected)
-    assert torch.equal(expected[:, 6], states[:, 6])
+    for sine in (sines, -sines):  # laid out as the cosines are, and densely, as a backward pass has it
+        expected = TorchKernels.rotate(states, cosines, sine, 6)
+        assert_close(compiled(dtype).rotate(states, cosines, sine, 6), expected)
+        assert torch.equal(expected[:, 6], states[:, 6])
 
 
 def test_positions_of_a_part_of_each_head_are_refused() -> None:

@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from negaware.models.kernels import Kernels, TorchKernels, kernels_for, rms_scale
+from negaware.models.kernels import Kernels, kernels_for, rms_scale
 from negaware.models.products import HAS_BFLOAT16_PRODUCTS
 from negaware.models.shared_rows import SharedRows, attend
 
@@ -48,7 +48,7 @@ class FusedDecoder:
 
     @property
     def kernels(self) -> Kernels:
-        """What samples between the matrix products."""
+        """What computes between the matrix products."""
         return kernels_for(self.dtype, self.head_width, self.queries_per_key)
 
     def refresh(self) -> None:
@@ -66,11 +66,12 @@ class FusedDecoder:
         cosines, sines = self.decoder.rotary_emb(stream[None], positions[None])
         half = cosines.shape[-1] // 2
         rotation = cosines[0, :, None, :half], sines[0, :, None, :half]
+        kernels, added = self.kernels, None
         if torch.is_grad_enabled():
             for index, layer in enumerate(self.layers):
-                stream = layer.train(stream, rotation, partial(attend, index))
-            return self.norm(stream).to(self.dtype)
-        kernels, added = self.kernels, None
+                stream = layer.train(stream, rotation, partial(attend, index), kernels)
+            normed: Tensor = _Normed.apply(stream, self.norm.weight, self.norm.epsilon, kernels)
+            return normed
         for index, layer in enumerate(self.layers):
             added = layer.sample(stream, added, rotation, partial(attend, index), kernels)
         return kernels.add_normed(stream, added, self.norm.weight, self.norm.epsilon)
@@ -94,13 +95,19 @@ class _Layer:
         self.gates = _Product(mlp.gate_proj, mlp.up_proj)
         self.down = _Product(mlp.down_proj)
 
-    def train(self, stream: Tensor, rotation: tuple[Tensor, Tensor], attend: Callable[[Tensor], Tensor]) -> Tensor:
+    def train(
+        self,
+        stream: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        attend: Callable[[Tensor], Tensor],
+        kernels: Kernels,
+    ) -> Tensor:
         """For a backward pass."""
-        states = self._by_head(_NormedProduct.of(stream, self.attention_norm, self.inputs))
-        attended = attend(_Rotated.apply(states, *rotation, self.num_heads + self.num_key_heads))
+        states = self._by_head(_NormedProduct.of(stream, self.attention_norm, self.inputs, kernels))
+        attended = attend(_Rotated.apply(states, *rotation, self.num_heads + self.num_key_heads, kernels))
         stream = functional.linear(attended.flatten(1), *self.output.parameters()).float().add_(stream)
-        gates = _NormedProduct.of(stream, self.mlp_norm, self.gates)
-        added: Tensor = _AddGated.apply(stream, gates, *self.down.parameters())
+        gates = _NormedProduct.of(stream, self.mlp_norm, self.gates, kernels)
+        added: Tensor = _AddGated.apply(stream, gates, *self.down.parameters(), kernels)
         return added
 
     def sample(
@@ -134,7 +141,7 @@ class _Layer:
 
 
 class _Norm:
-    """An RMS norm in float32."""
+    """An RMS norm's weight and ε."""
 
     def __init__(self, module: Any) -> None:
         self.module, self.epsilon = module, module.variance_epsilon
@@ -144,13 +151,6 @@ class _Norm:
         """[D]."""
         weight: Tensor = self.module.weight
         return weight
-
-    def scale(self, stream: Tensor) -> Tensor:
-        """What each token is multiplied by before the weight [N, 1]."""
-        return rms_scale(stream, self.epsilon)
-
-    def __call__(self, stream: Tensor) -> Tensor:
-        return stream * self.scale(stream) * self.weight.float()
 
 
 class _Product:
@@ -210,64 +210,92 @@ def _joined(parameters: Sequence[Tensor]) -> Tensor:
 
 
 class _NormedProduct(torch.autograd.Function):
-    """A product of the normed stream. Kept for the backward pass: the stream, and one number a token."""
+    """A product of the normed stream. Kept for the backward pass: the stream."""
 
     @classmethod
-    def of(cls, stream: Tensor, norm: _Norm, product: _Product) -> Tensor:
+    def of(cls, stream: Tensor, norm: _Norm, product: _Product, kernels: Kernels) -> Tensor:
         """The product's outputs [N, O]."""
-        outputs: Tensor = cls.apply(stream, norm, product, norm.weight, *product.parameters())
+        outputs: Tensor = cls.apply(stream, norm, product, kernels, norm.weight, *product.parameters())
         return outputs
 
     @staticmethod
     def forward(
-        ctx: Any, stream: Tensor, norm: _Norm, product: _Product, norm_weight: Tensor, *parameters: Tensor
+        ctx: Any,
+        stream: Tensor,
+        norm: _Norm,
+        product: _Product,
+        kernels: Kernels,
+        norm_weight: Tensor,
+        *parameters: Tensor,
     ) -> Tensor:
         weight, bias = product.weight_and_bias()
-        scale = norm.scale(stream)
-        normed = (stream * scale).mul_(norm_weight.float()).to(weight.dtype)
-        ctx.save_for_backward(stream, scale, weight, norm_weight)
-        ctx.product = product
-        return functional.linear(normed, weight, bias)
+        ctx.save_for_backward(stream, weight, norm_weight)
+        ctx.product, ctx.epsilon = product, norm.epsilon
+        return functional.linear(kernels.add_normed(stream, None, norm_weight, norm.epsilon), weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        stream, scale, weight, norm_weight = ctx.saved_tensors
-        upstream, width = gradients[0], stream.shape[-1]
+        stream, weight, norm_weight = ctx.saved_tensors
+        upstream = gradients[0]
+        scale = rms_scale(stream, ctx.epsilon)
         scaled = stream * scale
         normed = (scaled * norm_weight.float()).to(weight.dtype)
         of_parameters = ctx.product.gradients(upstream, normed)
-        of_normed = (upstream @ weight).float()
-        by_width = of_normed * scaled
-        of_norm_weight = by_width.sum(0).to(norm_weight.dtype)
-        along = (by_width @ norm_weight.float()[:, None]).div_(-width)
-        of_stream = of_normed.mul_(norm_weight.float()).addcmul_(scaled, along).mul_(scale)
-        return of_stream, None, None, of_norm_weight, *of_parameters
+        of_stream, of_norm_weight = _norm_gradients((upstream @ weight).float(), scaled, scale, norm_weight)
+        return of_stream, None, None, None, of_norm_weight, *of_parameters
+
+
+class _Normed(torch.autograd.Function):
+    """The stream's norm, in the compute dtype. Kept for the backward pass: the stream."""
+
+    @staticmethod
+    def forward(ctx: Any, stream: Tensor, norm_weight: Tensor, epsilon: float, kernels: Kernels) -> Tensor:
+        ctx.save_for_backward(stream, norm_weight)
+        ctx.epsilon = epsilon
+        return kernels.add_normed(stream, None, norm_weight, epsilon)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        stream, norm_weight = ctx.saved_tensors
+        scale = rms_scale(stream, ctx.epsilon)
+        upstream = gradients[0].to(torch.float32, copy=True)
+        return *_norm_gradients(upstream, stream * scale, scale, norm_weight), None, None
+
+
+def _norm_gradients(of_normed: Tensor, scaled: Tensor, scale: Tensor, norm_weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Those of the stream and of the norm's weight, from that of the normed stream, whose memory is used."""
+    by_width = of_normed * scaled
+    of_norm_weight = by_width.sum(0).to(norm_weight.dtype)
+    along = (by_width @ norm_weight.float()[:, None]).div_(-scaled.shape[-1])
+    return of_normed.mul_(norm_weight.float()).addcmul_(scaled, along).mul_(scale), of_norm_weight
 
 
 class _Rotated(torch.autograd.Function):
     """Rotary positions for the first heads of [N, S, W], by cosines and sines [N, 1, W/2]; the others stay."""
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, cosines: Tensor, sines: Tensor, num_rotated: int) -> Tensor:
+    def forward(ctx: Any, states: Tensor, cosines: Tensor, sines: Tensor, num_rotated: int, kernels: Kernels) -> Tensor:
         ctx.save_for_backward(cosines, sines)
-        ctx.num_rotated = num_rotated
-        return TorchKernels.rotate(states, cosines, sines, num_rotated)
+        ctx.num_rotated, ctx.kernels = num_rotated, kernels
+        return kernels.rotate(states, cosines, sines, num_rotated)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         cosines, sines = ctx.saved_tensors
-        return TorchKernels.rotate(gradients[0], cosines, -sines, ctx.num_rotated), None, None, None
+        back = ctx.kernels.rotate(gradients[0].contiguous(), cosines, -sines, ctx.num_rotated)
+        return back, None, None, None, None
 
 
 class _AddGated(torch.autograd.Function):
     """stream + (silu(gate) · up) Wᵀ of gates [N, 2·I]. Kept for the backward pass: the gates."""
 
     @staticmethod
-    def forward(ctx: Any, stream: Tensor, gates: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, stream: Tensor, gates: Tensor, weight: Tensor, kernels: Kernels) -> Tensor:
         ctx.save_for_backward(gates, weight)
-        return functional.linear(TorchKernels.gated(gates), weight).float().add_(stream)
+        return functional.linear(kernels.gated(gates), weight).float().add_(stream)
 
     @staticmethod
     @once_differentiable
@@ -282,4 +310,4 @@ class _AddGated(torch.autograd.Function):
         of_gate, of_up = of_gates.chunk(2, dim=-1)
         torch.mul(of_gated, active, out=of_up)
         torch.ops.aten.silu_backward.grad_input(of_gated.mul_(up), gate, grad_input=of_gate)
-        return gradients[0], of_gates, of_weight
+        return gradients[0], of_gates, of_weight, None

@@ -1,4 +1,4 @@
-/* What sampling does between its matrix products, on the CPU. kernels.py compiles it for one model's shapes:
+/* What the fused decoder does between its matrix products, on the CPU. kernels.py compiles it for one model's shapes:
    WIDTH of a head, QUERIES to each head of keys and values, and BFLOAT16 if that is the compute dtype.
    Sums are float32; what goes into a product is rounded to the compute dtype, as kernels.py's torch twin does it. */
 
@@ -65,21 +65,24 @@ void gated(int tokens, int width, const number *restrict gates, number *restrict
     }
 }
 
-/* Rotary positions, in place, for the first `rotated` of states [tokens, heads, WIDTH]; a token's cosines and sines
-   [WIDTH / 2] lie `stride` apart. */
-void rotate(int tokens, int heads, int rotated, int stride, const float *restrict cosines, const float *restrict sines,
-            number *restrict states) {
+/* out: states [tokens, heads, WIDTH] with rotary positions for the first `rotated` heads; one token's cosines
+   and sines [WIDTH / 2] lie `of_cosines` and `of_sines` from the next one's. */
+void rotate(int tokens, int heads, int rotated, int of_cosines, int of_sines, const float *restrict cosines,
+            const float *restrict sines, const number *restrict states, number *restrict out) {
     #pragma omp parallel for schedule(static)
     for (int token = 0; token < tokens; token++) {
-        const float *cosine = cosines + (size_t)token * stride, *sine = sines + (size_t)token * stride;
+        const float *cosine = cosines + (size_t)token * of_cosines, *sine = sines + (size_t)token * of_sines;
+        size_t at = (size_t)token * heads * WIDTH, values = (size_t)rotated * WIDTH;
         for (int head = 0; head < rotated; head++) {
-            number *first = states + ((size_t)token * heads + head) * WIDTH, *second = first + WIDTH / 2;
+            const number *first = states + at + (size_t)head * WIDTH, *second = first + WIDTH / 2;
+            number *o = out + at + (size_t)head * WIDTH;
             for (int i = 0; i < WIDTH / 2; i++) {
                 float x = wide(first[i]), y = wide(second[i]);
-                first[i] = rounded(x * cosine[i] - y * sine[i]);
-                second[i] = rounded(y * cosine[i] + x * sine[i]);
+                o[i] = rounded(x * cosine[i] - y * sine[i]);
+                o[WIDTH / 2 + i] = rounded(y * cosine[i] + x * sine[i]);
             }
         }
+        memcpy(out + at + values, states + at + values, sizeof(number) * ((size_t)heads * WIDTH - values));
     }
 }
 

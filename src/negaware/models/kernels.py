@@ -1,4 +1,6 @@
-"""What sampling does between its matrix products on the CPU: compiled where there is a C compiler, torch elsewhere.
+"""What the fused decoder does between its matrix products: compiled where there is a C compiler, torch elsewhere.
+
+Sampler and trainer take the same kernels, so that what they compute is rounded alike. All tensors are contiguous.
 
 N tokens, hidden width D, H heads of width W, Hkv of them with keys and values; S = H + 2·Hkv; MLP width I.
 """
@@ -42,7 +44,7 @@ class Kernels(Protocol):
         ...
 
     def rotate(self, states: Tensor, cosines: Tensor, sines: Tensor, num_rotated: int) -> Tensor:
-        """Rotary positions for the first heads of [N, S, W], by cosines and sines [N, 1, W/2]; may work in place."""
+        """Rotary positions for the first heads of [N, S, W], by cosines and sines [N, 1, W/2]."""
         ...
 
 
@@ -106,8 +108,10 @@ class CompiledKernels:
             raise RuntimeError("rotary positions of a part of each head")
         cosine, sine = (ctypes.c_void_p(part.data_ptr()) for part in (cosines, sines))
         tokens, heads, _ = states.shape
-        self.library.rotate(tokens, heads, num_rotated, cosines.stride(0), cosine, sine, _address(states))
-        return states
+        out = torch.empty_like(states)
+        sizes = (tokens, heads, num_rotated, cosines.stride(0), sines.stride(0))
+        self.library.rotate(*sizes, cosine, sine, _address(states), _address(out))
+        return out
 
     def attend(
         self, states: Tensor, scale: float, rows: Tensor, of_prompts: Buffers, own: Sequence[Buffers], layer: int
