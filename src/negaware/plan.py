@@ -103,7 +103,9 @@ def memory(config: Config, size: ModelSize) -> dict[str, int]:
         "copies of weights as the CPU's products read them": copies,
         f"logits and their gradient, {logits / 2**20:.0f}M at a time (float32)": 2 * 4 * logits,
         f"keys and values of {rollout.max_sequences} answers of {rollout.max_new_tokens:,} tokens, questions not "
-        "counted": rollout.max_sequences * rollout.max_new_tokens * size.cache_bytes_per_token,
+        "counted (twice that on a CPU without a C compiler)": rollout.max_sequences
+        * rollout.max_new_tokens
+        * size.cache_bytes_per_token,
     }
     # Sampling and training take turns, but torch keeps what it once had: the sum is what to have.
     return parts | {"together": sum(parts.values())}

@@ -67,7 +67,14 @@ def smollm3(seed: int) -> PreTrainedModel:
     return SmolLM3ForCausalLM(SmolLM3Config(**SHAPE, no_rope_layers=[1, 0], use_sliding_window=False)).eval()
 
 
+def precise_norms(seed: int) -> PreTrainedModel:
+    model = llama(seed).bfloat16()
+    model.model.norm.float()
+    return model
+
+
 OTHERS: dict[str, Callable[[int], PreTrainedModel]] = {
+    "float32 norms in bfloat16": precise_norms,
     **{name: MODELS[name] for name in ("gpt2", "mistral", "gemma2", "gemma3")},
     "granite": granite,
     "gemma": lambda seed: GemmaForCausalLM(GemmaConfig(**SHAPE)).eval(),

@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from negaware.models.kernels import Kernels, kernels_for, rms_scale
+from negaware.models.kernels import Kernels, kernels_for
 from negaware.models.products import HAS_BFLOAT16_PRODUCTS
 from negaware.models.shared_rows import SharedRows, attend
 
@@ -230,7 +230,7 @@ class _NormedProduct(torch.autograd.Function):
     ) -> Tensor:
         weight, bias = product.weight_and_bias()
         ctx.save_for_backward(stream, weight, norm_weight)
-        ctx.product, ctx.epsilon = product, norm.epsilon
+        ctx.product, ctx.epsilon, ctx.kernels = product, norm.epsilon, kernels
         return functional.linear(kernels.add_normed(stream, None, norm_weight, norm.epsilon), weight, bias)
 
     @staticmethod
@@ -238,11 +238,9 @@ class _NormedProduct(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         stream, weight, norm_weight = ctx.saved_tensors
         upstream = gradients[0]
-        scale = rms_scale(stream, ctx.epsilon)
-        scaled = stream * scale
-        normed = (scaled * norm_weight.float()).to(weight.dtype)
+        normed = ctx.kernels.add_normed(stream, None, norm_weight, ctx.epsilon)
         of_parameters = ctx.product.gradients(upstream, normed)
-        of_stream, of_norm_weight = _norm_gradients((upstream @ weight).float(), scaled, scale, norm_weight)
+        of_stream, of_norm_weight = ctx.kernels.norm_gradients(upstream @ weight, stream, norm_weight, ctx.epsilon)
         return of_stream, None, None, None, of_norm_weight, *of_parameters
 
 
@@ -252,24 +250,15 @@ class _Normed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, stream: Tensor, norm_weight: Tensor, epsilon: float, kernels: Kernels) -> Tensor:
         ctx.save_for_backward(stream, norm_weight)
-        ctx.epsilon = epsilon
+        ctx.epsilon, ctx.kernels = epsilon, kernels
         return kernels.add_normed(stream, None, norm_weight, epsilon)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         stream, norm_weight = ctx.saved_tensors
-        scale = rms_scale(stream, ctx.epsilon)
-        upstream = gradients[0].to(torch.float32, copy=True)
-        return *_norm_gradients(upstream, stream * scale, scale, norm_weight), None, None
-
-
-def _norm_gradients(of_normed: Tensor, scaled: Tensor, scale: Tensor, norm_weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Those of the stream and of the norm's weight, from that of the normed stream, whose memory is used."""
-    by_width = of_normed * scaled
-    of_norm_weight = by_width.sum(0).to(norm_weight.dtype)
-    along = (by_width @ norm_weight.float()[:, None]).div_(-scaled.shape[-1])
-    return of_normed.mul_(norm_weight.float()).addcmul_(scaled, along).mul_(scale), of_norm_weight
+        upstream = gradients[0].contiguous()
+        return *ctx.kernels.norm_gradients(upstream, stream, norm_weight, ctx.epsilon), None, None
 
 
 class _Rotated(torch.autograd.Function):
@@ -295,6 +284,7 @@ class _AddGated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, stream: Tensor, gates: Tensor, weight: Tensor, kernels: Kernels) -> Tensor:
         ctx.save_for_backward(gates, weight)
+        ctx.kernels = kernels
         return functional.linear(kernels.gated(gates), weight).float().add_(stream)
 
     @staticmethod
@@ -302,12 +292,5 @@ class _AddGated(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         gates, weight = ctx.saved_tensors
         upstream = gradients[0].to(weight.dtype)
-        gate, up = gates.chunk(2, dim=-1)
-        active = functional.silu(gate)
-        of_gated = upstream @ weight
-        of_weight = upstream.T @ (active * up)
-        of_gates = torch.empty_like(gates)
-        of_gate, of_up = of_gates.chunk(2, dim=-1)
-        torch.mul(of_gated, active, out=of_up)
-        torch.ops.aten.silu_backward.grad_input(of_gated.mul_(up), gate, grad_input=of_gate)
-        return gradients[0], of_gates, of_weight, None
+        of_weight = upstream.T @ ctx.kernels.gated(gates)
+        return gradients[0], ctx.kernels.gated_gradients(upstream @ weight, gates), of_weight, None

@@ -1,6 +1,6 @@
 /* What the fused decoder does between its matrix products, on the CPU. kernels.py compiles it for one model's shapes:
    WIDTH of a head, QUERIES to each head of keys and values, and BFLOAT16 if that is the compute dtype.
-   Sums are float32; what goes into a product is rounded to the compute dtype, as kernels.py's torch twin does it. */
+   Sums are float32; what goes into a matrix product is rounded to the compute dtype, as kernels.py's torch twin does it. */
 
 #include <math.h>
 #include <stdint.h>
@@ -9,13 +9,17 @@
 
 typedef union { float value; uint32_t bits; } word;
 
+static inline int is_nan(float x) { /* by its bits: the compiler is told that there is none */
+    return ((word){.value = x}.bits & 0x7fffffff) > 0x7f800000;
+}
+
 #ifdef BFLOAT16
 typedef uint16_t number;
 static inline float wide(number x) { return (word){.bits = (uint32_t)x << 16}.value; }
 static inline number rounded(float x) { /* to the nearest, ties to even; NaN stays NaN */
     uint32_t bits = (word){.value = x}.bits;
     number nearest = (number)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-    return (bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : nearest;
+    return is_nan(x) ? 0x7fc0 : nearest;
 }
 #else
 typedef float number;
@@ -23,7 +27,7 @@ static inline float wide(number x) { return x; }
 static inline number rounded(float x) { return x; }
 #endif
 
-/* e^x for x ≤ 88, to two units in the last place: 2^n times a polynomial of what is left (libm's stays scalar here). */
+/* e^x for x ≤ 88, to a millionth: 2^n times a polynomial of what is left (libm's stays scalar here). */
 static inline float exponential(float x) {
     x = x < -87.0f ? -87.0f : x;
     float n = floorf(x * 1.44269504f + 0.5f);
@@ -65,13 +69,53 @@ void gated(int tokens, int width, const number *restrict gates, number *restrict
     }
 }
 
+/* Back through add_normed: of_stream [tokens, width], the stream's gradient, and of_weight [threads, width], what each
+   thread adds to the weight's, from that of the normed stream. */
+void norm_gradients(int tokens, int width, int threads, float epsilon, const float *restrict stream,
+                    const number *restrict weight, const number *restrict of_normed, float *restrict of_stream,
+                    float *restrict of_weight) {
+    #pragma omp parallel for schedule(static, 1) num_threads(threads)
+    for (int thread = 0; thread < threads; thread++) {
+        float *sums = of_weight + (size_t)thread * width;
+        memset(sums, 0, sizeof(float) * width);
+        int first = (int)((int64_t)tokens * thread / threads), end = (int)((int64_t)tokens * (thread + 1) / threads);
+        for (int token = first; token < end; token++) {
+            const float *x = stream + (size_t)token * width;
+            const number *of = of_normed + (size_t)token * width;
+            float *out = of_stream + (size_t)token * width, squares = 0, along = 0;
+            for (int i = 0; i < width; i++) squares += x[i] * x[i];
+            for (int i = 0; i < width; i++) along += wide(of[i]) * wide(weight[i]) * x[i];
+            float scale = 1 / sqrtf(squares / width + epsilon), shrink = along * scale * scale / width;
+            for (int i = 0; i < width; i++) sums[i] += wide(of[i]) * x[i] * scale;
+            for (int i = 0; i < width; i++) out[i] = (wide(of[i]) * wide(weight[i]) - x[i] * shrink) * scale;
+        }
+    }
+}
+
+/* Back through gated: of_gates [tokens, 2 · width] from that of its output and the gates. */
+void gated_gradients(int tokens, int width, const number *restrict gates, const number *restrict of_gated,
+                     number *restrict of_gates) {
+    #pragma omp parallel for schedule(static)
+    for (int token = 0; token < tokens; token++) {
+        const number *gate = gates + (size_t)token * 2 * width, *up = gate + width;
+        const number *of = of_gated + (size_t)token * width;
+        number *of_gate = of_gates + (size_t)token * 2 * width, *of_up = of_gate + width;
+        for (int i = 0; i < width; i++) {
+            float x = wide(gate[i]), negative = -x > 88.0f ? 88.0f : -x;
+            float sigmoid = 1 / (1 + exponential(negative));
+            of_up[i] = rounded(wide(of[i]) * wide(rounded(x * sigmoid)));
+            of_gate[i] = rounded(wide(rounded(wide(of[i]) * wide(up[i]))) * sigmoid * (1 + x * (1 - sigmoid)));
+        }
+    }
+}
+
 /* out: states [tokens, heads, WIDTH] with rotary positions for the first `rotated` heads; one token's cosines
-   and sines [WIDTH / 2] lie `of_cosines` and `of_sines` from the next one's. */
-void rotate(int tokens, int heads, int rotated, int of_cosines, int of_sines, const float *restrict cosines,
+   and sines [WIDTH / 2] lie `cosine_stride` and `sine_stride` from the next one's. */
+void rotate(int tokens, int heads, int rotated, int cosine_stride, int sine_stride, const float *restrict cosines,
             const float *restrict sines, const number *restrict states, number *restrict out) {
     #pragma omp parallel for schedule(static)
     for (int token = 0; token < tokens; token++) {
-        const float *cosine = cosines + (size_t)token * of_cosines, *sine = sines + (size_t)token * of_sines;
+        const float *cosine = cosines + (size_t)token * cosine_stride, *sine = sines + (size_t)token * sine_stride;
         size_t at = (size_t)token * heads * WIDTH, values = (size_t)rotated * WIDTH;
         for (int head = 0; head < rotated; head++) {
             const number *first = states + at + (size_t)head * WIDTH, *second = first + WIDTH / 2;
@@ -106,8 +150,13 @@ static inline void score(const float *restrict queries, const number *restrict k
 }
 
 static inline void softmax(float *restrict scores, int count) {
-    float top = scores[0], sum = 0;
-    for (int i = 1; i < count; i++) top = scores[i] > top ? scores[i] : top;
+    float top = scores[0], sum = 0, all = 0;
+    for (int i = 0; i < count; i++) top = scores[i] > top ? scores[i] : top;
+    for (int i = 0; i < count; i++) all += scores[i]; /* NaN if one is, which a maximum may hide */
+    if (is_nan(all)) {
+        for (int i = 0; i < count; i++) scores[i] = all;
+        return;
+    }
     for (int i = 0; i < count; i++) sum += scores[i] = exponential(scores[i] - top);
     for (int i = 0; i < count; i++) scores[i] /= sum;
 }
@@ -115,7 +164,7 @@ static inline void softmax(float *restrict scores, int count) {
 /* out [QUERIES, WIDTH] += values [count, WIDTH] weighted by each query's probabilities, laid out as scores are. */
 static inline void add_values(const float *restrict probabilities, int stride, const number *restrict values, int count,
                               float out[QUERIES][WIDTH]) {
-    float sums[QUERIES][WIDTH]; /* in registers */
+    float sums[QUERIES][WIDTH]; /* in registers, where they fit */
     memcpy(sums, out, sizeof sums);
     for (int i = 0; i < count; i++) {
         fetch(values + (size_t)(i + AHEAD) * WIDTH);
@@ -140,7 +189,7 @@ int attend(int tokens, int key_heads, float scale, const int *restrict rows, con
     {
         float *scores = malloc(sizeof(float) * QUERIES * ((size_t)prompt_columns + (size_t)num_blocks * block));
         failed = scores == NULL;
-        #pragma omp for collapse(2) schedule(dynamic, 12)
+        #pragma omp for collapse(2) schedule(dynamic, 12) /* answers differ in length; a few rows at a time lie together */
         for (int token = 0; token < tokens; token++)
             for (int head = 0; head < key_heads; head++) {
                 if (failed) continue;

@@ -1,6 +1,6 @@
 """What the fused decoder does between its matrix products: compiled where there is a C compiler, torch elsewhere.
 
-Sampler and trainer take the same kernels, so that what they compute is rounded alike. All tensors are contiguous.
+Sampler and trainer take the same kernels, so that what they compute is rounded alike. Nothing here knows a model.
 
 N tokens, hidden width D, H heads of width W, Hkv of them with keys and values; S = H + 2·Hkv; MLP width I.
 """
@@ -8,6 +8,7 @@ N tokens, hidden width D, H heads of width W, Hkv of them with keys and values; 
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import shlex
 import subprocess
@@ -21,6 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+logger = logging.getLogger(__name__)
+
 SOURCE = Path(__file__).with_name("kernels.c")
 # Sums may be reordered, so that they run as vectors; -ffast-math itself would change the whole process's arithmetic.
 FLAGS = (
@@ -33,7 +36,7 @@ Buffers = tuple[Tensor, Tensor]
 
 
 class Kernels(Protocol):
-    """Both kinds."""
+    """What both kinds can do. `CompiledKernels` alone attend: torch's way is rollout/decode_attention.py's."""
 
     def add_normed(self, stream: Tensor, added: Tensor | None, weight: Tensor, epsilon: float) -> Tensor:
         """The RMS norm [N, D], in the weight's dtype, of the float32 stream [N, D], to which `added` is added first."""
@@ -41,6 +44,16 @@ class Kernels(Protocol):
 
     def gated(self, gates: Tensor) -> Tensor:
         """silu(gate)·up [N, I] of both side by side [N, 2·I]."""
+        ...
+
+    def norm_gradients(
+        self, of_normed: Tensor, stream: Tensor, weight: Tensor, epsilon: float
+    ) -> tuple[Tensor, Tensor]:
+        """Those of the stream [N, D], float32, and of the norm's weight [D] from that of `add_normed`'s outcome."""
+        ...
+
+    def gated_gradients(self, of_gated: Tensor, gates: Tensor) -> Tensor:
+        """That of the gates [N, 2·I] from that of `gated`'s outcome [N, I], whose memory may be used."""
         ...
 
     def rotate(self, states: Tensor, cosines: Tensor, sines: Tensor, num_rotated: int) -> Tensor:
@@ -65,6 +78,27 @@ class TorchKernels:
         return functional.silu(gate).mul_(up)
 
     @staticmethod
+    def norm_gradients(of_normed: Tensor, stream: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+        """See `Kernels`."""
+        upstream = of_normed.to(torch.float32, copy=True)
+        scale = rms_scale(stream, epsilon)
+        scaled = stream * scale
+        by_width = upstream * scaled
+        of_weight = by_width.sum(0).to(weight.dtype)
+        along = (by_width @ weight.float()[:, None]).div_(-stream.shape[-1])
+        return upstream.mul_(weight.float()).addcmul_(scaled, along).mul_(scale), of_weight
+
+    @staticmethod
+    def gated_gradients(of_gated: Tensor, gates: Tensor) -> Tensor:
+        """See `Kernels`."""
+        gate, up = gates.chunk(2, dim=-1)
+        of_gates = torch.empty_like(gates)
+        of_gate, of_up = of_gates.chunk(2, dim=-1)
+        torch.mul(of_gated, functional.silu(gate), out=of_up)
+        torch.ops.aten.silu_backward.grad_input(of_gated.mul_(up), gate, grad_input=of_gate)
+        return of_gates
+
+    @staticmethod
     def rotate(states: Tensor, cosines: Tensor, sines: Tensor, num_rotated: int) -> Tensor:
         """See `Kernels`."""
         wide = states.to(torch.promote_types(states.dtype, torch.float32), copy=True)
@@ -82,35 +116,54 @@ def rms_scale(stream: Tensor, epsilon: float) -> Tensor:
 
 
 class CompiledKernels:
-    """kernels.c as a library of this process."""
+    """kernels.c as a library of this process. RuntimeError for tensors that it would misread."""
 
-    def __init__(self, library: ctypes.CDLL, width: int) -> None:
-        self.library, self.width = library, width
+    def __init__(self, library: ctypes.CDLL, dtype: torch.dtype, width: int, queries: int) -> None:
+        self.library, self.dtype, self.width, self.queries = library, dtype, width, queries
 
     def add_normed(self, stream: Tensor, added: Tensor | None, weight: Tensor, epsilon: float) -> Tensor:
         """See `Kernels`."""
-        normed = torch.empty(stream.shape, dtype=weight.dtype)
-        of_added = None if added is None else _address(added)
+        normed = torch.empty(stream.shape, dtype=self.dtype)
+        of_added = None if added is None else self._address(added)
+        of_weight, of_stream = self._address(weight), _address(stream, torch.float32)
         self.library.add_normed(
-            *stream.shape, ctypes.c_float(epsilon), _address(stream), of_added, _address(weight), _address(normed)
+            *stream.shape, ctypes.c_float(epsilon), of_stream, of_added, of_weight, self._address(normed)
         )
         return normed
 
     def gated(self, gates: Tensor) -> Tensor:
         """See `Kernels`."""
         out = gates.new_empty(len(gates), gates.shape[1] // 2)
-        self.library.gated(*out.shape, _address(gates), _address(out))
+        self.library.gated(*out.shape, self._address(gates), self._address(out))
         return out
 
+    def norm_gradients(
+        self, of_normed: Tensor, stream: Tensor, weight: Tensor, epsilon: float
+    ) -> tuple[Tensor, Tensor]:
+        """See `Kernels`. The weight's is added up thread by thread, in their order."""
+        threads = torch.get_num_threads()
+        of_stream, of_weight = torch.empty_like(stream), stream.new_empty(threads, stream.shape[1])
+        inputs = _address(stream, torch.float32), self._address(weight), self._address(of_normed)
+        outputs = _address(of_stream, torch.float32), _address(of_weight, torch.float32)
+        self.library.norm_gradients(*stream.shape, threads, ctypes.c_float(epsilon), *inputs, *outputs)
+        return of_stream, of_weight.sum(0).to(weight.dtype)
+
+    def gated_gradients(self, of_gated: Tensor, gates: Tensor) -> Tensor:
+        """See `Kernels`."""
+        of_gates = torch.empty_like(gates)
+        addresses = map(self._address, (gates, of_gated, of_gates))
+        self.library.gated_gradients(*of_gated.shape, *addresses)
+        return of_gates
+
     def rotate(self, states: Tensor, cosines: Tensor, sines: Tensor, num_rotated: int) -> Tensor:
-        """See `Kernels`. RuntimeError if positions turn only a part of each head."""
+        """See `Kernels`. Cosines and sines may be a part of a larger tensor."""
         if states.shape[2] != self.width or 2 * cosines.shape[2] != self.width:
             raise RuntimeError("rotary positions of a part of each head")
-        cosine, sine = (ctypes.c_void_p(part.data_ptr()) for part in (cosines, sines))
         tokens, heads, _ = states.shape
         out = torch.empty_like(states)
         sizes = (tokens, heads, num_rotated, cosines.stride(0), sines.stride(0))
-        self.library.rotate(*sizes, cosine, sine, _address(states), _address(out))
+        angles = (_address(part[:1], torch.float32) for part in (cosines, sines))
+        self.library.rotate(*sizes, *angles, self._address(states), self._address(out))
         return out
 
     def attend(
@@ -124,41 +177,58 @@ class CompiledKernels:
         """
         num_rows, num_states, _ = states.shape
         num_key_heads, columns = own[0][0].shape[2:4]
+        if states.shape[1:] != ((self.queries + 2) * num_key_heads, self.width):
+            raise RuntimeError(f"states {tuple(states.shape)} for {num_key_heads} heads of keys")
         out = states.new_empty(num_rows, num_states - 2 * num_key_heads, self.width)
-        blocks = [(ctypes.c_void_p * len(own))(*[block[part].data_ptr() for block in own]) for part in (0, 1)]
-        of_layer = [_address(part[layer]) for part in of_prompts]
+        blocks = [(ctypes.c_void_p * len(own))(*[self._address(block[part]) for block in own]) for part in (0, 1)]
+        of_layer = [self._address(part[layer]) for part in of_prompts]
         if not self.library.attend(
-            num_rows, num_key_heads, ctypes.c_float(scale), _address(rows), _address(states),
+            num_rows, num_key_heads, ctypes.c_float(scale), _address(rows, torch.int32), self._address(states),
             *of_layer, of_prompts[0].shape[3],
-            len(own), columns, ctypes.c_size_t(layer * own[0][0].stride(0)), *blocks, _address(out),
+            len(own), columns, ctypes.c_size_t(layer * own[0][0].stride(0)), *blocks, self._address(out),
         ):  # fmt: skip
             raise MemoryError(f"no memory for the attention scores of {num_rows} completions")
         return out
 
+    def _address(self, tensor: Tensor) -> ctypes.c_void_p:
+        return _address(tensor, self.dtype)
 
-def _address(tensor: Tensor) -> ctypes.c_void_p:
-    assert tensor.is_contiguous()
+
+def _address(tensor: Tensor, dtype: torch.dtype) -> ctypes.c_void_p:
+    if tensor.dtype != dtype or not tensor.is_contiguous():
+        raise RuntimeError(f"a kernel for dense {dtype} was given {tensor.dtype} with strides {tensor.stride()}")
     return ctypes.c_void_p(tensor.data_ptr())
 
 
 @lru_cache
 def kernels_for(dtype: torch.dtype, width: int, queries: int) -> Kernels:
     """Those for a compute dtype, heads `width` wide, and `queries` of them to each one of keys and values."""
+    if dtype not in (torch.float32, torch.bfloat16):
+        return TorchKernels()
     shape = [f"-DWIDTH={width}", f"-DQUERIES={queries}", *(["-DBFLOAT16"] if dtype == torch.bfloat16 else [])]
     library = _compiled(shape)
-    return TorchKernels() if library is None else CompiledKernels(library, width)
+    return TorchKernels() if library is None else CompiledKernels(library, dtype, width, queries)
 
 
 def _compiled(definitions: list[str]) -> ctypes.CDLL | None:
     """The library, compiled in a fifth of a second (`$CC`, or `cc`) for this very process; None if that fails."""
-    compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
-    with tempfile.TemporaryDirectory(prefix="negaware-") as folder:
-        objects, library = Path(folder, "kernels.o"), Path(folder, "kernels.so")
-        compile_ = [*compiler, *FLAGS, "-fopenmp", "-fPIC", *definitions, "-c", str(SOURCE), "-o", str(objects)]
-        link = [*compiler, "-shared", "-fopenmp", str(objects), "-o", str(library), "-lm"]
-        try:
-            for command in (compile_, link):
-                subprocess.run(command, check=True, capture_output=True, timeout=60)
-            return ctypes.CDLL(str(library))  # torch's own OpenMP threads serve it: they are there already
-        except (OSError, subprocess.SubprocessError):
-            return None
+    try:
+        compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
+        with tempfile.TemporaryDirectory(prefix="negaware-", ignore_cleanup_errors=True) as folder:
+            library = Path(folder, "kernels.so")
+            command = [*compiler, *FLAGS, *definitions, "-shared", "-fPIC", "-fopenmp", str(SOURCE), "-o", str(library)]
+            # A session of its own: the terminal's Ctrl-C is not the compiler's.
+            subprocess.run(
+                [*command, "-lm"],
+                check=True,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=60,
+                start_new_session=True,
+            )
+            return ctypes.CDLL(str(library))  # gcc's asks for the OpenMP library that torch has loaded: its threads
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or str(error).encode()
+        last_line = said.decode(errors="replace").strip().rpartition("\n")[2]
+        logger.warning("No C compiler for the faster kernels, torch's operations take their place: %s", last_line)
+        return None

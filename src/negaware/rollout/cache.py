@@ -73,7 +73,7 @@ class RowDecoder:
         removed, last = self.rows[index], self.rows.pop()
         if last is not removed:
             self.rows[index] = last
-            for block in self.own_states[: last.length // COLUMN_BLOCK + 1]:
+            for block in self.own_states[: -(-last.length // COLUMN_BLOCK)]:
                 for states in block:
                     states[:, index] = states[:, len(self.rows)]
         if not any(row.prompt == removed.prompt for row in self.rows):
@@ -93,7 +93,7 @@ class RowDecoder:
             self.prompt_states = self._moved(self.prompt_states, self._buffers(room, self.longest_prompt))
 
     def _buffers(self, rows: int, columns: int) -> Buffers:
-        """Keys and values [L, rows, Hkv, columns, W]; zeros, not garbage: a masked NaN times a weight of 0 is NaN."""
+        """Keys and values [L, rows, Hkv, columns, W]; zeros: torch multiplies what is masked, a NaN too, by 0."""
         decoder = self.decoder
         shape = (len(decoder.layers), rows, decoder.num_key_heads, columns, decoder.head_width)
         dtype = dtype_of_states(decoder)
@@ -102,5 +102,5 @@ class RowDecoder:
     @staticmethod
     def _moved(old: Buffers, new: Buffers) -> Buffers:
         for source, target in zip(old, new, strict=True):
-            target[:, : source.shape[1], :, : source.shape[3]] = source
+            target[:, : source.shape[1]] = source
         return new

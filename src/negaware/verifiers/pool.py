@@ -16,8 +16,9 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import ceil
 from multiprocessing import forkserver, resource_tracker
@@ -63,6 +64,23 @@ def _end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+@contextmanager
+def _ctrl_c_waits() -> Iterator[None]:
+    """A block of milliseconds that Ctrl-C doesn't break off: it is handled at the block's end."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    met: list[tuple[int, types.FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda *arguments: met.append(arguments))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if met:
+        before(*met[-1])
+
+
 def _start_server(context: multiprocessing.context.ForkServerContext) -> None:
     """Starts the fork server and waits until its imports are done; Ctrl-C reaches the caller alone.
 
@@ -70,14 +88,14 @@ def _start_server(context: multiprocessing.context.ForkServerContext) -> None:
     if the caller had gone by then, and complain.
     """
     resource_tracker.ensure_running()  # started by the server's start otherwise, it would lift the mask
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
+    with _ctrl_c_waits():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         forkserver.ensure_running()
-    finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    harmless = context.Process(target=int)
-    harmless.start()
-    harmless.join()
+    with suppress(OSError, EOFError):  # a server that died is seen, and told, where a worker is wanted
+        harmless = context.Process(target=int)
+        harmless.start()
+        harmless.join()
 
 
 def _call(seconds: float, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -176,7 +194,10 @@ class WorkerPool:
         if not calls:
             return []
         pool = self._running()
-        futures = [pool.schedule(_call, args=[self.seconds, function, *call], timeout=self.seconds) for call in calls]
+        with _ctrl_c_waits():  # the first call starts the pool: half started it would never answer
+            futures = [
+                pool.schedule(_call, args=[self.seconds, function, *call], timeout=self.seconds) for call in calls
+            ]
         # The pool itself keeps each call's time; this only guards against the pool.
         rounds = ceil(len(calls) / self._num_workers)
         deadline = time.monotonic() + _START_SECONDS + 2 * (self.seconds + 1) * rounds
