@@ -55,8 +55,12 @@ def assert_all_gone(group: int) -> None:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """A long run whose answers need the verifier's workers, as `+` has a value for symbolic algebra alone."""
-    config = write_tiny_config(tmp_path, run__steps=100_000, run__checkpoint_every=100_000)
+    """A long run whose answers need the verifier's workers, as `+` has a value for symbolic algebra alone.
+
+    It learns too slowly to end by itself, all right or all wrong.
+    """
+    changes = {"run__steps": 100_000, "run__checkpoint_every": 100_000, "training__learning_rate": 1e-9}
+    config = write_tiny_config(tmp_path, **changes)
     config.write_text(config.read_text().replace("- last_number", "- bare"))
     return config
 
