@@ -22,18 +22,23 @@ Row = tuple[str, Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which columns a problem is read from; `gold` takes the answer out of what the answer column holds."""
+    """Which columns a problem is read from; `gold` takes the answer out of what the answer column holds.
+
+    `keep_row`: all columns go into the problem's metadata.
+    """
 
     question: str
-    answer: str
+    answer: str | None
     id: str | None = None
     gold: Callable[[Any], Any] | None = None
+    keep_row: bool = False
 
 
 def dataset_problems(options: DatasetOptions) -> list[Problem]:
     """The problems of a file or hub data set. Raises ValueError for all that `read_rows` and `read_problem` do."""
     rows = read_rows(options.path, options.subset, options.split)
-    columns = Columns(options.question_column, options.answer_column, options.id_column)
+    given = options.question_column, options.answer_column, options.id_column
+    columns = Columns(*given, keep_row=bool(options.verifier))
     return problems_from(itertools.islice(rows, options.num_problems), Path(options.path).stem, columns)
 
 
@@ -81,16 +86,22 @@ def problems_from(rows: Iterable[Row], name: str, columns: Columns) -> list[Prob
         question = _column(row, columns.question, where)
         if not isinstance(question, str) or not question.strip():
             raise ValueError(f"{where}: {columns.question!r} must be a non-empty text, got {question!r}")
-        value = _column(row, columns.answer, where)
-        answer = _gold(columns.gold(value) if columns.gold else value, f"{where}: {columns.answer!r}")
+        answer = _answer(row, columns, where)
         identifier = f"{name}/{number}" if columns.id is None else str(_column(row, columns.id, where))
         if identifier in places:
             raise ValueError(f"{where}: id {identifier!r} was already given ({places[identifier]})")
         places[identifier] = where
-        problems.append(Problem(identifier, question.strip(), answer))
+        problems.append(Problem(identifier, question.strip(), answer, dict(row) if columns.keep_row else {}))
     if not problems:
         raise ValueError(f"{name} has no rows; a task needs at least one problem")
     return problems
+
+
+def _answer(row: Mapping[str, Any], columns: Columns, where: str) -> str:
+    if columns.answer is None:
+        return ""
+    value = _column(row, columns.answer, where)
+    return _gold(columns.gold(value) if columns.gold else value, f"{where}: {columns.answer!r}")
 
 
 def _gold(value: object, where: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from negaware.tasks.options import (
     ReasoningGymOptions,
 )
 from negaware.tasks.task import BOXED_FORM, Task
+from negaware.verifiers.function import FunctionVerifier
 from negaware.verifiers.math import MathVerifier
 
 
@@ -27,7 +29,8 @@ def load_task(options: AnyTaskOptions, data_dir: Path | None = None) -> Task:
     Raises ValueError for data that can't be had or read. The task's verifier holds worker processes once it has
     graded: close it.
     """
-    return LOADERS[options.kind](options, data_dir)
+    task = LOADERS[options.kind](options, data_dir)
+    return replace(task, verifier=FunctionVerifier.named(options.verifier)) if options.verifier else task
 
 
 def _load_arithmetic(options: ArithmeticOptions, data_dir: Path | None) -> Task:

@@ -32,7 +32,19 @@ class _Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class ArithmeticOptions(_Options):
+class _TaskOptions(_Options):
+    verifier: str | None = None
+    """Your own judge, module:function: called with an answer's text and the problem, it returns True or False."""
+
+    @field_validator("verifier")
+    @classmethod
+    def _names_a_function(cls, value: str | None) -> str | None:
+        if value is not None and ":" not in value:
+            raise ValueError(f"{value!r} names no function; write module:function, such as my_rules:is_right")
+        return value
+
+
+class ArithmeticOptions(_TaskOptions):
     """Generated sums, differences and products of small numbers; no result is negative."""
 
     kind: Literal["arithmetic"] = "arithmetic"
@@ -58,7 +70,7 @@ class ArithmeticOptions(_Options):
         return self
 
 
-class ReasoningGymOptions(_Options):
+class ReasoningGymOptions(_TaskOptions):
     """A data set of reasoning-gym, generated. Right means that its own scorer gives exactly 1."""
 
     kind: Literal["reasoning_gym"] = "reasoning_gym"
@@ -74,7 +86,7 @@ class ReasoningGymOptions(_Options):
     """Another seed generates other problems."""
 
 
-class DatasetOptions(_Options):
+class DatasetOptions(_TaskOptions):
     """Your own problems: a file, or a data set of the hub, with named columns."""
 
     kind: Literal["dataset"] = "dataset"
@@ -86,8 +98,8 @@ class DatasetOptions(_Options):
     """The hub data set's split; a file has none."""
     question_column: str = "question"
     """The column with the question's text."""
-    answer_column: str = "answer"
-    """The column with the gold answer: a text or a number."""
+    answer_column: str | None = "answer"
+    """The column with the gold answer: a text or a number. None: there is none, your own `verifier` needs none."""
     id_column: str | None = None
     """The column with an identifier. None: the row's number."""
     prompt: str = STEP_BY_STEP_PROMPT
@@ -115,12 +127,14 @@ class DatasetOptions(_Options):
     def _check(self) -> DatasetOptions:
         if "{question}" not in self.prompt:
             raise ValueError(f"prompt must contain {{question}}, got {self.prompt!r}")
+        if self.answer_column is None and self.verifier is None:
+            raise ValueError("answer_column is null, so nothing can be graded; name the column, or give a verifier")
         if self.extract == ():
             raise ValueError(f"extract must name a method ({', '.join(get_args(Method))}) or be auto")
         return self
 
 
-class BenchmarkOptions(_Options):
+class BenchmarkOptions(_TaskOptions):
     """A named mathematics set, from the hub or from a folder of local files."""
 
     kind: Literal["benchmark"] = "benchmark"

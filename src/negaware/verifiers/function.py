@@ -5,7 +5,11 @@ It knows nothing of what the function does; it holds it to its time, its memory 
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 
 from negaware.types import Problem, Verdict
 from negaware.verifiers.pool import WorkerPool
@@ -26,7 +30,8 @@ class FunctionVerifier:
         self._pool = WorkerPool(prepare=prepare)
 
     def grade(self, texts: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
-        """One verdict a text, in order; a function that raises or returns no boolean gives `error`."""
+        """One verdict a text, in order; a function that raises or returns no boolean gives `error`, and
+        what it did in place of the extracted answer."""
         answers = [text[-_MAX_TEXT:].strip() for text in texts]
         calls = [(answer, problem) for answer, problem in zip(answers, problems, strict=True) if answer]
         outcomes = iter(self._pool.run(self._function, calls))
@@ -38,8 +43,10 @@ class FunctionVerifier:
             outcome = next(outcomes)
             if outcome.status == "timeout":
                 verdicts.append(Verdict(False, "timeout", answer))
-            elif outcome.status == "error" or not isinstance(outcome.value, bool):
-                verdicts.append(Verdict(False, "error", answer))
+            elif outcome.status == "error":
+                verdicts.append(Verdict(False, "error", outcome.value))
+            elif not isinstance(outcome.value, bool):
+                verdicts.append(Verdict(False, "error", f"{outcome.value!r} is neither True nor False"[:200]))
             else:
                 verdicts.append(Verdict(outcome.value, "correct" if outcome.value else "wrong", answer))
         return verdicts
@@ -47,3 +54,35 @@ class FunctionVerifier:
     def close(self) -> None:
         """Ends the worker processes."""
         self._pool.close()
+
+    @classmethod
+    def named(cls, name: str) -> FunctionVerifier:
+        """That of `module:function`. Raises ValueError for all that `find_function` does."""
+        return cls(find_function(name), prepare=partial(find_function, name))
+
+
+def find_function(name: str) -> Scorer:
+    """The function that `module:function` names, looked for in the working directory first.
+
+    ValueError where there is none, or where worker processes couldn't find it again.
+    """
+    module_name, _, function_name = name.partition(":")
+    if not module_name or not function_name.isidentifier():
+        raise ValueError(f"verifier is {name!r}; write module:function, such as my_rules:is_right for my_rules.py")
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)  # a console script's path doesn't begin there, as that of `python -m` does
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever a user's own module may raise
+        raise ValueError(
+            f"verifier {name!r}: module {module_name!r} can't be imported from {folder} "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    function = getattr(module, function_name, None)
+    if function is None:
+        raise ValueError(f"verifier {name!r}: module {module_name!r} has no function {function_name!r}")
+    if not callable(function) or getattr(function, "__qualname__", None) != function_name:
+        raise ValueError(f"verifier {name!r}: {function_name!r} must be a function defined with `def` in a module")
+    found: Scorer = function
+    return found

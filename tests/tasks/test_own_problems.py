@@ -1,0 +1,106 @@
+"""A task with a judge of one's own, given as module:function."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from negaware.tasks.load import load_task
+from negaware.tasks.options import ArithmeticOptions, DatasetOptions
+
+JUDGE = """
+import functools
+
+def is_short(answer, problem):
+    return len(answer) <= problem.metadata["longest"]
+
+def is_gold(answer, problem):
+    return answer == problem.answer
+
+def talks(answer, problem):
+    return "yes"
+
+def fails(answer, problem):
+    return problem.metadata["no such column"]
+
+bound = functools.partial(is_gold)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a module, a name of its own a test, as modules stay loaded."""
+    (tmp_path / f"judge_{tmp_path.name}.py").write_text(JUDGE)
+    (tmp_path / "words.jsonl").write_text(
+        '{"question": "An animal?", "longest": 4}\n{"question": "A colour?", "longest": 3}\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return tmp_path
+
+
+def judge(folder: Path, name: str) -> str:
+    return f"judge_{folder.name}:{name}"
+
+
+def verdicts(task: Any, texts: list[str]) -> list[tuple[bool, str]]:
+    try:
+        found = task.grade(
+            texts, [task.problems[n % len(task.problems)] for n in range(len(texts))], ["stop"] * len(texts)
+        )
+        return [(verdict.correct, verdict.reason) for verdict in found]
+    finally:
+        task.verifier.close()
+
+
+def test_own_file_and_own_judge_without_gold_answers(folder: Path) -> None:
+    options = DatasetOptions(path="words.jsonl", answer_column=None, verifier=judge(folder, "is_short"))
+    task = load_task(options)
+    assert [problem.answer for problem in task.problems] == ["", ""]
+    assert verdicts(task, ["bear", "blue", "lion", "red"]) == [
+        (True, "correct"),
+        (False, "wrong"),
+        (True, "correct"),
+        (True, "correct"),
+    ]
+
+
+def test_own_judge_of_questions_that_there_are(folder: Path) -> None:
+    task = load_task(ArithmeticOptions(forms=("add",), num_problems=1, verifier=judge(folder, "is_gold")))
+    gold = task.problems[0].answer
+    assert verdicts(task, [gold, f"It is {gold}."]) == [(True, "correct"), (False, "wrong")]
+
+
+def test_a_judge_that_misbehaves_says_how(folder: Path) -> None:
+    for name, said in (("talks", "'yes' is neither True nor False"), ("fails", "KeyError: 'no such column'")):
+        options = DatasetOptions(path="words.jsonl", answer_column=None, verifier=judge(folder, name))
+        task = load_task(options)
+        (verdict,) = task.grade(["text"], task.problems[:1], ["stop"])
+        task.verifier.close()
+        assert (verdict.correct, verdict.reason) == (False, "error")
+        assert verdict.extracted is not None
+        assert said in verdict.extracted
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("no_such_module:f", "module 'no_such_module' can't be imported from .*ModuleNotFoundError"),
+        ("JUDGE:nothing", "has no function 'nothing'"),
+        ("JUDGE:bound", "'bound' must be a function defined with `def`"),
+        (":f", "write module:function"),
+        ("JUDGE:", "write module:function"),
+    ],
+)
+def test_what_is_no_function_is_refused(folder: Path, name: str, complaint: str) -> None:
+    name = name.replace("JUDGE", f"judge_{folder.name}")
+    with pytest.raises(ValueError, match=complaint):
+        load_task(ArithmeticOptions(num_problems=1, verifier=name))
+
+
+def test_options_are_checked_before_anything_is_loaded() -> None:
+    with pytest.raises(ValueError, match="names no function; write module:function"):
+        ArithmeticOptions(verifier="is_right")
+    with pytest.raises(ValueError, match="answer_column is null, so nothing can be graded"):
+        DatasetOptions(path="words.jsonl", answer_column=None)
