@@ -1,9 +1,9 @@
 """Attention of a decode step: every completion's newest token to its prompt's keys and values, and to its own.
 
 L layers; n rows, each a completion of one of P prompts, the longest of which has M tokens; H heads of width W, Hkv of
-them with keys and values, G = H / Hkv queries to each; S = H + 2·Hkv. Keys and values: the
-prompts' [L, at least P, Hkv, at least M, W], the completions' own in blocks [L, at least n, Hkv, columns, W], of which
-the first holds the first tokens of each.
+them with keys and values, G = H / Hkv queries to each; S = H + 2·Hkv. Keys and values: the prompts'
+[L, at least P, Hkv, at least M, W], the completions' own in blocks [L, at least n, Hkv, columns, W], of which the first
+holds the first tokens of each.
 """
 
 from __future__ import annotations

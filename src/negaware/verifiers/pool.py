@@ -90,8 +90,10 @@ def _start_server(context: multiprocessing.context.ForkServerContext) -> None:
     resource_tracker.ensure_running()  # started by the server's start otherwise, it would lift the mask
     with _ctrl_c_waits():
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-        forkserver.ensure_running()
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        try:
+            forkserver.ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
     with suppress(OSError, EOFError):  # a server that died is seen, and told, where a worker is wanted
         harmless = context.Process(target=int)
         harmless.start()
