@@ -148,6 +148,15 @@ class EngineConformance:
             _tokens(self.make_engine(model).generate(other_neighbours, 2, params, seed=1))[0] == _tokens(everything)[0]
         )
 
+    def test_shares_of_a_call_are_the_call(self):
+        model, params = llama(6), SamplingParams(max_new_tokens=9)
+        prompts = random_prompts(12, (3, 8, 5))
+        whole = self.make_engine(model).generate(prompts, 2, params, seed=4)
+        for share in ([0, 2], [1]):
+            found = self.make_engine(model).generate([prompts[i] for i in share], 2, params, seed=4, indices=share)
+            assert _tokens(found) == _tokens([whole[i] for i in share])
+            assert [c.seed for g in found for c in g] == [c.seed for i in share for c in whole[i]]
+
     @pytest.mark.parametrize("lengths", [(2,) * 14, (40, 1, 1, 1, 25, 1, 60), (1, 1, 1, 1, 1, 1, 120)])
     def test_stop_and_length(self, model, lengths):
         prompts, stop, limit = random_prompts(8, lengths), (9, 10, 11, 12), 30

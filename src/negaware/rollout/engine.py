@@ -36,10 +36,12 @@ class Engine(Protocol):
         params: SamplingParams,
         seed: int,
         on_progress: Callable[[int], None] | None = None,
+        indices: Sequence[int] | None = None,
     ) -> list[tuple[Completion, ...]]:
         """`num_completions` completions for each prompt, in order; the same seed gives the same tokens.
 
-        `on_progress` is told the number of tokens sampled since it was last called.
+        `on_progress` is told the number of tokens sampled since it was last called. `indices` are the prompts' places
+        in a whole call of which these are a share: the share's completions are then those of the whole call.
         """
         ...
 

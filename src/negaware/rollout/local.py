@@ -74,17 +74,22 @@ class LocalEngine:
         params: SamplingParams,
         seed: int,
         on_progress: Callable[[int], None] | None = None,
+        indices: Sequence[int] | None = None,
     ) -> list[tuple[Completion, ...]]:
         """See `Engine.generate`."""
         if not prompts:
             return []
+        seeds = [
+            [completion_seed(seed, index, k) for k in range(num_completions)]
+            for index in indices or range(len(prompts))
+        ]
         batch = _Batch(self, prompts, params, self._num_rows(len(prompts), num_completions))
         waiting = deque(range(len(prompts)))
         while waiting or batch.sequences:
             admitted: list[int] = []
             while waiting and len(batch.sequences) + (len(admitted) + 1) * num_completions <= batch.max_rows:
                 admitted.append(waiting.popleft())
-            num_sampled = batch.admit(admitted, num_completions, seed) if admitted else batch.decode()
+            num_sampled = batch.admit(admitted, [seeds[index] for index in admitted]) if admitted else batch.decode()
             batch.retire()
             if on_progress:
                 on_progress(num_sampled)
@@ -121,13 +126,13 @@ class _Batch:
         self.rows = engine.make_rows()
         self.rows.begin(max_rows, max(len(prompt) for prompt in prompts), params.max_new_tokens)
 
-    def admit(self, indices: list[int], num_completions: int, seed: int) -> int:
-        """Prefills these prompts once each and samples the first token of their completions."""
+    def admit(self, indices: list[int], seeds: list[list[int]]) -> int:
+        """Prefills these prompts once each and samples the first token of their completions, one a seed."""
+        num_completions = len(seeds[0])
         hidden = self.rows.add_prompts([self.prompts[index] for index in indices], num_completions)
         added = []
-        for index in indices:
-            for k in range(num_completions):
-                own_seed = completion_seed(seed, index, k)
+        for index, own_seeds in zip(indices, seeds, strict=True):
+            for k, own_seed in enumerate(own_seeds):
                 uniforms = completion_uniforms(own_seed, self.params.max_new_tokens)
                 added.append(_Sequence(index, k, own_seed, uniforms))
         self._sample(self.head.logits(hidden, 1.0).repeat_interleave(num_completions, dim=0), added)

@@ -29,10 +29,11 @@ class ReferenceEngine:
         params: SamplingParams,
         seed: int,
         on_progress: Callable[[int], None] | None = None,
+        indices: Sequence[int] | None = None,
     ) -> list[tuple[Completion, ...]]:
         """See `Engine.generate`."""
         groups = []
-        for index, prompt in enumerate(prompts):
+        for index, prompt in zip(indices or range(len(prompts)), prompts, strict=True):
             seeds = [completion_seed(seed, index, k) for k in range(num_completions)]
             groups.append(tuple(self._complete(list(prompt), params, s) for s in seeds))
             if on_progress:
