@@ -26,7 +26,7 @@ RULES: dict[str, tuple[str, str, str]] = {
     "integrations": ("objectives", "torch", "trl verl"),
     "config": ("types verifiers tasks models rollout training evaluation runs objectives", "pydantic yaml", ""),
     "train": ("types ranks verifiers tasks models rollout training evaluation runs objectives config", "torch", ""),
-    "compare": ("config train runs", "rich", ""),
+    "compare": ("config ranks train runs", "rich", ""),
     "evaluate": ("tasks models rollout evaluation", "torch rich", ""),
     "plan": ("config models", "torch transformers yaml", ""),
     "cli": ("config", "", "rich yaml torch plotly"),

@@ -180,13 +180,13 @@ def torchrun(num_ranks: int, config: Path, *options: str) -> subprocess.Popen[st
     )
 
 
-def process_of_rank(rank: int, group: int) -> int:
-    """The process with this rank in a torchrun's session."""
+def process_of_rank(rank: int, launcher: int) -> int:
+    """The process with this rank that a torchrun has started."""
     for place in Path("/proc").glob("[0-9]*"):
         try:
-            session = int((place / "stat").read_text().rpartition(")")[2].split()[3])
+            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
             environment, command = (place / "environ").read_text(), (place / "cmdline").read_text()
-            if session == group and f"\0RANK={rank}\0" in environment and "-m\0negaware" in command:
+            if parent == launcher and f"\0RANK={rank}\0" in environment and "-m\0negaware" in command:
                 return int(place.name)
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
@@ -203,12 +203,12 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.slow
 def test_torchrun_brings_all_down_when_one_is_killed_and_resumes(tmp_path: Path) -> None:
-    config = write_tiny_config(tmp_path, run__steps=40, run__checkpoint_every=3)
+    config = write_tiny_config(tmp_path, run__steps=25, run__checkpoint_every=3)
     straight = torchrun(3, config, "--run.folder", str(tmp_path / "straight"))
     _, err = straight.communicate(timeout=300)
     assert straight.returncode == 0, err
     process = torchrun(3, config)
-    wait_for(tmp_path / "run/answers/000007.jsonl", process)
+    wait_for(tmp_path / "run/answers/000005.jsonl", process)
     os.kill(process_of_rank(1, process.pid), signal.SIGKILL)
     began = time.monotonic()
     _, err = process.communicate(timeout=60)
@@ -217,10 +217,10 @@ def test_torchrun_brings_all_down_when_one_is_killed_and_resumes(tmp_path: Path)
     root_cause = err[err.index("Root Cause") :]
     assert "rank      : 1 " in root_cause
     assert "SIGKILL" in root_cause
-    resumed = torchrun(2, config, "--resume")
+    resumed = torchrun(3, config, "--resume")
     _, err = resumed.communicate(timeout=300)
     assert resumed.returncode == 0, err
-    assert_same_metrics(tmp_path / "run", tmp_path / "straight")
+    assert timeless_metrics(tmp_path / "run") == timeless_metrics(tmp_path / "straight"), "to the last digit"
 
 
 @pytest.mark.slow
