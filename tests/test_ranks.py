@@ -70,6 +70,14 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_all(models: Path) -> None:
     on_ranks(3, "rank_programs:nan_on_one_rank", str(models / "llama"))
 
 
+def test_weights_are_whole_one_at_a_time(models: Path, tmp_path: Path) -> None:
+    on_ranks(2, "rank_programs:save_and_hand_over_one_by_one", str(models / "qwen3"), str(tmp_path / "model"))
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.bfloat16)
+    expected = AutoModelForCausalLM.from_pretrained(models / "qwen3", dtype=torch.bfloat16)
+    for (name, weight), other in zip(saved.named_parameters(), expected.parameters(), strict=True):
+        assert torch.equal(weight, other), name
+
+
 def test_what_ranks_tell_one_another() -> None:
     on_ranks(3, "rank_programs:leave_alone")
 

@@ -167,3 +167,4 @@ def _write_safetensors(
         file.write(struct.pack("<Q", len(text)) + text)
         for _, weight in weights:
             weight.cpu().flatten().view(torch.uint8).numpy().tofile(file)
+            del weight  # before the next one is made

@@ -67,3 +67,4 @@ def copy_weights(model: nn.Module, named_weights: Iterable[tuple[str, Tensor]]) 
     for name, weight in named_weights:
         if parameters[name] is not weight:
             parameters[name].copy_(weight)
+        del weight  # before the next one is made
