@@ -140,6 +140,37 @@ def test_answers_of_vllm_have_their_importance_weights(tmp_path: Path) -> None:
         assert trainer._compute_loss(trainer.model, weighted).item() == pytest.approx(plain / 4, rel=1e-5)
 
 
+@pytest.mark.slow
+def test_a_run_learns(tmp_path: Path) -> None:
+    """To begin with the question's first digit: one answer in eight at first, one in three for a constant digit."""
+
+    def copies(prompts: list[Any], completions: list[Any], **others: Any) -> list[float | None]:
+        pairs = zip(prompts, completions, strict=True)
+        return [float(done[0]["content"].startswith(asked[0]["content"][0])) for asked, done in pairs]
+
+    trainer = make(
+        NFTTrainer,
+        NFTConfig,
+        tmp_path,
+        copies,
+        {"eval_dataset": questions().select(range(80))},
+        max_steps=150,
+        learning_rate=3e-3,
+        lr_scheduler_type="constant",
+        max_grad_norm=1.0,
+        num_generations=8,
+        per_device_train_batch_size=64,
+        per_device_eval_batch_size=160,
+        gradient_accumulation_steps=1,
+        num_iterations=2,
+        max_completion_length=2,
+        logging_steps=1000,
+    )
+    assert trainer.evaluate()["eval_reward"] < 0.2
+    trainer.train()
+    assert trainer.evaluate()["eval_reward"] > 0.8  # seeds 0, 1, 2: 1.00, 0.97, 1.00
+
+
 # --- what it is trained on ---
 
 

@@ -14,6 +14,7 @@ from transformers import LlamaForCausalLM
 from negaware.objectives import OBJECTIVES
 from tiny_run import write_tiny_model
 
+pytestmark = pytest.mark.slow  # three imports of TRL
 HERE = Path(__file__).parent
 
 
