@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import concatenate_datasets
 from peft import LoraConfig
 from tiny_trl import (
     GROUPS,
@@ -205,8 +206,11 @@ def test_batches_are_refilled_with_informative_groups(tmp_path: Path) -> None:
 
 def test_refills_keep_what_answers_have(tmp_path: Path) -> None:
     """Old and reference log-probabilities of groups from several calls, padded to the longest, are still theirs."""
-    trainer = nft(tmp_path, begins_with_two, beta=0.1, num_iterations=2, max_steps=2)
+    mixed = {"train_dataset": concatenate_datasets([questions(3), questions(4).select(range(27))])}
+    trainer = nft(tmp_path, begins_with_two, mixed, beta=0.1, num_iterations=2, max_steps=8, max_completion_length=16)
     trainer.train()
+    for name in ("prompt_ids", "completion_ids"):
+        assert len({sample[name].shape[1] for sample in trainer.samples}) > 1
     assert trainer.state.log_history[0]["refill/questions_asked"] > GROUPS
     with torch.no_grad():
         for part in trainer.parts:

@@ -24,8 +24,8 @@ Batch = dict[str, Any]
 Reward = Callable[..., list[float | None]]
 
 
-def questions() -> Dataset:
-    rows = ["+".join(digits) for digits in product("012", repeat=4)]
+def questions(terms: int = 4) -> Dataset:
+    rows = ["+".join(digits) for digits in product("012", repeat=terms)]
     return Dataset.from_list([{"prompt": [{"role": "user", "content": row}]} for row in rows])
 
 
@@ -88,14 +88,19 @@ def make(
 
 
 class Watched(NFTTrainer):
-    """Keeps the batches it generates, each loss it computes, and NFT's by a forward pass of its own."""
+    """Keeps what it samples, the batches made of it, each loss it computes, and NFT's by a forward pass of its own."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.samples: list[Batch] = []
         self.batches: list[Batch] = []
         self.parts: list[Batch] = []
         self.losses: list[float] = []
         self.expected: list[float] = []
         super().__init__(*args, **kwargs)
+
+    def _sample(self, inputs: list[Batch]) -> Batch:
+        self.samples.append(super()._sample(inputs))
+        return self.samples[-1]
 
     def _generate_and_score_completions(self, inputs: list[Batch]) -> Batch:
         self.batches.append(super()._generate_and_score_completions(inputs))
