@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from negaware.config import Config
+from negaware.config import Config, ConfigError, parse_config
 from negaware.evaluation.evaluate import EvaluationResult, evaluate, write_results
 from negaware.evaluation.options import EvaluationSampling
-from negaware.models.load import load_policy, pick_device, save_model
+from negaware.models.load import COMPUTE_DTYPES, load_policy, pick_device, save_model
 from negaware.objectives import OBJECTIVES
 from negaware.rollout.collect import Collector, Rollout, call_seed, require_fit
 from negaware.rollout.local import LocalEngine
@@ -139,7 +139,9 @@ class _Run:
         device = pick_device(config.device)
         self.task = _loaded(config.task, config, stack)
         self.held_out = _loaded(config.evaluation.task, config, stack)
-        self.policy = load_policy(config.model, torch.float32, device)  # the trainer makes the copy that computes
+        # float32: the trainer makes the copy that computes. What LoRA freezes is only ever that copy.
+        dtype = torch.float32 if config.model.lora is None else COMPUTE_DTYPES[training.compute_dtype]
+        self.policy = load_policy(config.model.name, dtype, device, config.model.lora)
         self.engine = LocalEngine(self.policy.model, rollout.max_sequences)
         codec = self.policy.codec
         self.collector = Collector(
@@ -323,7 +325,10 @@ def _last_state(folder: RunFolder, config: Config) -> dict[str, Any] | None:
 
 
 def _require_same_config(before: dict[str, Any], now: dict[str, Any], place: Path) -> None:
-    old, new = flatten(before), flatten(now)
+    try:  # parsed, so that what was written in short or before a field was there compares with its default
+        old, new = flatten(parse_config(before).resolved()), flatten(now)
+    except ConfigError as error:
+        raise CheckpointError(f"{place} has a config that can't be used: {error}") from error
     for field in old | new:
         if field not in FREE_TO_CHANGE and old.get(field) != new.get(field):
             raise CheckpointError(
