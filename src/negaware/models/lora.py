@@ -8,6 +8,7 @@ where adapters are made, read or written.
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,7 +154,9 @@ def put_on(model: PreTrainedModel, source: str | Path) -> PreTrainedModel:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     dtype = model.dtype
-    adapted: Any = PeftModel.from_pretrained(model, str(source))
+    with warnings.catch_warnings():  # peft asks transformers by a name of yesterday
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+        adapted: Any = PeftModel.from_pretrained(model, str(source))
     layers: list[Any] = [module for module in adapted.modules() if isinstance(module, BaseTunerLayer)]
     for layer in layers:
         layer.float()  # the sum is rounded once, as `merged_weight` does
