@@ -56,10 +56,8 @@ def test_a_checkpoint_holds_adapters_alone(straight: Path) -> None:
 
 def test_the_model_folder_is_judged_as_the_run_judged_it(straight: Path) -> None:
     """By a run that begins where this one ended."""
-    options = ("--training.compute_dtype", "bfloat16", "--run.folder", straight / "next", "--run.steps", 1)
-    ended = negaware(
-        "train", straight / "tiny.yaml", *options, "--model", straight / "run/model", "--model.lora", "null"
-    )
+    options = ("--run.folder", straight / "next", "--run.steps", 1, "--model.lora", "null")
+    ended = negaware("train", straight / "tiny.yaml", *options, "--model", straight / "run/model")
     assert (ended.code, ended.err) == (0, "")
     files = (straight / "run/evaluations/after-avg_at_2.jsonl", straight / "next/evaluations/before-avg_at_2.jsonl")
     assert files[0].read_text() == files[1].read_text()

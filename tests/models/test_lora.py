@@ -167,6 +167,7 @@ def test_adapters_that_peft_made_are_loaded_merged(base: Path, tmp_path: Path) -
     found = load_policy(str(tmp_path / "adapter"), torch.float32).model
     assert [key for key, _ in found.named_parameters()] == [key for key, _ in llama(0).named_parameters()]
     assert torch.allclose(found(TOKENS).logits, theirs(TOKENS).logits, atol=1e-5)
+    assert all(parameter.requires_grad for parameter in found.parameters())
 
 
 def test_adapters_on_adapters_are_saved_merged(base: Path, tmp_path: Path) -> None:

@@ -163,5 +163,5 @@ def put_on(model: PreTrainedModel, source: str | Path) -> PreTrainedModel:
         layer.merge()
         layer.to(dtype)
     whole: Any = adapted.unload()
-    merged: PreTrainedModel = whole.to(dtype)
+    merged: PreTrainedModel = whole.to(dtype).requires_grad_(True)  # peft froze it
     return merged
