@@ -92,6 +92,7 @@ def test_adapters_learn_the_demos_problems(tmp_path: Path) -> None:
 
 PEAK = """
 import resource, sys, torch
+from pathlib import Path
 from negaware.config import load_config
 from negaware.models.load import COMPUTE_DTYPES, load_policy
 from negaware.objectives import OBJECTIVES
@@ -99,7 +100,7 @@ from negaware.rollout.engine import SamplingParams
 from negaware.rollout.local import LocalEngine
 from negaware.training.step import LossSettings, Trainer
 from training.made_groups import make_group
-config = load_config(sys.argv[1])
+config = load_config(Path(sys.argv[1]))
 lora = config.model.lora
 policy = load_policy(config.model.name, torch.float32 if lora is None else torch.bfloat16, lora=lora)
 engine = LocalEngine(policy.model)
@@ -113,7 +114,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, sum(p.numel() f
 
 @pytest.mark.slow
 def test_the_peak_of_a_process_drops_by_what_is_not_trained() -> None:
-    """By 16 bytes a weight on paper, less what merged weights take; at least 10 are asked for."""
+    """By 16 bytes a weight on paper, less what merged weights take; at least 12 are asked for."""
     peaks, weights = [], 0
     for name in ("demo", "demo_lora"):
         command = [sys.executable, "-c", PEAK, f"configs/{name}.yaml"]
@@ -126,4 +127,4 @@ def test_the_peak_of_a_process_drops_by_what_is_not_trained() -> None:
         peak, count = map(int, done.stdout.split())
         peaks.append(peak)
         weights = weights or count
-    assert peaks[0] - peaks[1] > 10 * weights, peaks
+    assert peaks[0] - peaks[1] > 12 * weights, peaks
