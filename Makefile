@@ -40,7 +40,7 @@ clean:  ## deletes the environments, not the runs
 	@touch $@
 
 .venv/installed-dev: .venv/installed
-	$(PIP) --editable '.[data,dev,reasoning-gym,tensorboard,trackio,wandb]'
+	$(PIP) --editable '.[data,dev,lora,reasoning-gym,tensorboard,trackio,wandb]'
 	@touch $@
 
 .venv-bench/installed: pyproject.toml constraints.txt

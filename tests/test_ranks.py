@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from forked_command import Fault, negaware, negaware_on_ranks, on_ranks
+from negaware.models.load import load_policy
 from tiny_models import MODELS
 from tiny_run import timeless_metrics, write_tiny_config
 
@@ -174,6 +175,24 @@ def test_ctrl_c_on_one_rank_ends_all_after_the_same_step(folder: Path, tmp_path:
     assert [path.name for path in sorted((tmp_path / "run/checkpoints").iterdir())] == ["step-000002", "step-000003"]
     assert [one.code for one in negaware_on_ranks(2, *command, "--resume")] == [0, 0]
     assert_same_metrics(tmp_path / "run", folder / "run")
+
+
+@pytest.mark.parametrize("save", ["merged", "adapter"])
+def test_adapters_in_shards(folder: Path, save: str, tmp_path: Path) -> None:
+    lora = ("--model.lora.rank", 4, "--model.lora.save", save)
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert negaware("train", folder / "tiny.yaml", *lora, "--run.folder", one).code == 0
+    ended = negaware_on_ranks(2, "train", folder / "tiny.yaml", *lora, "--run.folder", two)
+    assert [each.code for each in ended] == [0, 0], ended
+    # Each process draws its own A, and B is 0 at first; the first rank's go to all.
+    for found, wanted in zip(timeless_metrics(two)[:2], timeless_metrics(one)[:2], strict=True):
+        assert found["step"] == wanted["step"]
+        for name in wanted.keys() - set(NOISE):
+            assert found[name] == pytest.approx(wanted[name], rel=1e-3, abs=1e-6), (wanted["step"], name)
+    name = "model.safetensors" if save == "merged" else "adapter_model.safetensors"
+    ours, theirs = load_file(two / "model" / name), load_file(one / "model" / name)
+    assert {key: weight.shape for key, weight in ours.items()} == {key: weight.shape for key, weight in theirs.items()}
+    assert load_policy(str(two / "model"), torch.float32).model.num_parameters() > 0
 
 
 def torchrun(num_ranks: int, config: Path, *options: str) -> subprocess.Popen[str]:

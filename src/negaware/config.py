@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from negaware.evaluation.options import EvaluationOptions
+from negaware.models.options import ModelOptions
 from negaware.objectives import OBJECTIVES
 from negaware.objectives.credit import PromptWeight
 from negaware.objectives.nft import Ratio
@@ -127,8 +128,8 @@ class RunOptions(_Options):
 class Config(_Options):
     """Everything about a run."""
 
-    model: str
-    """A folder, a hub name, or smollm2-135m-instruct (comes with a PyPI package)."""
+    model: ModelOptions
+    """What is trained."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU if there is one."""
     data_dir: Path | None = None
@@ -278,13 +279,15 @@ def _plain(text: str) -> Any:
 def _set(data: dict[str, Any], field: list[str], value: Any) -> None:
     if field == ["objective", "name"]:
         field = ["objective"]  # another objective's options are not this one's
+    if field == ["model"] and isinstance(value, str) and isinstance(data.get("model"), dict):
+        field = ["model", "name"]  # another model is trained in the same way
     for depth, part in enumerate(field[:-1]):
         inner = data.get(part)
         if inner is None:
             inner = data[part] = {}
         elif isinstance(inner, str) and part == "task":
             inner = data[part] = parse_task(inner).model_dump(exclude_none=True)
-        elif isinstance(inner, str) and part == "objective":
+        elif isinstance(inner, str) and part in ("model", "objective"):
             inner = data[part] = {"name": inner}
         elif not isinstance(inner, dict):
             place = ".".join(field[: depth + 1])

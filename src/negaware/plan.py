@@ -64,13 +64,13 @@ def step_arithmetic(config: Config) -> list[str]:
 
 def model_size(config: Config) -> ModelSize:
     """The model's size from its config alone, on torch's meta device."""
-    source = embedded_model_folder() if config.model == EMBEDDED_MODEL else config.model
+    source = embedded_model_folder() if config.model.name == EMBEDDED_MODEL else config.model.name
     try:
         found: PretrainedConfig = AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), "unknown")
         raise ValueError(
-            f"The config of model {config.model!r} can't be had, so its memory can't be told: {reason}"
+            f"The config of model {config.model.name!r} can't be had, so its memory can't be told: {reason}"
         ) from error
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(found)

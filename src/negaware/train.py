@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from negaware.config import Config
+from negaware.config import Config, ConfigError, parse_config
 from negaware.evaluation.evaluate import EvaluationResult, evaluate, write_results
 from negaware.evaluation.options import EvaluationSampling
 from negaware.models.load import COMPUTE_DTYPES, load_policy, pick_device, save_model
@@ -149,12 +149,14 @@ class _Run:
         self.held_out = _loaded(config.evaluation.task, config, stack, ranks)
         sharded: ShardedModel | None = None
         self.engine: Engine
+        name, lora = config.model.name, config.model.lora
         if ranks.size == 1:
-            self.policy = load_policy(config.model, torch.float32, device)  # the trainer makes the copy that computes
+            # float32: the trainer makes the copy that computes. What LoRA freezes is only ever that copy.
+            self.policy = load_policy(name, torch.float32 if lora is None else self.dtype, device, lora)
             self.engine = LocalEngine(self.policy.model, rollout.max_sequences)
         else:  # the trainer's weights are in shards; each rank samples from a whole copy
-            self.policy, sharded = load_sharded_policy(config.model, ranks, device, self.dtype, training.offload)
-            sampler = load_policy(config.model, self.dtype, device).model
+            self.policy, sharded = load_sharded_policy(name, ranks, device, self.dtype, training.offload, lora)
+            sampler = load_policy(name, self.dtype, device).model
             self.engine = SharedEngine(LocalEngine(sampler, rollout.max_sequences), ranks)
         codec = self.policy.codec
         self.collector = Collector(
@@ -210,8 +212,9 @@ class _Run:
         return accuracy_metrics(asdict(self._evaluate(few, during).avg_at_k))
 
     def hand_over(self, version: int) -> None:
-        """Gives the engine the weights that were trained."""
-        self.engine.load_weights(named_weights(self.policy.model, self.dtype), version)
+        """Gives the engine the weights that were trained, unless it samples with that very model."""
+        has_them = isinstance(self.engine, LocalEngine) and self.engine.model is self.policy.model
+        self.engine.load_weights(() if has_them else named_weights(self.policy.model, self.dtype), version)
 
     def save_model(self, folder: Path) -> None:
         """Writes the finished model."""
@@ -360,7 +363,10 @@ def _last_state(folder: RunFolder, config: Config) -> dict[str, Any] | None:
 
 
 def _require_same_config(before: dict[str, Any], now: dict[str, Any], place: Path) -> None:
-    old, new = flatten(before), flatten(now)
+    try:  # parsed, so that what was written in short or before a field was there compares with its default
+        old, new = flatten(parse_config(before).resolved()), flatten(now)
+    except ConfigError as error:
+        raise CheckpointError(f"{place} has a config that can't be used: {error}") from error
     for field in old | new:
         if field not in FREE_TO_CHANGE and old.get(field) != new.get(field):
             raise CheckpointError(
