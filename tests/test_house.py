@@ -22,7 +22,7 @@ RULES: dict[str, tuple[str, str, str]] = {
     "rollout": ("types models tasks", "torch transformers pydantic", "vllm"),
     "training": ("types models objectives", "torch transformers numpy pydantic", ""),
     "evaluation": ("types verifiers tasks rollout", "numpy pydantic", ""),
-    "integrations": ("objectives", "torch", "trl verl"),
+    "integrations": ("objectives", "torch packaging trl verl", ""),
     "config": ("types verifiers tasks models rollout training evaluation runs objectives", "pydantic yaml", ""),
     "train": ("types verifiers tasks models rollout training evaluation runs objectives config", "torch", ""),
     "compare": ("config train runs", "rich", ""),

@@ -2,7 +2,6 @@
 
 from types import SimpleNamespace
 
-import torch
 from verl.plugin.platform.platform_cuda import PlatformCUDA
 from verl.plugin.platform.platform_manager import PlatformRegistry
 

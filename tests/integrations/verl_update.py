@@ -1,7 +1,7 @@
 """One update of verl's own actor worker on a CPU, started by test_verl.py: a rank of it. `verl_update.py FOLDER`.
 
-FOLDER holds a model and batch.pt. verl composes configs/verl/nft_7b.yaml, imports what it names, computes the advantages,
-and its worker trains on this rank's share; what it found and the weights after are written to FOLDER/update.pt.
+FOLDER holds a model and batch.pt. verl composes configs/verl/nft_7b.yaml, imports what it names and computes the
+advantages, and its worker trains on this rank's share; the weights after it and its metrics go to FOLDER/update.pt.
 """
 
 import os
@@ -59,9 +59,8 @@ def main(folder):
         "loss_mask": responses(mask, lengths),
         "old_log_probs": responses(batch["old_logprobs"], lengths),
         "advantages": responses(data.batch["advantages"], lengths),
+        "rollout_is_weights": responses(batch["rollout_is_weights"], lengths),
     }
-    if "rollout_is_weights" in batch:
-        fields["rollout_is_weights"] = responses(batch["rollout_is_weights"], lengths)
     share = slice(rank * len(answers) // world, (rank + 1) * len(answers) // world)
     fields = {name: jagged(list(field.unbind())[share]) for name, field in fields.items()}
     settings = {
@@ -76,9 +75,9 @@ def main(folder):
     metrics = tu.get(worker.update_actor(tu.get_tensordict(fields, settings)), "metrics")
     weights = {name: tensor.full_tensor() for name, tensor in worker.actor.engine.module.state_dict().items()}
     if rank == 0:
-        found = f"{get_policy_loss_fn(config.actor_rollout_ref.actor.policy_loss.loss_mode).__module__}"
-        metrics = {name: value for name, value in metrics.items() if name.startswith("actor/") or name == "grad_norm"}
-        torch.save({"found": found, "metrics": metrics, "weights": weights}, folder / "update.pt")
+        found = get_policy_loss_fn(config.actor_rollout_ref.actor.policy_loss.loss_mode).__module__
+        values = {name: float(value[0]) for name, value in metrics.items() if name.startswith("actor/")}
+        torch.save({"found": found, "metrics": values, "weights": weights}, folder / "update.pt")
 
 
 if __name__ == "__main__":

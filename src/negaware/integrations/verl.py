@@ -51,10 +51,10 @@ class NFTPolicyLossConfig(PolicyLossConfig):
 def nft_advantage(
     token_level_rewards: Tensor, response_mask: Tensor, index: Any, config: Any = None
 ) -> tuple[Tensor, Tensor]:
-    """A = r − r̂ on an answer's tokens [B, T], 0 elsewhere: Dr. GRPO's advantage, from which `nft_policy_loss` reads r and r̂.
+    """A = r − r̂ on an answer's tokens [B, T], 0 elsewhere: Dr. GRPO's advantage, and all that `nft_policy_loss` needs.
 
-    `index` names each answer's question. A reward above 0 is a right answer. ValueError for a reward that is no verdict
-    (1 for right, 0 or −1 for wrong): a sum of shaped rewards doesn't say what was right.
+    `index` names each answer's question. ValueError for a reward that is no verdict (1 for right, 0 or −1 for wrong):
+    from shaped rewards nobody can tell what was right.
     """
     rewards = token_level_rewards.sum(-1)
     verdict = (rewards == 1) | (rewards == 0) | (rewards == -1)
