@@ -15,7 +15,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # verl warns of each engine that isn't installed
     pytest.importorskip("verl", reason="`make test-verl` has an environment with verl")
     import numpy as np
-    from hydra import compose, initialize_config_dir
+    from hydra import compose, initialize_config_dir, initialize_config_module
     from hydra.errors import InstantiationException
     from transformers import AutoModelForCausalLM
     from verl import DataProto
@@ -181,6 +181,18 @@ def test_without_options_verls_own_config_will_do():
     assert not isinstance(config.policy_loss, NFTPolicyLossConfig)
     found, _ = get_policy_loss_fn("nft")(**given, config=config)
     torch.testing.assert_close(found, nft_loss(*tensors).sum() / given["response_mask"].sum())
+
+
+def test_any_run_becomes_one_by_the_documented_options():
+    lines = (ROOT / "docs" / "integrations.md").read_text().splitlines()
+    starts = ("    algorithm.", "    actor_rollout_ref.", "    +actor_rollout_ref.")
+    options = [line.split("#")[0].strip() for line in lines if line.startswith(starts)]
+    assert len(options) == 6
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose("ppo_trainer", overrides=["actor_rollout_ref.actor.use_dynamic_bsz=true", *options])
+    loss = omega_conf_to_dataclass(config.actor_rollout_ref.actor).policy_loss
+    assert (loss.loss_mode, loss.prompt_weight, loss.epsilon) == ("nft", "grpo", 1.0)
+    assert (config.algorithm.adv_estimator, config.algorithm.filter_groups.enable) == ("nft", True)
 
 
 def test_the_run_file_is_the_papers_7b_recipe(tmp_path):
