@@ -13,7 +13,7 @@ demo: .venv/installed  ## trains the small model and shows what it learnt; SEED=
 test: .venv/installed-dev  ## the default test suite
 	$(BIN)/python -m pytest
 
-test-slow: .venv/installed-dev  ## what takes longer: real models at full size, the demo shortened to two minutes
+test-slow: .venv/installed-interop  ## what takes longer: real models at full size, the demo shortened to two minutes
 	$(BIN)/python -m pytest -m slow
 
 test-verl: .venv-verl/installed  ## the integration in verl, against the real verl
@@ -44,6 +44,10 @@ clean:  ## deletes the environments, not the runs
 
 .venv/installed-dev: .venv/installed
 	$(PIP) --editable '.[data,dev,reasoning-gym,tensorboard,trackio,wandb]'
+	@touch $@
+
+.venv/installed-interop: .venv/installed-dev
+	$(PIP) --editable '.[interop]'
 	@touch $@
 
 .venv-bench/installed: pyproject.toml constraints.txt

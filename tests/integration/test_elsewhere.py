@@ -59,7 +59,7 @@ def test_transformers_answers_the_same(finished: tuple[Path, dict[str, str]]) ->
 
 
 def test_lm_evaluation_harness_answers_the_same(finished: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
-    pytest.importorskip("lm_eval")
+    pytest.importorskip("lm_eval", reason="make test-slow installs lm-evaluation-harness (the extra `interop`)")
     model, expected = finished
     rows = [{"question": question, "answer": "0"} for question in expected]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
