@@ -23,7 +23,7 @@ RULES: dict[str, tuple[str, str, str]] = {
     "rollout": ("types models tasks ranks", "torch transformers pydantic", "vllm"),
     "training": ("types models objectives ranks", "torch transformers numpy pydantic", ""),
     "evaluation": ("types verifiers tasks rollout", "numpy pydantic", ""),
-    "integrations": ("objectives", "torch packaging trl accelerate datasets", "verl"),
+    "integrations": ("objectives", "torch packaging trl accelerate datasets verl", ""),
     "config": ("types verifiers tasks models rollout training evaluation runs objectives", "pydantic yaml", ""),
     "train": ("types ranks verifiers tasks models rollout training evaluation runs objectives config", "torch", ""),
     "compare": ("config ranks train runs", "rich", ""),
