@@ -20,7 +20,7 @@ from negaware.evaluation.options import EvaluationSampling
 from negaware.models.load import load_policy, pick_device, save_model
 from negaware.objectives import OBJECTIVES
 from negaware.rollout.collect import Collector, Rollout, call_seed, require_fit
-from negaware.rollout.local import LocalEngine
+from negaware.rollout.engines import make_engine
 from negaware.runs.folder import RunFolder
 from negaware.runs.interrupt import Interrupt
 from negaware.runs.progress import Progress
@@ -83,6 +83,7 @@ def train(config: Config, *, resume: bool = False, force: bool = False) -> Path:
             folder.write_config(config.resolved())
         if state is not None:
             run.restore(state)
+        run.engine.load_weights(run.policy.model.named_parameters(), version=start)
         run.trackers = open_trackers(config.run.trackers, folder, config.resolved(), start_step=start)
         for tracker in run.trackers:
             stack.callback(tracker.close)
@@ -103,6 +104,7 @@ def train(config: Config, *, resume: bool = False, force: bool = False) -> Path:
                 )
             with interrupt.shield(progress.note):
                 progress.phase("training")
+                run.engine.sleep()
                 metrics = run.trainer.step(rollout.groups, call_seed(config.run.seed, step, -2), progress.advance)
                 run.engine.load_weights(run.policy.model.named_parameters(), version=step)
                 clock.lap("train")
@@ -140,7 +142,7 @@ class _Run:
         self.task = _loaded(config.task, config, stack)
         self.held_out = _loaded(config.evaluation.task, config, stack)
         self.policy = load_policy(config.model, torch.float32, device)  # the trainer makes the copy that computes
-        self.engine = LocalEngine(self.policy.model, rollout.max_sequences)
+        self.engine = make_engine(rollout, self.policy, training.compute_dtype, folder.path)
         codec = self.policy.codec
         self.collector = Collector(
             self.engine,
@@ -232,7 +234,6 @@ class _Run:
         self.collector.state.position = state["position"]
         self.collector.state.surplus = [group_from_json(group) for group in state["surplus"]]
         self.before, self.train_seconds = state["before"], state["train_seconds"]
-        self.engine.version = state["step"]
         set_random_state(state["random"])
 
     def _evaluate(self, task: Task, sampling: EvaluationSampling) -> EvaluationResult:
