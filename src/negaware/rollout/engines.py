@@ -26,5 +26,6 @@ def make_engine(options: RolloutOptions, policy: Policy, compute_dtype: str, fol
             from negaware.rollout.vllm_server import VLLMServerEngine
 
             shared = options.engine.shared_folder or folder / "weights"
-            return VLLMServerEngine(options.engine.url, shared, compute_dtype, policy.model.config, max_sequences)
+            tied = bool(policy.model.config.get_text_config(decoder=True).tie_word_embeddings)
+            return VLLMServerEngine(options.engine.url, shared, tied, max_sequences)
     return LocalEngine(policy.model, max_sequences)

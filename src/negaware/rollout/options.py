@@ -19,8 +19,8 @@ class SamplingOptions(_Options):
 
     max_new_tokens: int = Field(3584, ge=1)
     """Longest answer, in tokens, stop token included."""
-    temperature: float = Field(1.0, ge=0)
-    """Sampling temperature; 0 is greedy."""
+    temperature: float = Field(1.0, ge=0, le=2)
+    """Sampling temperature; 0 is greedy, and vLLM goes no higher than 2."""
     top_p: float = Field(1.0, gt=0, le=1)
     """Nucleus mass; 1 leaves the distribution whole."""
     top_k: int = Field(0, ge=0)

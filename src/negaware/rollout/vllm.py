@@ -49,6 +49,9 @@ class VLLMEngine:
             raise ValueError(f"vLLM can't load the model {model!r}: {_reason(error)}") from error
         finally:
             torch.set_num_threads = set_num_threads  # vLLM's CPU build replaces it by one that does nothing
+        if arguments["distributed_executor_backend"] == "external_launcher":
+            # With its engine vLLM would take down torch.distributed as a whole, the trainer's groups included.
+            self.engine.engine_core._finalizer.detach()
         self.max_tokens = int(self.engine.model_config.max_model_len)
         self.sleeps = bool(arguments["enable_sleep_mode"])
         self.engine.set_weight_version(str(version))
