@@ -19,7 +19,7 @@ RULES: dict[str, tuple[str, str, str]] = {
     "verifiers": ("types", "pebble math_verify latex2sympy2_extended sympy", ""),
     "tasks": ("types verifiers", "pydantic", "datasets pyarrow reasoning_gym"),
     "models": ("types", "torch transformers jaxtyping pydantic", "peft gguf safetensors"),
-    "rollout": ("types models tasks", "torch transformers pydantic", "vllm"),
+    "rollout": ("types models tasks", "torch transformers pydantic", "vllm safetensors"),
     "training": ("types models objectives", "torch transformers numpy pydantic", ""),
     "evaluation": ("types verifiers tasks rollout", "numpy pydantic", ""),
     "integrations": ("objectives", "torch", "trl verl"),

@@ -84,9 +84,9 @@ def test_a_finished_model_answers_alike_in_vllm_and_transformers(smollm2_run):
     params = SamplingParams(24, temperature=0.0, stop_token_ids=codec.stop_token_ids)
     for prompt, (completion,) in zip(prompts, engine.generate(prompts, 1, params, 0), strict=True):
         tokens = torch.tensor([prompt])
-        expected = model.generate(
-            tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=24, do_sample=False
-        )[0, len(prompt) :]
+        expected = model.generate(tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=24, do_sample=False)[
+            0, len(prompt) :
+        ]
         assert codec.decode(completion.token_ids) == codec.decode(expected.tolist()) != ""
 
 

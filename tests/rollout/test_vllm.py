@@ -170,5 +170,7 @@ def test_ranks_sample_apart_and_together(tmp_path):
 
 
 def test_tensor_parallel_needs_ranks():
-    with pytest.raises(ValueError, match="tensor_parallel is 2, but there are 1 ranks; start a multiple of 2 with torch"):
+    with pytest.raises(
+        ValueError, match="tensor_parallel is 2, but there are 1 ranks; start a multiple of 2 with torch"
+    ):
         VLLMEngine("nowhere", "float32", 256, VLLMOptions(tensor_parallel=2), 4)

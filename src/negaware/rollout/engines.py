@@ -16,7 +16,7 @@ def make_engine(options: RolloutOptions, policy: Policy, compute_dtype: str, fol
     An engine with weights of its own has those that the policy was loaded from, at best: hand over the policy's before
     it samples. ValueError if the engine can't be had.
     """
-    name, max_sequences = policy.model.name_or_path, options.max_sequences
+    name, max_sequences = str(policy.model.name_or_path), options.max_sequences
     match options.engine:
         case VLLMOptions():
             from negaware.rollout.vllm import VLLMEngine

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,10 +18,7 @@ from torch import Tensor
 from negaware.rollout.engine import SamplingParams
 from negaware.rollout.options import VLLMOptions
 from negaware.rollout.sampling import completion_seed
-from negaware.types import Completion
-
-if TYPE_CHECKING:
-    import vllm
+from negaware.types import Completion, FinishReason
 
 TESTED = ((0, 32), (0, 33))
 """vLLM's versions that this was tested with: from the first, below the second."""
@@ -107,7 +104,7 @@ class VLLMEngine:
         if self.sleeps:
             self.engine.sleep(level=2)
 
-    def _request(self, params: SamplingParams, seed: int) -> vllm.SamplingParams:
+    def _request(self, params: SamplingParams, seed: int) -> Any:
         return self.vllm.SamplingParams(
             temperature=params.temperature,
             top_p=params.top_p,
@@ -139,9 +136,8 @@ class _Answer:
         self.logprobs: list[float] = []
         self.versions: set[str] = set()
 
-    def take(self, delta: vllm.CompletionOutput) -> int:
-        """Adds what a step sampled; returns how many tokens that were."""
-        assert delta.logprobs is not None
+    def take(self, delta: Any) -> int:
+        """Adds what a step sampled, vLLM's `CompletionOutput`; returns how many tokens that were."""
         self.token_ids += delta.token_ids
         self.logprobs += [at[token].logprob for token, at in zip(delta.token_ids, delta.logprobs, strict=True)]
         self.versions |= {span.version for span in delta.weight_versions or ()}
@@ -149,13 +145,12 @@ class _Answer:
 
     def completion(self, params: SamplingParams) -> Completion:
         (version,) = self.versions  # one: weights change between calls only
-        reason = "stop" if self.token_ids[-1] in params.stop_token_ids else "length"
+        reason: FinishReason = "stop" if self.token_ids[-1] in params.stop_token_ids else "length"
         return Completion(tuple(self.token_ids), tuple(self.logprobs), reason, int(version), self.seed)
 
 
 def _pack_head_again(worker: Any) -> None:
-    """On a CPU vLLM multiplies by a packed copy of the head, and `reload_weights` forgets that of a tied head: it has no
-    weights of its own to be loaded, and the copy stays the old one."""
+    """On a CPU vLLM multiplies by a packed copy of the head, and `reload_weights` leaves that of a tied head as it was."""
     for layer in worker.get_model().modules():
         if type(layer).__name__ == "ParallelLMHead":
             layer.quant_method.process_weights_after_loading(layer)

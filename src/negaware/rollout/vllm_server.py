@@ -24,7 +24,7 @@ from torch import Tensor
 from negaware.rollout.engine import SamplingParams
 from negaware.rollout.sampling import completion_seed
 from negaware.rollout.vllm import require_tested
-from negaware.types import Completion
+from negaware.types import Completion, FinishReason
 
 PATIENCE = 3600  # seconds without a byte from the server after which it counts as gone
 SHARD_BYTES = 2**30  # of weights, gathered in memory before they are written
@@ -73,7 +73,7 @@ class VLLMServerEngine:
                 raise
 
     def load_weights(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """See `Engine.load_weights`. OSError if the shared folder can't be written, ValueError if the server can't load.
+        """See `Engine.load_weights`. OSError if the folder can't be written, ValueError if the server can't load them.
 
         What another client has under way is finished first, with the old weights, and what comes meanwhile waits.
         """
@@ -118,7 +118,7 @@ class VLLMServerEngine:
                 "go on with --resume."
             )
         logprobs = tuple(at["logprob"] for at in choice["logprobs"]["content"])
-        reason = "stop" if choice["token_ids"][-1] in params.stop_token_ids else "length"
+        reason: FinishReason = "stop" if choice["token_ids"][-1] in params.stop_token_ids else "length"
         return Completion(tuple(choice["token_ids"]), logprobs, reason, self.version, seed)
 
     def _require_settings(self, tied: bool) -> None:
