@@ -46,6 +46,7 @@ from negaware.types import Completion, Group, Problem, Verdict
 FREE_TO_CHANGE = {
     *("run.folder", "run.checkpoint_every", "run.keep_checkpoints", "run.trackers", "data_dir", "device"),
     *("rollout.max_sequences", "training.micro_batch_tokens"),
+    *(f"rollout.engine.{name}" for name in ("cache_gib", "shared_folder", "tensor_parallel", "url")),
     "rollout.max_sampled_questions",  # never reached by a finished step that found enough
 }
 """What a resumed run may set otherwise than its checkpoint: it changes nothing of what was learnt, rounding apart."""

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import weakref
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -57,7 +58,7 @@ def new_engine(model: PreTrainedModel, max_sequences: int = MAX_SEQUENCES) -> VL
 
 
 class TestVLLMEngine(EngineConformance):
-    engines: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+    engines: ClassVar[weakref.WeakKeyDictionary] = weakref.WeakKeyDictionary()
     """One that was made from a model is used again for it: they take seconds to make."""
 
     def make_engine(self, model, max_sequences=MAX_SEQUENCES):
@@ -71,7 +72,7 @@ class TestVLLMEngine(EngineConformance):
 class TestStaleWeights:
     """Long prompts with long common beginnings: all but a prompt's last block of keys and values is found again."""
 
-    PROMPTS = [[*random_prompts(20, (70,))[0], *ending] for ending in random_prompts(21, (5, 9))]
+    PROMPTS: ClassVar = [[*random_prompts(20, (70,))[0], *ending] for ending in random_prompts(21, (5, 9))]
     PARAMS = SamplingParams(16, stop_token_ids=(1, 2))
 
     @pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3"])  # a head of its own, a tied one, a sliding window
@@ -121,7 +122,7 @@ def test_a_cache_too_small_is_named():
 
 
 def test_a_model_that_vllm_cannot_load_is_named(tmp_path):
-    with pytest.raises(ValueError, match="vLLM can't load the model '.*': "):
+    with pytest.raises(ValueError, match=r"vLLM can't load the model '.*': "):
         VLLMEngine(str(tmp_path), "float32", 256, OPTIONS, 4)
 
 

@@ -15,7 +15,7 @@ from tiny_models import llama
 
 
 def recorded_otherwise(groups, shift):
-    """The groups as a sampler would have recorded them whose log-probabilities lie `shift(token)` below the policy's."""
+    """The groups as a sampler records them whose log-probabilities lie `shift(group, token)` below the policy's."""
     return [
         replace(
             group,

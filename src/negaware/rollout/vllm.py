@@ -150,7 +150,7 @@ class _Answer:
 
 
 def _pack_head_again(worker: Any) -> None:
-    """On a CPU vLLM multiplies by a packed copy of the head, and `reload_weights` leaves that of a tied head as it was."""
+    """On a CPU vLLM multiplies by a packed copy of the head; `reload_weights` leaves that of a tied head as it was."""
     for layer in worker.get_model().modules():
         if type(layer).__name__ == "ParallelLMHead":
             layer.quant_method.process_weights_after_loading(layer)
@@ -163,7 +163,7 @@ def import_vllm() -> Any:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     (least, below) = (".".join(map(str, version)) for version in TESTED)
     try:
-        import vllm
+        import vllm  # type: ignore[import-not-found]
     except ImportError as error:
         raise ValueError(
             f"rollout.engine is vllm, which can't be imported ({_reason(error)}); install vllm>={least},<{below} (on a "

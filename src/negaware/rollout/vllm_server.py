@@ -30,6 +30,14 @@ PATIENCE = 3600  # seconds without a byte from the server after which it counts 
 SHARD_BYTES = 2**30  # of weights, gathered in memory before they are written
 
 
+class ServerRefusedError(ValueError):
+    """The server answered, but not with what was asked for."""
+
+    def __init__(self, url: str, path: str, reason: str) -> None:
+        super().__init__(f"The vLLM server {url} refused {path}: {reason}")
+        self.reason = reason
+
+
 class VLLMServerEngine:
     """Samples with the vLLM server at `url`; weights go through `shared_folder`.
 
@@ -82,8 +90,7 @@ class VLLMServerEngine:
             _write_weights(folder, named_weights)
             self._call("POST", "/pause?mode=wait")
             try:
-                arguments = {"weights_path": str(folder)}
-                self._call("POST", "/collective_rpc", {"method": "reload_weights", "kwargs": arguments})
+                self._reload(folder)
                 if not self._call("POST", "/reset_prefix_cache")["success"]:
                     raise ValueError(f"The vLLM server {self.url} can't forget the old weights' keys and values.")
                 self._call("POST", "/update_weight_version", {"new_version": str(version)})
@@ -95,6 +102,17 @@ class VLLMServerEngine:
 
     def sleep(self) -> None:
         """See `Engine.sleep`. The server's memory is its own."""
+
+    def _reload(self, folder: Path) -> None:
+        body = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}
+        try:
+            self._call("POST", "/collective_rpc", body)
+        except ServerRefusedError as error:
+            raise ValueError(
+                f"The vLLM server {self.url} can't load the weights in {folder} ({error.reason}); see that it serves the "
+                "run's model and sees that folder (rollout.engine.shared_folder), start it again, and go on with "
+                "--resume."
+            ) from error
 
     def _complete(self, prompt: list[int], params: SamplingParams, seed: int) -> Completion:
         sampling = {
@@ -164,7 +182,7 @@ class VLLMServerEngine:
                 "--enable-scale-out."
             )
         if response.status != 200:
-            raise ValueError(f"The vLLM server {self.url} refused {path.partition('?')[0]}: {_reason(text)}")
+            raise ServerRefusedError(self.url, path.partition("?")[0], _reason(text))
         return json.loads(text)
 
     def _hang_up(self) -> None:
