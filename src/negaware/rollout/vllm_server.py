@@ -109,8 +109,8 @@ class VLLMServerEngine:
             self._call("POST", "/collective_rpc", body)
         except ServerRefusedError as error:
             raise ValueError(
-                f"The vLLM server {self.url} can't load the weights in {folder} ({error.reason}); see that it serves the "
-                "run's model and sees that folder (rollout.engine.shared_folder), start it again, and go on with "
+                f"The vLLM server {self.url} can't load the weights in {folder} ({error.reason}); see that it serves "
+                "the run's model and sees that folder (rollout.engine.shared_folder), start it again, and go on with "
                 "--resume."
             ) from error
 
