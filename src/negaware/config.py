@@ -157,6 +157,14 @@ class Config(_Options):
             )
         if rollout.temperature == 0:
             raise ValueError("rollout.temperature is 0, so all answers to a question are the same; set it above 0")
+        if training.old_logprobs is None:
+            own = "recorded" if rollout.engine.name == "local" else "recomputed"
+            training = training.model_copy(update={"old_logprobs": own})
+        if training.importance_weight_cap is not None and training.old_logprobs == "recorded":
+            raise ValueError(
+                f"training.importance_weight_cap is {training.importance_weight_cap:g}, but with training.old_logprobs "
+                "recorded π_old is the sampler's own and every weight 1; set old_logprobs to recomputed"
+            )
         if (rollout.top_p < 1 or rollout.top_k > 0) and training.old_logprobs == "recorded":
             raise ValueError(
                 f"rollout.top_p is {rollout.top_p} and rollout.top_k is {rollout.top_k}, so the sampler's "
@@ -188,7 +196,7 @@ class Config(_Options):
                     f"evaluation.{name}.temperature is 0, so its {sampling.completions} completions would be the same; "
                     "set completions to 1 or temperature above 0"
                 )
-        return self
+        return self.model_copy(update={"training": training})
 
     @property
     def objective_options(self) -> dict[str, Any]:
@@ -277,8 +285,8 @@ def _plain(text: str) -> Any:
 
 
 def _set(data: dict[str, Any], field: list[str], value: Any) -> None:
-    if field == ["objective", "name"]:
-        field = ["objective"]  # another objective's options are not this one's
+    if field in (["objective", "name"], ["rollout", "engine", "name"]):
+        field = field[:-1]  # another objective's, or engine's, options are not this one's
     if field == ["model"] and isinstance(value, str) and isinstance(data.get("model"), dict):
         field = ["model", "name"]  # another model is trained in the same way
     for depth, part in enumerate(field[:-1]):
@@ -287,7 +295,7 @@ def _set(data: dict[str, Any], field: list[str], value: Any) -> None:
             inner = data[part] = {}
         elif isinstance(inner, str) and part == "task":
             inner = data[part] = parse_task(inner).model_dump(exclude_none=True)
-        elif isinstance(inner, str) and part in ("model", "objective"):
+        elif isinstance(inner, str) and part in ("model", "objective", "engine"):
             inner = data[part] = {"name": inner}
         elif not isinstance(inner, dict):
             place = ".".join(field[: depth + 1])

@@ -22,9 +22,9 @@ from negaware.models.parallel import ShardedModel, load_sharded_policy, named_we
 from negaware.objectives import OBJECTIVES
 from negaware.ranks import ALONE, Ranks
 from negaware.rollout.collect import Collector, Rollout, call_seed, require_fit
-from negaware.rollout.engine import Engine
+from negaware.rollout.engines import make_engine
 from negaware.rollout.local import LocalEngine
-from negaware.rollout.shares import SharedEngine, SharedVerifier
+from negaware.rollout.shares import SharedVerifier
 from negaware.runs.folder import RunFolder
 from negaware.runs.interrupt import Interrupt
 from negaware.runs.progress import Progress
@@ -50,6 +50,7 @@ from negaware.types import Completion, Group, Problem, Verdict
 FREE_TO_CHANGE = {
     *("run.folder", "run.checkpoint_every", "run.keep_checkpoints", "run.trackers", "data_dir", "device"),
     *("rollout.max_sequences", "training.micro_batch_tokens"),
+    *(f"rollout.engine.{name}" for name in ("cache_gib", "shared_folder", "tensor_parallel", "url")),
     "rollout.max_sampled_questions",  # never reached by a finished step that found enough
 }
 """What a resumed run may set otherwise than its checkpoint: it changes nothing of what was learnt, rounding apart."""
@@ -92,6 +93,7 @@ def train(config: Config, *, resume: bool = False, force: bool = False, ranks: R
                 stack.callback(tracker.close)
         if state is not None:
             run.restore(state)
+        run.hand_over(version=start)
         stack.callback(run.save_last_step, announce=True, at_the_end=True)  # however the run ends
         if run.before is None:
             progress.phase("evaluating before training", announce=True)
@@ -109,6 +111,7 @@ def train(config: Config, *, resume: bool = False, force: bool = False, ranks: R
                 )
             with interrupt.shield(progress.note):
                 progress.phase("training")
+                run.engine.sleep()
                 metrics = run.trainer.step(rollout.groups, call_seed(config.run.seed, step, -2), progress.advance)
                 run.hand_over(version=step)
                 clock.lap("train")
@@ -148,16 +151,13 @@ class _Run:
         self.task = _loaded(config.task, config, stack, ranks)
         self.held_out = _loaded(config.evaluation.task, config, stack, ranks)
         sharded: ShardedModel | None = None
-        self.engine: Engine
         name, lora = config.model.name, config.model.lora
         if ranks.size == 1:
             # float32: the trainer makes the copy that computes. What LoRA freezes is only ever that copy.
             self.policy = load_policy(name, torch.float32 if lora is None else self.dtype, device, lora)
-            self.engine = LocalEngine(self.policy.model, rollout.max_sequences)
-        else:  # the trainer's weights are in shards; each rank samples from a whole copy
+        else:
             self.policy, sharded = load_sharded_policy(name, ranks, device, self.dtype, training.offload, lora)
-            sampler = load_policy(name, self.dtype, device).model
-            self.engine = SharedEngine(LocalEngine(sampler, rollout.max_sequences), ranks)
+        self.engine = make_engine(rollout, self.policy, training.compute_dtype, device, folder.path, ranks)
         codec = self.policy.codec
         self.collector = Collector(
             self.engine,
@@ -272,7 +272,6 @@ class _Run:
         self.collector.state.position = state["position"]
         self.collector.state.surplus = [group_from_json(group) for group in state["surplus"]]
         self.before, self.train_seconds = state["before"], state["train_seconds"]
-        self.hand_over(version=state["step"])
         set_random_state(state["random"])
 
     def _evaluate(self, task: Task, sampling: EvaluationSampling) -> EvaluationResult:

@@ -59,6 +59,9 @@ class ReferenceEngine:
         copy_weights(self.model, named_weights)
         self.version = version
 
+    def sleep(self) -> None:
+        """See `Engine.sleep`. It keeps nothing but the model."""
+
 
 @torch.no_grad()
 def copy_weights(model: nn.Module, named_weights: Iterable[tuple[str, Tensor]]) -> None:
