@@ -13,10 +13,11 @@ import importlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -45,20 +46,55 @@ class Ended:
 
 def negaware(*arguments: object, faults: Sequence[Fault] = (), cwd: Path | None = None) -> Ended:
     """Runs `negaware` with these arguments."""
+    return _run("negaware.cli:main", [str(argument) for argument in arguments], [faults], cwd)[0]
+
+
+def negaware_on_ranks(
+    num_ranks: int, *arguments: object, faults: Mapping[int, Sequence[Fault]] | None = None
+) -> list[Ended]:
+    """Runs `negaware` with these arguments as so many ranks, which have torchrun's environment but no torchrun."""
+    texts = [str(argument) for argument in arguments]
+    return _run("negaware.cli:main", texts, [(faults or {}).get(rank, ()) for rank in range(num_ranks)])
+
+
+def on_ranks(num_ranks: int, function: str, *arguments: str) -> None:
+    """Calls `function` ("module:function") with these texts on so many ranks, each of which must end without error."""
+    ended = _run(function, arguments, [()] * num_ranks)
+    assert all(one.code == 0 for one in ended), "\n".join(one.out + one.err for one in ended)
+
+
+def _run(
+    function: str, arguments: Sequence[str], faults: Sequence[Sequence[Fault]], cwd: Path | None = None
+) -> list[Ended]:
+    """Calls a function of a list of texts in as many processes as there are lists of faults."""
     server = _server()
     assert server.stdin
     assert server.stdout
-    with tempfile.TemporaryDirectory() as folder:
-        request = {
-            "arguments": [str(argument) for argument in arguments],
-            "faults": [asdict(fault) for fault in faults],
-            "cwd": str(cwd or folder),
-            "streams": folder,
-        }
-        server.stdin.write(json.dumps(request) + "\n")
+    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        listener.close()
+        streams = [Path(folder, str(rank)) for rank in range(len(faults))]
+        requests = []
+        for rank, own in enumerate(faults):
+            streams[rank].mkdir()
+            environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": len(faults), "MASTER_PORT": port}
+            requests.append(
+                {
+                    "function": function,
+                    "arguments": list(arguments),
+                    "faults": [asdict(fault) for fault in own],
+                    "cwd": str(cwd or folder),
+                    "streams": str(streams[rank]),
+                    "environment": {name: str(value) for name, value in environment.items()} if len(faults) > 1 else {},
+                }
+            )
+        server.stdin.write(json.dumps(requests) + "\n")
         server.stdin.flush()
-        code = int(server.stdout.readline())
-        return Ended(code, Path(folder, "out").read_text(), Path(folder, "err").read_text())
+        codes = json.loads(server.stdout.readline())
+        return [
+            Ended(code, Path(place, "out").read_text(), Path(place, "err").read_text())
+            for code, place in zip(codes, streams, strict=True)
+        ]
 
 
 @functools.cache
@@ -79,22 +115,36 @@ def _serve() -> None:
         importlib.import_module(module)
     gc.freeze()  # a fork's collections, at its exit above all, would copy every page of what was imported: 1 s each
     for line in sys.stdin:
-        process = os.fork()
-        if process == 0:
-            _become_command(**json.loads(line))
-        _, status = os.waitpid(process, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        processes = []
+        for request in json.loads(line):
+            processes.append(os.fork())
+            if processes[-1] == 0:
+                _become_command(**request)
+        codes = {}
+        while len(codes) < len(processes):  # as they end, so that none is long a zombie
+            process, status = os.wait()
+            codes[process] = os.waitstatus_to_exitcode(status)
+        print(json.dumps([codes[process] for process in processes]), flush=True)
 
 
-def _become_command(arguments: list[str], faults: list[dict[str, Any]], cwd: str, streams: str) -> None:
+def _become_command(
+    function: str,
+    arguments: list[str],
+    faults: list[dict[str, Any]],
+    cwd: str,
+    streams: str,
+    environment: dict[str, str],
+) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(os.path.join(streams, name), os.O_WRONLY | os.O_CREAT), number)
     os.chdir(cwd)
+    os.environ |= environment | ({"MASTER_ADDR": "127.0.0.1"} if environment else {})
     for fault in faults:
         _install(Fault(**fault))
     sys.argv = ["negaware", *arguments]
-    sys.exit(importlib.import_module("negaware.cli").main(arguments))
+    module, _, name = function.partition(":")
+    sys.exit(getattr(importlib.import_module(module), name)(arguments))
 
 
 def _install(fault: Fault) -> None:

@@ -10,6 +10,7 @@ import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -72,9 +73,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError) as error:
-        print(f"negaware: error: {_sentence(error)}", file=sys.stderr)
+        print(f"negaware: error{_on_rank()}: {_sentence(error)}", file=sys.stderr)
         return 2
     return exit_code or 0
+
+
+def _on_rank() -> str:
+    """Which of torchrun's ranks this is, if another than the first: that one goes first.
+
+    If it fails too, most likely of the same, torchrun ends this one before it says so again.
+    """
+    rank = os.environ.get("RANK", "0")
+    if rank == "0":
+        return ""
+    time.sleep(2)
+    return f" on rank {rank}"
 
 
 def _interrupted(options: argparse.Namespace) -> str:
@@ -232,8 +245,12 @@ def _train(options: argparse.Namespace) -> None:
         print_plan(config)
         return
     with _imports(options):
+        from negaware.ranks import joined_ranks
         from negaware.train import train
-    print_outcome(train(config, resume=options.resume, force=options.force))
+    with joined_ranks() as ranks:
+        folder = train(config, resume=options.resume, force=options.force, ranks=ranks)
+    if ranks.is_first:
+        print_outcome(folder)
 
 
 def print_outcome(folder: Path) -> None:

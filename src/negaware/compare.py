@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from negaware.config import Config, load_config
+from negaware.ranks import joined_ranks
 from negaware.runs.folder import RunFolder, replace_file
 from negaware.runs.report import write_report
 from negaware.runs.summary import compare_table
@@ -21,9 +22,14 @@ def compare(config_path: Path, overrides: Sequence[str], objectives: str, seeds:
     """
     configs = _configs(config_path, overrides, _names(objectives, "--objectives"), _seeds(seeds))
     folders: dict[str, list[RunFolder]] = {}
-    for number, config in enumerate(configs, start=1):
-        print(f"run {number} of {len(configs)}: {config.run.folder}", flush=True)
-        folders.setdefault(config.objective.name, []).append(RunFolder.open(train(config, resume=True)))
+    with joined_ranks() as ranks:
+        for number, config in enumerate(configs, start=1):
+            if ranks.is_first:
+                print(f"run {number} of {len(configs)}: {config.run.folder}", flush=True)
+            run = train(config, resume=True, ranks=ranks)
+            folders.setdefault(config.objective.name, []).append(RunFolder.open(run))
+    if not ranks.is_first:
+        return
     parent = folders[configs[0].objective.name][0].path.parent
     table = compare_table(folders)
     replace_file(parent / "compare.md", table.markdown())

@@ -5,10 +5,10 @@ This is the only place where the sampling half and the learning half meet.
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,14 @@ import torch
 from negaware.config import Config
 from negaware.evaluation.evaluate import EvaluationResult, evaluate, write_results
 from negaware.evaluation.options import EvaluationSampling
-from negaware.models.load import load_policy, pick_device, save_model
+from negaware.models.load import COMPUTE_DTYPES, load_policy, pick_device, save_model
+from negaware.models.parallel import ShardedModel, load_sharded_policy, named_weights, save_sharded_model
 from negaware.objectives import OBJECTIVES
+from negaware.ranks import ALONE, Ranks
 from negaware.rollout.collect import Collector, Rollout, call_seed, require_fit
+from negaware.rollout.engine import Engine
 from negaware.rollout.local import LocalEngine
+from negaware.rollout.shares import SharedEngine, SharedVerifier
 from negaware.runs.folder import RunFolder
 from negaware.runs.interrupt import Interrupt
 from negaware.runs.progress import Progress
@@ -51,8 +55,8 @@ FREE_TO_CHANGE = {
 """What a resumed run may set otherwise than its checkpoint: it changes nothing of what was learnt, rounding apart."""
 
 
-def train(config: Config, *, resume: bool = False, force: bool = False) -> Path:
-    """Runs the config to its end and returns the run's folder.
+def train(config: Config, *, resume: bool = False, force: bool = False, ranks: Ranks = ALONE) -> Path:
+    """Runs the config to its end and returns the run's folder. On several ranks all call it, and the first one writes.
 
     Raises ValueError or OSError for what the user can mend, KeyboardInterrupt after Ctrl-C. The run can then go on from
     the last finished step; from the last checkpoint, if the weights had moved on since (a loss that wasn't finite after
@@ -60,33 +64,35 @@ def train(config: Config, *, resume: bool = False, force: bool = False) -> Path:
     """
     torch.manual_seed(config.run.seed)
     with ExitStack() as stack:
-        interrupt = stack.enter_context(Interrupt().watch())
-        folder, is_new = _run_folder(config, resume, force)
+        interrupt = stack.enter_context(Interrupt(None if ranks.size == 1 else ranks.any).watch())
+        folder, is_new, is_done = ranks.of_first(lambda: _run_folder(config, resume, force))
         report = folder.path / "report.html"
-        if not is_new and folder.read_summary() is not None and (folder.path / "model").exists():
-            if not report.exists():  # resumed after its end
+        if is_done:
+            if ranks.is_first and not report.exists():  # resumed after its end
                 write_report([folder.path], report)
             return folder.path
-        require_trackers(config.run.trackers)
-        if not is_new:  # before its state is read: whoever trains here now would move on from it
-            stack.enter_context(folder.locked())
-        state = None if is_new else _last_state(folder, config)
+        if ranks.is_first:
+            require_trackers(config.run.trackers)
+            if not is_new:  # before its state is read: whoever trains here now would move on from it
+                stack.enter_context(folder.locked())
+        state = ranks.of_first(lambda: None if is_new else _last_state(folder, config))
         start = 0 if state is None else int(state["step"])
-        progress = stack.enter_context(Progress(config.run.steps, start_step=start))
+        progress = stack.enter_context(Progress(config.run.steps, start_step=start, silent=not ranks.is_first))
         progress.phase("loading data and model", announce=True)
-        run = _Run(config, folder, progress, stack)
-        if is_new:  # only now: data, a model or a tracker that isn't there has deleted nothing and left nothing behind
-            stack.enter_context(folder.locked())
-            RunFolder.create(folder.path, config.resolved(), force=force)
-        else:
-            folder.truncate_after(-1 if state is None else start)
-            folder.write_config(config.resolved())
+        run = _Run(config, folder, progress, stack, ranks)
+        if ranks.is_first:
+            if is_new:  # only now: data, model or tracker that isn't there has deleted nothing and left nothing behind
+                stack.enter_context(folder.locked())
+                RunFolder.create(folder.path, config.resolved(), force=force)
+            else:
+                folder.truncate_after(-1 if state is None else start)
+                folder.write_config(config.resolved())
+            run.trackers = open_trackers(config.run.trackers, folder, config.resolved(), start_step=start)
+            for tracker in run.trackers:
+                stack.callback(tracker.close)
         if state is not None:
             run.restore(state)
-        run.trackers = open_trackers(config.run.trackers, folder, config.resolved(), start_step=start)
-        for tracker in run.trackers:
-            stack.callback(tracker.close)
-        stack.callback(run.save_last_step, announce=True)  # however the run ends
+        stack.callback(run.save_last_step, announce=True, at_the_end=True)  # however the run ends
         if run.before is None:
             progress.phase("evaluating before training", announce=True)
             run.before = run.judge("before")
@@ -104,20 +110,19 @@ def train(config: Config, *, resume: bool = False, force: bool = False) -> Path:
             with interrupt.shield(progress.note):
                 progress.phase("training")
                 metrics = run.trainer.step(rollout.groups, call_seed(config.run.seed, step, -2), progress.advance)
-                run.engine.load_weights(run.policy.model.named_parameters(), version=step)
+                run.hand_over(version=step)
                 clock.lap("train")
                 metrics["train/tokens_per_second"] = metrics["train/num_tokens"] / clock.seconds["time/train"]
                 metrics |= rollout.metrics | run.evaluate_on_the_way(step)
                 clock.lap("evaluate")
-                folder.write_answers(step, answer_records(step, rollout))
                 run.train_seconds += clock.total
-                run.log(step, metrics | clock.seconds | {"time/step": clock.total})
+                run.log(step, metrics | clock.seconds | {"time/step": clock.total}, answer_records(step, rollout))
                 if step % config.run.checkpoint_every == 0 or step == config.run.steps:
                     run.save_last_step()
         progress.phase("evaluating after training", announce=True)
         after = run.judge("after")
         progress.phase("writing the model and the report", announce=True)
-        save_model(run.policy, folder.path / "model")
+        run.save_model(folder.path / "model")
         summary = {
             "before": run.before,
             "after": after,
@@ -125,22 +130,32 @@ def train(config: Config, *, resume: bool = False, force: bool = False) -> Path:
             "total_seconds": folder.seconds,
             "steps": config.run.steps,
         }
-        folder.write_summary(summary)
-        write_report([folder.path], report)
+        if ranks.is_first:
+            folder.write_summary(summary)
+            write_report([folder.path], report)
+        ranks.meet()  # the others wait for the first, so that all end well or none
     return folder.path
 
 
 class _Run:
     """What a run is made of, and what of it a checkpoint holds."""
 
-    def __init__(self, config: Config, folder: RunFolder, progress: Progress, stack: ExitStack) -> None:
-        self.config, self.folder, self.progress = config, folder, progress
+    def __init__(self, config: Config, folder: RunFolder, progress: Progress, stack: ExitStack, ranks: Ranks) -> None:
+        self.config, self.folder, self.progress, self.ranks = config, folder, progress, ranks
         training, rollout = config.training, config.rollout
-        device = pick_device(config.device)
-        self.task = _loaded(config.task, config, stack)
-        self.held_out = _loaded(config.evaluation.task, config, stack)
-        self.policy = load_policy(config.model, torch.float32, device)  # the trainer makes the copy that computes
-        self.engine = LocalEngine(self.policy.model, rollout.max_sequences)
+        self.dtype = COMPUTE_DTYPES[training.compute_dtype]
+        device = ranks.device(pick_device(config.device))
+        self.task = _loaded(config.task, config, stack, ranks)
+        self.held_out = _loaded(config.evaluation.task, config, stack, ranks)
+        sharded: ShardedModel | None = None
+        self.engine: Engine
+        if ranks.size == 1:
+            self.policy = load_policy(config.model, torch.float32, device)  # the trainer makes the copy that computes
+            self.engine = LocalEngine(self.policy.model, rollout.max_sequences)
+        else:  # the trainer's weights are in shards; each rank samples from a whole copy
+            self.policy, sharded = load_sharded_policy(config.model, ranks, device, self.dtype, training.offload)
+            sampler = load_policy(config.model, self.dtype, device).model
+            self.engine = SharedEngine(LocalEngine(sampler, rollout.max_sequences), ranks)
         codec = self.policy.codec
         self.collector = Collector(
             self.engine,
@@ -163,7 +178,8 @@ class _Run:
         require_fit(self.held_out.problems, prompts, longest, self.policy.max_tokens)
         objective = OBJECTIVES[config.objective.name]
         loss = LossSettings(objective, config.objective_options, rollout.temperature, rollout.max_new_tokens)
-        self.trainer = Trainer(self.policy.model, loss, training, config.run.steps * training.optimizer_steps)
+        num_steps = config.run.steps * training.optimizer_steps
+        self.trainer = Trainer(self.policy.model, loss, training, num_steps, ranks, sharded)
         self.trackers: list[Tracker] = []
         self.before: dict[str, Any] | None = None
         self.train_seconds = 0.0
@@ -179,8 +195,9 @@ class _Run:
         found: dict[str, Any] = {}
         for name, sampling in (("greedy_accuracy", greedy), (f"avg_at_{final.completions}", final)):
             result = self._evaluate(self.held_out, sampling)
-            write_results(result, self.folder.path / "evaluations" / f"{moment}-{name}.jsonl")
-            found[name] = dataclasses.asdict(result.avg_at_k)
+            if self.ranks.is_first:
+                write_results(result, self.folder.path / "evaluations" / f"{moment}-{name}.jsonl")
+            found[name] = asdict(result.avg_at_k)
         return found
 
     def evaluate_on_the_way(self, step: int) -> dict[str, float]:
@@ -189,18 +206,32 @@ class _Run:
         if during is None or step % during.every:
             return {}
         self.progress.phase("evaluating")
-        few = dataclasses.replace(self.held_out, problems=self.held_out.problems[: during.num_problems])
-        return accuracy_metrics(dataclasses.asdict(self._evaluate(few, during).avg_at_k))
+        few = replace(self.held_out, problems=self.held_out.problems[: during.num_problems])
+        return accuracy_metrics(asdict(self._evaluate(few, during).avg_at_k))
 
-    def log(self, step: int, metrics: dict[str, float]) -> None:
-        """Writes a finished step's metrics everywhere they go."""
-        self.folder.log(step, metrics)
+    def hand_over(self, version: int) -> None:
+        """Gives the engine the weights that were trained."""
+        self.engine.load_weights(named_weights(self.policy.model, self.dtype), version)
+
+    def save_model(self, folder: Path) -> None:
+        """Writes the finished model."""
+        if self.ranks.size == 1:
+            save_model(self.policy, folder)
+        else:
+            save_sharded_model(self.policy, folder, self.dtype, self.ranks)
+
+    def log(self, step: int, metrics: dict[str, float], answers: Iterable[dict[str, Any]] = ()) -> None:
+        """Writes a finished step's metrics everywhere they go, its answers first."""
+        if self.ranks.is_first:
+            if step:
+                self.folder.write_answers(step, answers)
+            self.folder.log(step, metrics)
         self.last_state = {
             "step": step,
             "config": self.config.resolved(),
             "num_optimizer_steps": self.trainer.optimizer.num_steps_done,
             "position": self.collector.state.position,
-            "surplus": [dataclasses.asdict(group) for group in self.collector.state.surplus],
+            "surplus": [asdict(group) for group in self.collector.state.surplus],
             "before": self.before,
             "train_seconds": self.train_seconds,
             "random": random_state(),
@@ -209,8 +240,11 @@ class _Run:
         for tracker in self.trackers:  # last: one that fails ends the run, and its step can still be saved
             tracker.log(step, metrics)
 
-    def save_last_step(self, announce: bool = False) -> None:
-        """Writes a checkpoint of the last finished step, unless that was done or a later step has begun to train."""
+    def save_last_step(self, announce: bool = False, at_the_end: bool = False) -> None:
+        """Writes a checkpoint of the last finished step, unless that was done or a later step has begun to train.
+
+        At the end of several ranks it is left out if not all of them have come here, from the same step.
+        """
         state, optimizer = self.last_state, self.trainer.optimizer
         if (
             state is None
@@ -218,21 +252,24 @@ class _Run:
             or state["num_optimizer_steps"] != optimizer.num_steps_done
         ):
             return
+        if at_the_end and not self.ranks.all_reach(f"leaving after step {state['step']}"):
+            return
         self.progress.phase(f"writing a checkpoint of step {state['step']}", announce=announce)
         self.saved_step = state["step"]  # also if the disk is full: a second attempt would end as the first
-        save_checkpoint(self.checkpoints, state["step"], optimizer.tensors(), state, self.config.run.keep_checkpoints)
+        keep = self.config.run.keep_checkpoints
+        save_checkpoint(self.checkpoints, state["step"], optimizer.tensors(), state, keep, self.ranks)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes back to the checkpoint of this state."""
         optimizer = self.trainer.optimizer
         self.last_state, self.saved_step = state, state["step"]
-        load_tensors(self.checkpoints, state["step"], optimizer.tensors())
+        load_tensors(self.checkpoints, state["step"], optimizer.tensors(), self.ranks)
         optimizer.sync_model()
         optimizer.num_steps_done = state["num_optimizer_steps"]
         self.collector.state.position = state["position"]
         self.collector.state.surplus = [group_from_json(group) for group in state["surplus"]]
         self.before, self.train_seconds = state["before"], state["train_seconds"]
-        self.engine.version = state["step"]
+        self.hand_over(version=state["step"])
         set_random_state(state["random"])
 
     def _evaluate(self, task: Task, sampling: EvaluationSampling) -> EvaluationResult:
@@ -300,16 +337,16 @@ def group_from_json(data: dict[str, Any]) -> Group:
     return Group(problem, prompt_ids, tuple(completions), tuple(data["texts"]), tuple(verdicts))
 
 
-def _run_folder(config: Config, resume: bool, force: bool) -> tuple[RunFolder, bool]:
-    """The run's folder, and whether the run is a new one: then the folder may be made, but isn't yet."""
+def _run_folder(config: Config, resume: bool, force: bool) -> tuple[RunFolder, bool, bool]:
+    """The run's folder; whether the run is a new one (its folder may be made, but isn't yet); whether it is done."""
     path = config.run.folder
     assert path is not None
     if resume and path.is_dir() and any(path.iterdir()):
         folder = RunFolder.open(path)
         _require_same_config(folder.read_config(), config.resolved(), path)
-        return folder, False
+        return folder, False, folder.read_summary() is not None and (path / "model").exists()
     RunFolder.require_free(path, force=force)
-    return RunFolder(path), True
+    return RunFolder(path), True, False
 
 
 def _last_state(folder: RunFolder, config: Config) -> dict[str, Any] | None:
@@ -332,14 +369,14 @@ def _require_same_config(before: dict[str, Any], now: dict[str, Any], place: Pat
             )
 
 
-def _loaded(options: AnyTaskOptions, config: Config, stack: ExitStack) -> Task:
+def _loaded(options: AnyTaskOptions, config: Config, stack: ExitStack, ranks: Ranks) -> Task:
     task = load_task(options, config.data_dir)
     stack.callback(task.verifier.close)
-    if isinstance(options, DatasetOptions) and not options.verifier:  # nobody has audited a user's own data
+    if ranks.is_first and isinstance(options, DatasetOptions) and not options.verifier:  # nobody has audited it
         failures = audit_task(task).failures
         if failures:
             raise ValueError(
                 f"{options.path}: {len(failures)} of {len(task.problems)} gold answers can't be graded, such as "
                 f"that of {failures[0].problem.id} ({failures[0].why}); mend or leave out what `negaware audit` lists."
             )
-    return task
+    return task if ranks.size == 1 else replace(task, verifier=SharedVerifier(task.verifier, ranks))

@@ -38,8 +38,8 @@ def trainer_logprobs(
         Answer(tuple(prompt), done.token_ids, done.logprobs, done.logprobs, True, 0.5, 0) for done in completions
     ]
     found = {}
-    for rows in trainer.pack([answers]):
-        batch = collate(rows)
+    for micro_batch in trainer.pack([answers]):
+        batch = collate(micro_batch.rows)
         flat = trainer.logprobs(batch)[0].tolist()
         for answer in batch.answers:
             found[id(answer)], flat = flat[: len(answer.token_ids)], flat[len(answer.token_ids) :]

@@ -43,7 +43,7 @@ def test_an_answers_logprobs_are_the_same_in_any_layout(name, make_trainer):
     questions = [answers_of(group) for group in sampled_groups(model)]
     alone = logprobs_by_answer(trainer, [[Row((answer,))] for answers in questions for answer in answers])
     layouts = {
-        "the trainer's own": trainer.pack(questions),
+        "the trainer's own": [packed.rows for packed in trainer.pack(questions)],
         "padded": micro_batches([row for answers in questions for row in rows_of(answers, 1)], 500),
     }
     if trainer.shares_questions:
@@ -78,7 +78,7 @@ def test_eager_attention_does_not_share_questions(make_trainer):
     assert not trainer.shares_questions
     questions = [answers_of(group) for group in sampled_groups(model, 2)]
     alone = logprobs_by_answer(trainer, [[Row((answer,))] for answers in questions for answer in answers])
-    for number, found in logprobs_by_answer(trainer, trainer.pack(questions)).items():
+    for number, found in logprobs_by_answer(trainer, [packed.rows for packed in trainer.pack(questions)]).items():
         assert torch.allclose(found, alone[number], atol=1e-5)
 
 

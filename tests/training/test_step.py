@@ -11,6 +11,7 @@ from made_groups import make_group, sampled_groups
 
 from negaware.models.logprobs import head_of
 from negaware.objectives import OBJECTIVES
+from negaware.training.pack import answers_of, collate
 from negaware.training.step import NonFiniteLossError, Trainer
 from negaware.types import Group
 from tiny_models import MODELS, llama
@@ -264,3 +265,27 @@ def test_the_trainer_uses_the_models_live_head(make_trainer):
     trainer.step(sampled_groups(llama(0)), 0)
     assert trainer.head.weight is trainer.model.lm_head.weight
     assert torch.equal(head_of(trainer.model).weight, trainer.optimizer.masters["lm_head.weight"])
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])  # the fused decoder's way, and transformers' own
+def test_recomputed_activations_give_the_same_gradient_and_keep_less(name, make_trainer):
+    kept_bytes, gradients = {}, {}
+    for activations in ("kept", "recomputed"):
+        model = MODELS[name](0)
+        groups = sampled_groups(model, num_groups=3)
+        trainer = make_trainer(model, activations=activations, micro_batch_tokens=10_000)
+        (micro_batch,) = trainer.pack([answers_of(group) for group in groups])
+        sizes = []
+
+        def keep(tensor, sizes=sizes):
+            sizes.append(tensor.nbytes)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            logprobs, _ = trainer.logprobs(collate(micro_batch.rows))
+        logprobs.sum().backward()
+        kept_bytes[activations] = sum(sizes)
+        gradients[activations] = {name: master.grad for name, master in trainer.optimizer.masters.items()}
+    for parameter, gradient in gradients["kept"].items():
+        assert torch.allclose(gradients["recomputed"][parameter], gradient, rtol=1e-5, atol=1e-6), parameter
+    assert kept_bytes["recomputed"] < 0.5 * kept_bytes["kept"]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from negaware.models.kernels import Kernels, kernels_for
@@ -39,6 +40,8 @@ class FusedDecoder:
         self.num_key_heads, self.head_width = self.layers[0].num_key_heads, attention.head_dim
         self.queries_per_key = self.layers[0].num_heads // self.num_key_heads
         self.scale: float = attention.scaling
+        self.recomputes = False
+        """Whether a backward pass computes each layer again from its input, the only thing kept of it."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -69,7 +72,8 @@ class FusedDecoder:
         kernels, added = self.kernels, None
         if torch.is_grad_enabled():
             for index, layer in enumerate(self.layers):
-                stream = layer.train(stream, rotation, partial(attend, index), kernels)
+                train = partial(checkpoint, layer.train, use_reentrant=False) if self.recomputes else layer.train
+                stream = train(stream, rotation, partial(attend, index), kernels)
             normed: Tensor = _Normed.apply(stream, self.norm.weight, self.norm.epsilon, kernels)
             return normed
         for index, layer in enumerate(self.layers):

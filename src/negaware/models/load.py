@@ -5,13 +5,21 @@ It refuses, in one sentence, what could not be trained or prompted later.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from negaware.models.embedded import EMBEDDED_MODEL, embedded_model_folder
@@ -72,6 +80,15 @@ def load_policy(name: str, dtype: torch.dtype, device: torch.device | str = "cpu
     return Policy(model.to(device).eval(), codec)
 
 
+def load_skeleton(name: str, dtype: torch.dtype) -> PreTrainedModel:
+    """The model `name` with weights of any value, which take up no memory until they are written."""
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(_locate(name)), dtype=dtype)
+    model.to_empty(device="cpu")
+    model.tie_weights()
+    return model.eval()
+
+
 def pick_device(name: str) -> str:
     """The device that `auto` stands for here, or the named one. ValueError for a GPU that isn't there."""
     if name == "cuda" and not torch.cuda.is_available():
@@ -106,11 +123,18 @@ def save_model(policy: Policy, folder: Path) -> None:
 
     OSError where it can't be written, on a full disk say.
     """
+    with explained_writing(folder):
+        policy.model.save_pretrained(folder)
+        policy.codec.tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def explained_writing(folder: Path) -> Iterator[None]:
+    """Writing a model: whatever goes wrong becomes an OSError of one sentence."""
     from safetensors import SafetensorError
 
     try:
-        policy.model.save_pretrained(folder)
-        policy.codec.tokenizer.save_pretrained(folder)
+        yield
     except (OSError, SafetensorError) as error:
         raise OSError(
             f"The model {folder} can't be written ({_first_line(error)}); make room, then go on with --resume."

@@ -41,6 +41,11 @@ class Head:
     softcap: float | None = None
     packed_weight: Tensor | None = None
 
+    def of(self, model: PreTrainedModel) -> Head:
+        """The head with the model's weights as they are now: sharded ones are others each time they are whole."""
+        linear = model.get_output_embeddings()
+        return replace(self, weight=linear.weight, bias=getattr(linear, "bias", None))
+
     def prepared(self) -> Head:
         """The head with what several calls of `logits` share; to be made again when the weight has changed."""
         if not _is_fast_bfloat16(self.weight):
@@ -117,7 +122,7 @@ def head_of(model: PreTrainedModel) -> Head:
     softcap = getattr(config, "final_logit_softcapping", None)
     head = Head(linear.weight, getattr(linear, "bias", None), float(scale), softcap)
     tokens = torch.arange(4, device=model.device)[None]
-    with torch.inference_mode():
+    with torch.no_grad():
         expected = model(tokens, use_cache=False).logits.float()
         found = head.logits(hidden_states(model, tokens)[0], temperature=1.0)[None]
     if not torch.allclose(found, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max())):

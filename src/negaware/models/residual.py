@@ -28,7 +28,7 @@ def keep_residual_float32(model: PreTrainedModel) -> bool:
         module for module in decoder.modules() if type(module).__name__.endswith(("RMSNorm", "RotaryEmbedding"))
     ]
     tokens = torch.arange(4, device=model.device)[None]
-    with torch.inference_mode():
+    with torch.no_grad():
         expected = decoder(tokens, use_cache=False).last_hidden_state
         hooks = [embeddings.register_forward_hook(_widen)]
         hooks += (module.register_forward_hook(_narrow) for module in narrowed)

@@ -18,17 +18,21 @@ _SHOW_CURSOR = b"\x1b[?25h"  # a live display hides it and has no time left to s
 class Interrupt:
     """Within `with Interrupt().watch() as interrupt`, the first Ctrl-C raises KeyboardInterrupt, the second exits.
 
-    Inside a `shield` the first one waits for the shield's end.
+    Inside a `shield` the first one waits for the shield's end. Of processes that work together none may leave by
+    itself: with `agree`, which says whether one of them was asked, each waits for a shield's end, however often it is
+    asked; and SIGTERM, which says that another has died, ends it at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, agree: Callable[[bool], bool] | None = None) -> None:
+        self._agree = agree
         self._announce: Callable[[str], None] | None = None
         self._asked = False
 
     @contextmanager
     def watch(self) -> Iterator[Self]:
         """Handles SIGINT, and SIGTERM as schedulers send it, until the block ends."""
-        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = (signal.SIGINT,) if self._agree else (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self._handle) for number in numbers}
         try:
             yield self
         finally:
@@ -43,10 +47,15 @@ class Interrupt:
             yield
         finally:
             self._announce = None
-        if self._asked:
+        if self._agree(self._asked) if self._agree else self._asked:
             raise KeyboardInterrupt
 
     def _handle(self, signal_number: int, frame: FrameType | None) -> None:
+        if self._agree:
+            if self._announce and not self._asked:
+                self._announce("Stopping after this step.")
+            self._asked = True
+            return
         if self._asked:
             # What is on disk is whole: everything is written aside and swapped in.
             os.write(2, (_SHOW_CURSOR if os.isatty(2) else b"") + b"\nStopped at once.\n")

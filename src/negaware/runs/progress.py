@@ -23,10 +23,13 @@ from rich.text import Text
 class Progress:
     """Progress of a run: `with Progress(num_steps) as progress`, then `phase`, `advance` and `step_done`."""
 
-    def __init__(self, num_steps: int, console: Console | None = None, *, start_step: int = 0) -> None:
-        """`start_step` is the last step that was done before this process (0: a new run)."""
+    def __init__(
+        self, num_steps: int, console: Console | None = None, *, start_step: int = 0, silent: bool = False
+    ) -> None:
+        """`start_step` is the last step that was done before this process (0: a new run); `silent` prints nothing."""
         # The stream itself is asked, because FORCE_COLOR would make rich take a pipe for a terminal.
-        self._console = console or Console(force_interactive=None if sys.stdout.isatty() else False)
+        self._console = console or Console(force_interactive=None if sys.stdout.isatty() and not silent else False)
+        self._silent = silent
         self._live: Live | None = None
         self._num_steps, self._start_step, self._step = num_steps, start_step, start_step
         self._metrics: dict[str, float] = {}
@@ -81,7 +84,8 @@ class Progress:
 
     def _print(self, line: str) -> None:
         # Not through the console, which would wrap the line at 80 columns.
-        print(line, file=self._console.file, flush=True)
+        if not self._silent:
+            print(line, file=self._console.file, flush=True)
 
     def _time_left(self) -> str | None:
         """By the steps of this process alone, since those before a resumption may have run elsewhere."""

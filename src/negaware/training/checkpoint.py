@@ -24,6 +24,8 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint import CheckpointException
 
+from negaware.ranks import ALONE, Ranks
+
 _MANIFEST, _STATE, _TENSORS = "manifest.json", "state.json", "tensors"
 
 
@@ -32,17 +34,29 @@ class CheckpointError(ValueError):
 
 
 def save_checkpoint(
-    folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    keep: int,
+    ranks: Ranks = ALONE,
 ) -> Path:
-    """Writes `folder/step-000012` and deletes all but the newest `keep`. Raises CheckpointError on a full disk, say."""
+    """Writes `folder/step-000012` and deletes all but the newest `keep`. Raises CheckpointError on a full disk, say.
+
+    Of several ranks each writes its shards into the same folder, and the first one the rest.
+    """
     final = _path(folder, step)
     aside = folder / f".{final.name}.partial"
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        (aside / _TENSORS).mkdir(parents=True)
+        if ranks.is_first:
+            shutil.rmtree(aside, ignore_errors=True)
+            (aside / _TENSORS).mkdir(parents=True)
+        ranks.meet()
         writer = dcp.FileSystemWriter(aside / _TENSORS, single_file_per_rank=True, sync_files=True)
         with _alone():
-            dcp.save(dict(tensors), storage_writer=writer, no_dist=True)
+            dcp.save(dict(tensors), storage_writer=writer, no_dist=ranks.size == 1)
+        if not ranks.is_first:
+            return final
         _write_durably(aside / _STATE, json.dumps(state))
         _write_durably(aside / _MANIFEST, json.dumps(_checksums(aside)))
         if final.exists():
@@ -91,12 +105,15 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def load_tensors(folder: Path, step: int, tensors: Mapping[str, Tensor]) -> None:
-    """Reads the checkpoint of `step` into these tensors, in place. Raises CheckpointError if they don't match."""
+def load_tensors(folder: Path, step: int, tensors: Mapping[str, Tensor], ranks: Ranks = ALONE) -> None:
+    """Reads the checkpoint of `step` into these tensors, in place. Raises CheckpointError if they don't match.
+
+    However many ranks wrote it, each reads what its own shards need.
+    """
     path = _path(folder, step)
     try:
         with _alone():
-            dcp.load(dict(tensors), storage_reader=dcp.FileSystemReader(path / _TENSORS), no_dist=True)
+            dcp.load(dict(tensors), storage_reader=dcp.FileSystemReader(path / _TENSORS), no_dist=ranks.size == 1)
     except (Exception, CheckpointException) as error:
         raise _unreadable(path, _cause(error)) from error
 

@@ -1,6 +1,7 @@
 """AdamW on float32 master weights, whatever dtype the model computes in; and its learning-rate schedule.
 
-A bfloat16 weight cannot take an update of 1e-5, so the masters take it and the model gets a rounded copy.
+A bfloat16 weight cannot take an update of 1e-5, so the masters take it and the model gets a rounded copy. Of sharded
+weights FSDP makes that copy, and a rank's masters are its shards.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from negaware.models.load import COMPUTE_DTYPES
 from negaware.training.options import TrainingOptions
@@ -30,11 +32,15 @@ class MasterOptimizer:
         self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.masters: dict[str, Tensor] = {}
         for name, parameter in self._trained.items():
+            if isinstance(parameter, DTensor):
+                self.masters[name] = parameter
+                continue
             master = parameter.detach().float()
             self.masters[name] = master
             parameter.register_post_accumulate_grad_hook(self._collector_of(master))
         for parameter in model.parameters():
-            parameter.data = parameter.data.to(compute_dtype)  # in float32 the master itself
+            if not isinstance(parameter, DTensor):
+                parameter.data = parameter.data.to(compute_dtype)  # in float32 the master itself
         # fused: one pass over the weights instead of ten
         self.adamw = torch.optim.AdamW(
             list(self.masters.values()),
@@ -66,7 +72,8 @@ class MasterOptimizer:
 
     def gradient_norm(self) -> Tensor:
         """The norm of all collected gradients, before clipping."""
-        return torch.nn.utils.get_total_norm([m.grad for m in self.masters.values() if m.grad is not None])
+        norm = torch.nn.utils.get_total_norm([m.grad for m in self.masters.values() if m.grad is not None])
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     @torch.no_grad()
     def step(self, gradient_norm: Tensor) -> None:

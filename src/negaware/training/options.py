@@ -32,6 +32,12 @@ class TrainingOptions(BaseModel):
     """Gradients are clipped to this norm (the paper's 1.0)."""
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Weights and activations of both passes; the master weights are float32 either way."""
+    activations: Literal["kept", "recomputed"] = "kept"
+    """What the backward pass needs is kept, or computed again layer by layer: about a third more time for a fraction of
+    the memory."""
+    offload: Literal["none", "cpu"] = "none"
+    """Where sharded weights, gradients and optimizer state wait while not in use (several ranks): on the device, or in
+    the CPU's memory."""
     old_logprobs: Literal["recorded", "recomputed"] = "recorded"
     """π_old as the sampler recorded it, or computed again by the trainer before its first optimizer step.
 

@@ -136,6 +136,17 @@ def micro_batches(rows: Sequence[Row], max_tokens: int) -> list[list[Row]]:
     return batches
 
 
+def shares(rows: Sequence[Row], num_shares: int) -> list[list[Row]]:
+    """The rows in shares of about as many tokens each: the longest first, each to the share that has fewest yet."""
+    found: list[list[Row]] = [[] for _ in range(num_shares)]
+    tokens = [0] * num_shares
+    for row in sorted(rows, key=lambda row: row.length, reverse=True):
+        smallest = tokens.index(min(tokens))
+        found[smallest].append(row)
+        tokens[smallest] += row.length
+    return found
+
+
 def collate(rows: Sequence[Row], device: torch.device | str = "cpu") -> Batch:
     """Rows → the tensors of a micro-batch."""
     width = max(row.length for row in rows)

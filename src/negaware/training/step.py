@@ -1,7 +1,8 @@
 """One rollout's learning: mini-batches of groups, micro-batches of rows, one optimizer step a mini-batch.
 
 The denominator of a mini-batch's loss is counted before the first micro-batch runs, so the gradient doesn't depend on
-how the mini-batch was split. A loss or gradient that is not finite stops before the optimizer sees it.
+how the mini-batch was split, over micro-batches or over ranks: every rank is given the whole and takes its share. A
+loss or gradient that is not finite stops before the optimizer sees it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -19,9 +21,11 @@ from transformers import PreTrainedModel
 from negaware.models.attention import has_full_attention, use_own_attention
 from negaware.models.family import fused_decoder_of
 from negaware.models.logprobs import head_of, hidden_states, token_logprobs
+from negaware.models.parallel import ShardedModel, recompute_activations
 from negaware.models.residual import keep_residual_float32
 from negaware.objectives.objective import Objective, gradient_weights
 from negaware.objectives.ops import denominator, reduce_loss
+from negaware.ranks import ALONE, Ranks
 from negaware.training.optimizer import MasterOptimizer
 from negaware.training.options import TrainingOptions
 from negaware.training.pack import (
@@ -33,6 +37,7 @@ from negaware.training.pack import (
     collate,
     micro_batches,
     rows_of,
+    shares,
 )
 from negaware.types import Group
 
@@ -53,17 +58,45 @@ class LossSettings:
     max_answer_tokens: int
 
 
-class Trainer:
-    """Trains a model on groups. `step` is one rollout's worth of optimizer steps."""
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Rows that run together; they count unless they only keep a rank busy."""
 
-    def __init__(self, model: PreTrainedModel, loss: LossSettings, options: TrainingOptions, num_steps: int) -> None:
+    rows: list[Row]
+    counts: bool = True
+
+
+class Trainer:
+    """Trains a model on groups. `step` is one rollout's worth of optimizer steps.
+
+    On several ranks the model is in shards, and all ranks call `step` with the same groups.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        loss: LossSettings,
+        options: TrainingOptions,
+        num_steps: int,
+        ranks: Ranks = ALONE,
+        sharded: ShardedModel | None = None,
+    ) -> None:
         self.model, self.loss, self.options = model, loss, options
-        self.head = head_of(model)
-        self.fused = fused_decoder_of(model)  # checked best in float32
+        self.ranks, self.sharded = ranks, sharded
+        self.device = sharded.device if sharded else model.device
+        self.fused = None if sharded else fused_decoder_of(model)  # checked best in float32
+        with torch.no_grad():
+            self.head = self._within(head_of, model)
         self.optimizer = MasterOptimizer(model, options, num_steps)  # from here on the model has its compute dtype
         if self.fused is None:
-            keep_residual_float32(model)
+            with torch.no_grad():
+                self._within(keep_residual_float32, model)
         self.shares_questions = self.fused is not None or (has_full_attention(model) and use_own_attention(model))
+        if options.activations == "recomputed":
+            if self.fused is not None:
+                self.fused.recomputes = True
+            else:
+                recompute_activations(model)
 
     def step(
         self, groups: Sequence[Group], seed: int, on_progress: Callable[[int], None] | None = None
@@ -75,19 +108,29 @@ class Trainer:
         self._refresh()
         questions = [answers_of(group) for group in groups]
         random.Random(seed).shuffle(questions)
-        if self.options.old_logprobs == "recomputed":
-            questions = self._recompute(questions)
-        tally = _Tally(max(answer.version for answers in questions for answer in answers))
         num_steps = min(self.options.optimizer_steps, len(questions))
-        for index in range(num_steps):
-            # Every num_steps-th question: mini-batches differ by one question at most and none is dropped.
-            self._optimizer_step(questions[index::num_steps], tally, first=index == 0, on_progress=on_progress)
-        return tally.metrics()
+        # Every num_steps-th question: mini-batches differ by one question at most and none is dropped.
+        mini_batches = [questions[index::num_steps] for index in range(num_steps)]
+        packed = [self.pack(mini_batch) for mini_batch in mini_batches]
+        if self.options.old_logprobs == "recomputed":
+            packed = [[self._recompute(micro_batch) for micro_batch in own] for own in packed]
+        tally = _Tally(max(answer.version for answers in questions for answer in answers))
+        for index, (mini_batch, own) in enumerate(zip(mini_batches, packed, strict=True)):
+            lengths = [len(answer.token_ids) for answers in mini_batch for answer in answers]
+            self._optimizer_step(own, lengths, tally, first=index == 0, on_progress=on_progress)
+        return tally.metrics(self.ranks)
 
     def logprobs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """log π_θ and entropy of each answer token [N] of a micro-batch."""
+        return self._within(self._logprobs, batch)
+
+    def _logprobs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         predicting = self._hidden_states(batch).index_select(0, batch.source)
-        return token_logprobs(predicting, self.head, batch.targets, self.loss.temperature)
+        return token_logprobs(predicting, self.head.of(self.model), batch.targets, self.loss.temperature)
+
+    def _within(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """The function's value, weights at hand."""
+        return self.sharded.within(function, *arguments) if self.sharded else function(*arguments)
 
     def _hidden_states(self, batch: Batch) -> Tensor:
         """The decoder's last hidden states of all tokens, [R·T, D]."""
@@ -97,37 +140,50 @@ class Trainer:
         hidden = hidden_states(self.model, batch.tokens, position_ids=batch.positions, **batch.attention_inputs())
         return hidden.flatten(0, 1)
 
-    def pack(self, questions: Sequence[Sequence[Answer]]) -> list[list[Row]]:
-        """The questions' answers as micro-batches of rows."""
+    def pack(self, questions: Sequence[Sequence[Answer]]) -> list[MicroBatch]:
+        """This rank's micro-batches of the questions' answers, as many as any other rank has.
+
+        The ranks exchange weights in every pass, so one that has fewer runs the shortest row again, for nothing.
+        """
         rows: list[Row] = []
         max_tokens = self.options.micro_batch_tokens
         for answers in questions:
             rows += rows_of(answers, answers_per_row(answers, max_tokens) if self.shares_questions else 1)
-        return micro_batches(rows, max_tokens)
+        of_ranks = [micro_batches(share, max_tokens) for share in shares(rows, self.ranks.size)]
+        own = [MicroBatch(share) for share in of_ranks[self.ranks.rank]]
+        idle = MicroBatch([min(rows, key=lambda row: row.length)], counts=False)
+        return own + [idle] * (max(map(len, of_ranks)) - len(own))
 
     def _optimizer_step(
         self,
-        questions: Sequence[Sequence[Answer]],
+        own: Sequence[MicroBatch],
+        lengths: Sequence[int],
         tally: _Tally,
         first: bool,
         on_progress: Callable[[int], None] | None,
     ) -> None:
+        """One step on this rank's share of a mini-batch whose answers, all ranks', have these lengths."""
         loss = self.loss
         reduction = loss.objective.reduction_under(loss.options)
-        lengths = [len(answer.token_ids) for answers in questions for answer in answers]
         divisor = denominator(reduction, sum(lengths), len(lengths), loss.max_answer_tokens)
-        total = 0.0
-        for rows in self.pack(questions):
-            batch = collate(rows, self.model.device)
+        own_loss = 0.0
+        for micro_batch in own:
+            batch = collate(micro_batch.rows, self.device)
             logprobs, entropy = self.logprobs(batch)
+            if not micro_batch.counts:
+                (0.0 * logprobs.sum()).backward()
+                continue
             tensors = objective_tensors(batch, logprobs)
             value = reduce_loss(loss.objective(*tensors, **loss.options), tensors[2], reduction, divisor)
-            total += self._backward(value)
+            own_loss += float(value.detach())
+            value.backward()
             tally.add_batch(loss, tensors, entropy)
             if first:  # later mini-batches differ from the sampler by what was learnt, not by numerics
                 tally.add_difference(batch, logprobs)
             if on_progress:
                 on_progress(len(batch.targets))
+        total = self.ranks.sums({"loss": own_loss})["loss"]
+        self._require_finite(total, "loss")
         norm = self.optimizer.gradient_norm()
         self._require_finite(float(norm), "gradient norm")
         tally.add_step(total, float(norm), self.optimizer.learning_rate())
@@ -139,12 +195,6 @@ class Trainer:
         if self.fused is not None:
             self.fused.refresh()
 
-    def _backward(self, value: Tensor) -> float:
-        number = float(value.detach())
-        self._require_finite(number, "loss")
-        value.backward()
-        return number
-
     def _require_finite(self, value: float, what: str) -> None:
         if value - value == 0:
             return
@@ -155,19 +205,18 @@ class Trainer:
             "find out why."
         )
 
-    def _recompute(self, questions: Sequence[Sequence[Answer]]) -> list[list[Answer]]:
-        """The same questions with the trainer's own log-probabilities as π_old (recorded ones kept for comparison).
+    def _recompute(self, micro_batch: MicroBatch) -> MicroBatch:
+        """The same rows with the trainer's own log-probabilities as π_old (recorded ones kept for comparison).
 
         By the very pass that trains, gradients and all: without them other kernels would round otherwise.
         """
-        recomputed: dict[int, Answer] = {}
-        for rows in self.pack(questions):
-            batch = collate(rows, self.model.device)
-            flat = self.logprobs(batch)[0].tolist()
-            for answer in batch.answers:
-                own, flat = flat[: len(answer.token_ids)], flat[len(answer.token_ids) :]
-                recomputed[id(answer)] = replace(answer, old_logprobs=tuple(own))
-        return [[recomputed[id(answer)] for answer in answers] for answers in questions]
+        logprobs = iter(self.logprobs(collate(micro_batch.rows, self.device))[0].tolist())
+        rows = []
+        for row in micro_batch.rows:
+            own = [tuple(islice(logprobs, len(answer.token_ids))) for answer in row.answers]
+            answers = (replace(answer, old_logprobs=old) for answer, old in zip(row.answers, own, strict=True))
+            rows.append(Row(tuple(answers)))
+        return replace(micro_batch, rows=rows)
 
 
 def objective_tensors(batch: Batch, logprobs: Tensor) -> ObjectiveTensors:
@@ -217,15 +266,16 @@ class _Tally:
         self.norms.append(norm)
         self.learning_rate = learning_rate
 
-    def metrics(self) -> dict[str, float]:
-        tokens = self.sums["tokens"]
-        shares = {name: total / tokens for name, total in self.sums.items() if name.startswith(("share_", "weight_"))}
+    def metrics(self, ranks: Ranks) -> dict[str, float]:
+        sums = ranks.sums(self.sums)
+        tokens = sums["tokens"]
+        shares = {name: total / tokens for name, total in sums.items() if name.startswith(("share_", "weight_"))}
         metrics = {
             "loss": sum(self.losses) / len(self.losses),
             "grad_norm": sum(self.norms) / len(self.norms),
             "learning_rate": self.learning_rate,
-            "entropy": self.sums["entropy"] / tokens,
-            "sampler_difference": self.sums["difference"] / max(self.sums["compared_tokens"], 1),
+            "entropy": sums["entropy"] / tokens,
+            "sampler_difference": sums["difference"] / max(sums["compared_tokens"], 1),
             "num_tokens": float(tokens),
             "num_optimizer_steps": float(len(self.losses)),
         }

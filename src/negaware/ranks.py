@@ -1,0 +1,157 @@
+"""The processes that train together, as torchrun starts them, and what they tell one another. It knows no model.
+
+A rank is one of them. A process that was started alone is the only rank, and every exchange is with itself.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+LOST_CONNECTION = ("connection closed", "connection reset", "connection refused", "broken pipe", "nccl", "timed out")
+"""What a collective's error says, whichever backend, when a rank that it waits for has gone."""
+
+
+class RankLostError(ValueError):
+    """Another rank has died, so this one can't go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process's place among `size` ranks; all must make the same exchanges in the same order."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    """Its place on this machine: the number of its GPU."""
+    store: dist.Store | None = None
+    processes: tuple[tuple[str, int], ...] = ()
+    """Host and process id of each rank."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the rank that logs and writes."""
+        return self.rank == 0
+
+    def device(self, name: str) -> str:
+        """This rank's own device where `name` is cuda."""
+        if name != "cuda" or self.size == 1:
+            return name
+        torch.cuda.set_device(self.local_rank)
+        return f"cuda:{self.local_rank}"
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, by rank; anything that pickles."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def of_first(self, make: Callable[[], T]) -> T:
+        """What `make` gives on the first rank, where alone it is called."""
+        if self.size == 1:
+            return make()
+        values = [make() if self.is_first else None]
+        dist.broadcast_object_list(values, src=0)
+        found: Any = values[0]
+        return found
+
+    def sums(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The sums over the ranks, by name; a rank need not have every name."""
+        gathered = self.gather(dict(values))
+        names = dict.fromkeys(name for each in gathered for name in each)
+        return {name: sum(each.get(name, 0.0) for each in gathered) for name in names}
+
+    def meet(self) -> None:
+        """Waits until every rank is here."""
+        self.gather(None)
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on some rank."""
+        return any(self.gather(flag))
+
+    def all_reach(self, place: str, seconds: float = 3.0) -> bool:
+        """Whether every rank comes to this place, which has a name of its own, within these seconds.
+
+        It asks the store, not the ranks: one that has died or is elsewhere can't hang it.
+        """
+        if self.store is None:
+            return True
+        deadline = time.monotonic() + seconds
+        with suppress(RuntimeError):  # the store may have gone with the first rank
+            arrived = self.store.add(place, 1)
+            while arrived < self.size and time.monotonic() < deadline:
+                time.sleep(0.01)
+                arrived = self.store.add(place, 0)
+            return arrived == self.size
+        return False
+
+    def dead(self) -> list[int]:
+        """The ranks on this machine whose process has ended."""
+        host = socket.gethostname()
+        return [rank for rank, (place, process) in enumerate(self.processes) if place == host and _has_ended(process)]
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def joined_ranks() -> Iterator[Ranks]:
+    """The ranks among which this process was started, until the block ends. Raises RankLostError if one dies."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield ALONE
+        return
+    store, rank, size = next(iter(dist.rendezvous("env://", timeout=timedelta(minutes=10))))
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    processes: list[Any] = [None] * size
+    dist.all_gather_object(processes, (socket.gethostname(), os.getpid()))
+    ranks = Ranks(rank, size, int(os.environ.get("LOCAL_RANK", "0")), store, tuple(processes))
+    try:
+        yield ranks
+    except RuntimeError as error:
+        lost = _lost(ranks, error)
+        if lost is None:
+            raise
+        raise RankLostError(
+            f"{lost} has died, so the others can't go on; its own message or the system's log says why (a lack of "
+            "memory?). The same command with --resume goes on from the last checkpoint."
+        ) from error
+    dist.destroy_process_group()  # not after an error: it could wait for ranks that have gone
+
+
+def _lost(ranks: Ranks, error: RuntimeError) -> str | None:
+    """The ranks whose death explains the error of a collective; None if none does."""
+    deadline = time.monotonic() + 1
+    while not (dead := ranks.dead()) and time.monotonic() < deadline:
+        time.sleep(0.02)  # a dying process closes its connections before it has ended
+    if dead:
+        return " and ".join(f"rank {rank} (process {ranks.processes[rank][1]})" for rank in dead)
+    return "a rank on another machine" if any(sign in str(error).lower() for sign in LOST_CONNECTION) else None
+
+
+def _has_ended(process: int) -> bool:
+    """Also true of one that nobody has asked for its exit code yet."""
+    try:
+        descriptor = os.pidfd_open(process)
+    except ProcessLookupError:
+        return True
+    except (AttributeError, OSError):  # no such call on this system
+        return False
+    try:
+        return bool(select.select([descriptor], [], [], 0)[0])
+    finally:
+        os.close(descriptor)

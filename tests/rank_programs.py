@@ -1,0 +1,195 @@
+"""What tests/test_ranks.py runs on several ranks: each function is called on all of them, with a list of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from negaware.models.load import COMPUTE_DTYPES
+from negaware.models.parallel import load_sharded_policy, named_weights
+from negaware.objectives import OBJECTIVES
+from negaware.ranks import Ranks, joined_ranks
+from negaware.rollout.collect import Collector
+from negaware.rollout.local import LocalEngine
+from negaware.rollout.options import RolloutOptions
+from negaware.rollout.shares import SharedEngine, SharedVerifier
+from negaware.tasks.task import Task
+from negaware.training.optimizer import MasterOptimizer
+from negaware.training.options import TrainingOptions
+from negaware.training.step import LossSettings, NonFiniteLossError, Trainer
+from negaware.types import Problem, Verdict
+from tiny_models import llama
+from training.made_groups import sampled_groups
+
+
+@contextmanager
+def gradients_kept() -> Iterator[list[dict[str, Tensor]]]:
+    """The gradient of each optimizer step in the block, whole, by name."""
+    kept: list[dict[str, Tensor]] = []
+    original = MasterOptimizer.step
+
+    def step(self: MasterOptimizer, norm: Tensor) -> None:
+        gradients = {name: master.grad for name, master in self.masters.items()}
+        kept.append({name: g.full_tensor() if isinstance(g, DTensor) else g.clone() for name, g in gradients.items()})
+        original(self, norm)
+
+    MasterOptimizer.step = step  # type: ignore[method-assign]
+    try:
+        yield kept
+    finally:
+        MasterOptimizer.step = original  # type: ignore[method-assign]
+
+
+def train_whole_and_shared(arguments: Sequence[str]) -> None:
+    """Gradients, metrics and weights after two optimizer steps equal those of a trainer that isn't sharded."""
+    folder, dtype, activations, offload, num_groups, objective, ratio = arguments
+    options = TrainingOptions(
+        compute_dtype=dtype,  # type: ignore[arg-type]
+        activations=activations,  # type: ignore[arg-type]
+        offload=offload,  # type: ignore[arg-type]
+        learning_rate=1e-3,
+        micro_batch_tokens=60,
+        old_logprobs="recomputed" if dtype == "bfloat16" else "recorded",
+    )
+    loss = LossSettings(OBJECTIVES[objective], {"ratio": ratio} if objective == "nft" else {}, 1.0, 14)
+    with joined_ranks() as ranks:
+        policy, sharded = load_sharded_policy(folder, ranks, "cpu", COMPUTE_DTYPES[dtype], options.offload)
+        whole = {name: weight.clone() for name, weight in named_weights(policy.model, torch.float32)}
+        shards = sum(parameter.to_local().numel() for parameter in policy.model.parameters())  # type: ignore[attr-defined]
+        total = sum(weight.numel() for weight in whole.values())
+        assert shards < 1.2 * total / ranks.size
+        alone = type(policy.model)(policy.model.config).eval()
+        alone.load_state_dict(whole, strict=False)
+        groups = sampled_groups(alone, num_groups=int(num_groups))
+        with gradients_kept() as of_shards:
+            trainer = Trainer(policy.model, loss, options, 10, ranks, sharded)
+            metrics = trainer.step(groups, 0)
+        with gradients_kept() as of_whole:
+            expected = Trainer(alone, loss, replace_model(options), 10).step(groups, 0)
+        assert len(of_shards) == len(of_whole) == min(2, int(num_groups))
+        tolerance = 1e-5 if dtype == "float32" else 0.15  # two ways of rounding, each up to 6 % off float32
+        for ours, theirs in zip(of_shards, of_whole, strict=True):
+            assert ours.keys() == theirs.keys()
+            for name in ours:
+                difference = (ours[name] - theirs[name]).norm() / (theirs[name].norm() + 1e-9)
+                assert difference <= tolerance, (name, difference)
+        for name, value in expected.items():
+            if name not in ("train/sampler_difference", "train/share_at_epsilon"):  # where R is 1 but for rounding
+                assert abs(metrics[name] - value) <= tolerance * max(abs(value), 0.01), (name, metrics[name], value)
+        assert len({tuple(sorted(each.items())) for each in ranks.gather(metrics)}) == 1
+        if dtype == "float32":
+            for name, weight in named_weights(policy.model, torch.float32):
+                if not name.endswith("bias"):  # a key's bias has no gradient but rounding, which AdamW makes a step of
+                    assert torch.allclose(weight, dict(alone.named_parameters())[name], atol=2e-5), name
+
+
+def replace_model(options: TrainingOptions) -> TrainingOptions:
+    """The same options for one process."""
+    return options.model_copy(update={"offload": "none", "activations": "kept"})
+
+
+class EveryThird:
+    """Finds the answers to every third question right or wrong by their length, and all others wrong."""
+
+    def grade(self, texts: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
+        rights = [
+            int(problem.id) % 3 == 0 and len(text) % 2 == 0 for text, problem in zip(texts, problems, strict=True)
+        ]
+        return [Verdict(right, "correct" if right else "wrong") for right in rights]
+
+    def close(self) -> None: ...
+
+
+class RecordingEngine(LocalEngine):
+    """Keeps the prompts of each call."""
+
+    def generate(self, prompts: Any, *arguments: Any, **options: Any) -> Any:
+        self.__dict__.setdefault("calls", []).append(prompts)
+        return super().generate(prompts, *arguments, **options)
+
+
+def collector(engine: Any, verifier: Any, options: RolloutOptions) -> Collector:
+    """Thirty questions in an order of the collector's own, of which ten can be informative."""
+    problems = [Problem(str(number), "", "") for number in range(30)]
+    params = options.params((1, 2, 3, 4, 5, 6, 7, 8))
+    task = Task("thirds", problems, "{question}", verifier)
+    prompts = {problem.id: [10 + int(problem.id), 20] for problem in problems}
+    made = Collector(
+        engine, replace(task, prompt="{question}"), lambda _: [1, 2], lambda ids: "x" * len(ids), params, options, 0, 99
+    )
+    made.prompts = [tuple(prompts[problem.id]) for problem in made.problems]
+    made._order = (0, list(range(30)))  # so that in a call of six, the first and fourth question alone can teach
+    return made
+
+
+def collect_with_poor_shares(arguments: Sequence[str]) -> None:
+    """Two of three ranks get questions that teach nothing; all three end with the batches that one process has."""
+    options = RolloutOptions(questions=6, completions=4, max_new_tokens=9, max_sequences=8)
+    with joined_ranks() as ranks:
+        model = llama(3)
+        engine = RecordingEngine(model)
+        shared = collector(SharedEngine(engine, ranks), SharedVerifier(EveryThird(), ranks), options)
+        expected = collector(LocalEngine(model), EveryThird(), options)
+        told: list[int] = []
+        for step in (1, 2):
+            found, alone = shared.next_rollout(step, told.append), expected.next_rollout(step)
+            assert [g.problem.id for g in found.groups] == [g.problem.id for g in alone.groups]
+            assert [g.verdicts for g in found.sampled] == [g.verdicts for g in alone.sampled]
+            assert [c.token_ids for g in found.sampled for c in g.completions] == [
+                c.token_ids for g in alone.sampled for c in g.completions
+            ]
+            assert shared.state.position == expected.state.position
+            assert len(shared.state.surplus) == len(expected.state.surplus)
+            tokens = sum(len(c.token_ids) for g in found.sampled for c in g.completions)
+            assert sum(told) == tokens
+            told.clear()
+        first_questions = ranks.gather([prompt[0] - 10 for prompt in engine.calls[0]])
+        assert first_questions == [[0, 3], [1, 4], [2, 5]], "only the first rank's share should have something to teach"
+        batches = ranks.gather([g.problem.id for g in found.groups])
+        assert all(batch == batches[0] for batch in batches)
+
+
+def nan_on_one_rank(arguments: Sequence[str]) -> None:
+    """A loss that isn't finite in one rank's share stops all of them, and leaves the weights as they were."""
+    with joined_ranks() as ranks:
+        policy, sharded = load_sharded_policy(arguments[0], ranks, "cpu", torch.float32, "none")
+        before = {name: weight.clone() for name, weight in named_weights(policy.model, torch.float32)}
+        groups = sampled_groups(llama(0), num_groups=4)
+        (first, *others) = groups[0].completions
+        broken = replace(first, logprobs=(float("nan"),) * len(first.logprobs))
+        groups[0] = replace(groups[0], completions=(broken, *others))
+        options = TrainingOptions(compute_dtype="float32", optimizer_steps=1, micro_batch_tokens=30)
+        trainer = Trainer(policy.model, LossSettings(OBJECTIVES["nft"], {}, 1.0, 14), options, 10, ranks, sharded)
+        try:
+            trainer.step(groups, 0)
+        except NonFiniteLossError as error:
+            said = str(error)
+        assert ranks.gather(said) == [said] * ranks.size
+        for name, weight in named_weights(policy.model, torch.float32):
+            assert torch.equal(weight, before[name])
+
+
+def leave_alone(arguments: Sequence[str]) -> None:
+    """All come to one place in time; to another, one of them doesn't."""
+    with joined_ranks() as ranks:
+        assert ranks.all_reach("the end", 20)
+        if ranks.rank != 1:
+            assert not ranks.all_reach("nowhere", 0.5)
+        assert ranks.of_first(lambda: ranks.rank) == 0
+        assert ranks.sums({"one": 1.0, f"own {ranks.rank}": 2.0}) == {
+            "one": float(ranks.size),
+            **{f"own {rank}": 2.0 for rank in range(ranks.size)},
+        }
+        assert ranks.dead() == []
+        _stay(ranks)
+
+
+def _stay(ranks: Ranks) -> None:
+    """The first rank holds the store, so it leaves last."""
+    ranks.meet()

@@ -1,0 +1,243 @@
+"""Several ranks over gloo: what one process would have computed, collected, kept and resumed.
+
+The ranks are processes of their own with torchrun's environment; those that need torchrun itself are slow tests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from forked_command import Fault, negaware, negaware_on_ranks, on_ranks
+from tiny_models import MODELS
+from tiny_run import timeless_metrics, write_tiny_config
+
+NOISE = ("train/sampler_difference", "train/share_at_epsilon")
+"""Metrics of what differs by rounding alone: whether a ratio of 1 is a hair above it or below."""
+AT_STEP = "negaware.training.step:Trainer.step"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    for name in ("llama", "qwen3", "gpt2"):
+        model = MODELS[name](1)
+        model.save_pretrained(folder / name)
+        shutil.copytree(_tokenizer(tmp_path_factory), folder / name, dirs_exist_ok=True)
+    return folder
+
+
+def _tokenizer(factory: pytest.TempPathFactory) -> Path:
+    from tiny_run import tiny_tokenizer
+
+    folder = factory.mktemp("tokenizer")
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("num_ranks", "model", "options"),
+    [
+        pytest.param(2, "llama", "float32 kept none 5 nft token", id="two"),
+        pytest.param(3, "qwen3", "float32 recomputed none 5 nft sequence", id="tied-recomputed"),
+        pytest.param(3, "llama", "float32 kept cpu 1 dapo token", id="more-ranks-than-rows-offloaded"),
+        pytest.param(2, "gpt2", "float32 recomputed none 4 grpo token", id="gpt2"),
+        pytest.param(2, "llama", "bfloat16 kept none 5 nft token", id="bfloat16"),
+    ],
+)
+def test_gradients_metrics_and_weights_are_those_of_one_process(
+    models: Path, num_ranks: int, model: str, options: str
+) -> None:
+    on_ranks(num_ranks, "rank_programs:train_whole_and_shared", str(models / model), *options.split())
+
+
+def test_the_collector_agrees_where_shares_teach_nothing() -> None:
+    on_ranks(3, "rank_programs:collect_with_poor_shares")
+
+
+def test_a_loss_that_is_not_finite_on_one_rank_stops_all(models: Path) -> None:
+    on_ranks(3, "rank_programs:nan_on_one_rank", str(models / "llama"))
+
+
+def test_what_ranks_tell_one_another() -> None:
+    on_ranks(3, "rank_programs:leave_alone")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A config, its run by one process, and by three ranks."""
+    folder = tmp_path_factory.mktemp("ranks")
+    config = write_tiny_config(folder)
+    assert negaware("train", config).code == 0
+    ended = negaware_on_ranks(3, "train", config, "--run.folder", folder / "three")
+    assert [one.code for one in ended] == [0, 0, 0], ended
+    assert [one.err for one in ended] == [""] * 3
+    assert "step 5/5" in ended[0].out
+    assert [one.out for one in ended[1:]] == ["", ""], "one rank speaks for all"
+    return folder
+
+
+def assert_same_metrics(run: Path, expected: Path) -> None:
+    for found, wanted in zip(timeless_metrics(run), timeless_metrics(expected), strict=True):
+        assert found.keys() == wanted.keys()
+        for name in wanted.keys() - set(NOISE):
+            assert found[name] == pytest.approx(wanted[name], rel=1e-3, abs=1e-6), (wanted["step"], name)
+
+
+def test_a_run_of_three_ranks_is_the_run_of_one(folder: Path) -> None:
+    assert_same_metrics(folder / "three", folder / "run")
+    for part in ("answers", "evaluations"):
+        names = sorted(path.name for path in (folder / "run" / part).iterdir())
+        assert sorted(path.name for path in (folder / "three" / part).iterdir()) == names
+        for name in names:
+            assert (folder / "three" / part / name).read_text() == (folder / "run" / part / name).read_text()
+
+
+def test_the_finished_model_is_whole(folder: Path) -> None:
+    ours, theirs = (load_file(folder / run / "model" / "model.safetensors") for run in ("three", "run"))
+    assert ours.keys() == theirs.keys()
+    for name, weight in theirs.items():
+        assert ours[name].dtype == weight.dtype
+        assert torch.allclose(ours[name], weight, atol=1e-4), name
+    loaded = [AutoModelForCausalLM.from_pretrained(folder / run / "model") for run in ("three", "run")]
+    assert loaded[0].dtype == loaded[1].dtype
+    assert loaded[0].generation_config.eos_token_id == loaded[1].generation_config.eos_token_id
+    configs = [json.loads((folder / run / "model" / "config.json").read_text()) for run in ("three", "run")]
+    assert configs[0] == configs[1]
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_a_checkpoint_of_three_ranks_resumes_on_fewer(folder: Path, num_ranks: int, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(folder / "three", run)
+    shutil.rmtree(run / "checkpoints" / "step-000005")
+    shutil.rmtree(run / "model")
+    (run / "summary.json").unlink()
+    command = ("train", folder / "tiny.yaml", "--run.folder", run, "--resume")
+    ended = negaware_on_ranks(num_ranks, *command) if num_ranks > 1 else [negaware(*command)]
+    assert [one.code for one in ended] == [0] * num_ranks, ended
+    assert_same_metrics(run, folder / "run")
+    assert "step 4/5" not in ended[0].out, "it should go on after step 4"
+
+
+@pytest.mark.parametrize("dead", [0, 2])
+def test_a_rank_that_dies_is_named_and_the_resumed_run_is_the_whole_one(
+    folder: Path, dead: int, tmp_path: Path
+) -> None:
+    """Without torchrun to bring the others down, they find out by themselves."""
+    command = ("train", folder / "tiny.yaml", "--run.folder", tmp_path / "run")
+    began = time.monotonic()
+    ended = negaware_on_ranks(3, *command, faults={dead: [Fault("SIGKILL", AT_STEP, 4)]})
+    seconds = time.monotonic() - began
+    assert [one.code for one in ended] == [-9 if rank == dead else 2 for rank in range(3)], ended
+    for rank in {0, 1, 2} - {dead}:
+        assert f"rank {dead} (process " in ended[rank].err, ended[rank].err
+        assert "has died" in ended[rank].err
+        assert "--resume" in ended[rank].err
+        own = [line for line in ended[rank].err.splitlines() if "c10d" not in line and not line.startswith("frame #")]
+        assert dead == 0 or len(own) == 1  # torch has more to say if the store goes with the first rank
+    assert seconds < 60
+    assert [one.code for one in negaware_on_ranks(3, *command, "--resume")] == [0, 0, 0]
+    assert_same_metrics(tmp_path / "run", folder / "three")
+
+
+def test_an_error_of_all_is_said_by_the_first_and_by_others_with_their_rank(folder: Path) -> None:
+    ended = negaware_on_ranks(2, "train", folder / "tiny.yaml")  # its run folder holds a run
+    assert ended[0].code == 2
+    assert ended[0].err.startswith("negaware: error: run folder")
+    assert "rank 0 (process" in ended[1].err
+
+
+def test_ctrl_c_on_one_rank_ends_all_after_the_same_step(folder: Path, tmp_path: Path) -> None:
+    command = ("train", folder / "tiny.yaml", "--run.folder", tmp_path / "run")
+    ended = negaware_on_ranks(2, *command, faults={1: [Fault("SIGINT", AT_STEP, 3)]})
+    assert [one.code for one in ended] == [130, 130], ended
+    assert [path.name for path in sorted((tmp_path / "run/checkpoints").iterdir())] == ["step-000002", "step-000003"]
+    assert [one.code for one in negaware_on_ranks(2, *command, "--resume")] == [0, 0]
+    assert_same_metrics(tmp_path / "run", folder / "run")
+
+
+def torchrun(num_ranks: int, config: Path, *options: str) -> subprocess.Popen[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks)]
+    return subprocess.Popen(
+        [*launcher, "-m", "negaware", "train", str(config), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def process_of_rank(rank: int, launcher: int) -> int:
+    """The process with this rank that a torchrun has started."""
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            environment, command = (place / "environ").read_text(), (place / "cmdline").read_text()
+            if parent == launcher and f"\0RANK={rank}\0" in environment and "-m\0negaware" in command:
+                return int(place.name)
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+    raise LookupError(rank)
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_torchrun_brings_all_down_when_one_is_killed_and_resumes(tmp_path: Path) -> None:
+    config = write_tiny_config(tmp_path, run__steps=25, run__checkpoint_every=3)
+    straight = torchrun(3, config, "--run.folder", str(tmp_path / "straight"))
+    _, err = straight.communicate(timeout=300)
+    assert straight.returncode == 0, err
+    process = torchrun(3, config)
+    wait_for(tmp_path / "run/answers/000005.jsonl", process)
+    os.kill(process_of_rank(1, process.pid), signal.SIGKILL)
+    began = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - began < 20
+    assert process.returncode == 1
+    root_cause = err[err.index("Root Cause") :]
+    assert "rank      : 1 " in root_cause
+    assert "SIGKILL" in root_cause
+    resumed = torchrun(3, config, "--resume")
+    _, err = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, err
+    assert timeless_metrics(tmp_path / "run") == timeless_metrics(tmp_path / "straight"), "to the last digit"
+
+
+@pytest.mark.slow
+def test_ctrl_c_under_torchrun_leaves_a_checkpoint_of_the_last_step(tmp_path: Path) -> None:
+    changes = {"run__steps": 100_000, "run__checkpoint_every": 100_000, "training__learning_rate": 1e-9}
+    process = torchrun(2, write_tiny_config(tmp_path, **changes))
+    wait_for(tmp_path / "run/answers/000003.jsonl", process)
+    os.killpg(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    last = [line.split("/")[0].removeprefix("step ") for line in out.splitlines() if line.startswith("step ")][-1]
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == [f"step-{int(last):06d}"]
+
+
+@pytest.mark.slow
+def test_torchrun_says_a_mistake_once(tmp_path: Path) -> None:
+    process = torchrun(2, tmp_path / "none.yaml")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.count("negaware: error") == 1
+    assert "none.yaml can't be read" in err
