@@ -16,7 +16,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +60,7 @@ SMALL, MIDDLE = "SmolLM2-135M", "Qwen2-like, 0.3B"
 CASES = {
     "fused_2k": Case(SMALL, 2048, fused=True),
     "fused_rows": Case(SMALL, 1024, rows=4, fused=True),
-    "fused_8k": Case(SMALL, 8192, fused=True),
+    "fused_recomputed": Case(SMALL, 8192, fused=True, recomputed=True),
     "kept_2k": Case(SMALL, 2048),
     "kept_rows": Case(SMALL, 512, rows=8),
     "recomputed_4k": Case(SMALL, 4096, recomputed=True),
@@ -85,6 +84,7 @@ def measure(case: Case) -> list[Compared]:
 
 def of_a_step(case: Case) -> list[Compared]:
     """A small step, after which AdamW's moments are there, then the one that counts."""
+    from negaware.models.parallel import recompute_activations
     from negaware.models.residual import keep_residual_float32
     from negaware.objectives import OBJECTIVES
     from negaware.planning.memory import memory
@@ -92,15 +92,16 @@ def of_a_step(case: Case) -> list[Compared]:
     from negaware.training.step import LossSettings, Trainer
 
     config, setting = model_config(case), setting_like(case)
-    options = TrainingOptions(optimizer_steps=1, micro_batch_tokens=case.rows * case.tokens)
+    activations = "recomputed" if case.recomputed else "kept"
+    options = TrainingOptions(optimizer_steps=1, micro_batch_tokens=case.rows * case.tokens, activations=activations)
     with PeakMemory() as peak:
         model = new_model(config, case)
         trainer = Trainer(model, LossSettings(OBJECTIVES["nft"], {}, 1.0, case.tokens), options, 2)
         if not case.fused:
             trainer.fused, trainer.shares_questions = None, False
             keep_residual_float32(model)
-        if case.recomputed:
-            recompute_layers(model)
+            if case.recomputed:
+                recompute_activations(model)
         trainer.step([made_group(2, 2, model.config.vocab_size)], seed=0)
         length = case.tokens - PROMPT + 1
         with kept_bytes(model, trainer) as kept:
@@ -136,18 +137,16 @@ def of_layers(case: Case) -> list[Compared]:
     weights = 2 * 2 * (setting.model.num_parameters - setting.model.head_parameters)
     within = sum(size for name, size in activations(setting).items() if "activations" in name or "between" in name)
     return [
-        Compared(case.title + ", two layers", "autograd", planned_kept(setting), sum(kept.values())),
+        Compared(case.title + ", two layers", "autograd", planned_kept(setting), sum(kept.values()) + hidden.nbytes),
         Compared(case.title + ", two layers", "process", weights + within, peak.growth),
     ]
 
 
 def planned_kept(setting: Any) -> int:
-    """What is planned to be kept for the backward pass, the logarithms' hidden states with it."""
+    """What is planned to be kept for the backward pass, with the last hidden states of the tokens that predict."""
     from negaware.planning.memory import activations
 
-    parts = activations(setting)
-    layers = sum(size for name, size in parts.items() if "activations" in name and "again" not in name)
-    return layers + setting.tokens_at_once * setting.itemsize * setting.model.width
+    return sum(size for name, size in activations(setting).items() if "activations" in name and "again" not in name)
 
 
 def keys_and_values(case: Case, model: Any, fused: Any) -> Iterator[Compared]:
@@ -188,14 +187,6 @@ def kept_bytes(model: Any, trainer: Any) -> Iterator[dict[int, int]]:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         yield kept
-
-
-def recompute_layers(model: Any) -> None:
-    """Per-layer checkpoints, as training.activations: recomputed makes them."""
-    from torch.utils.checkpoint import checkpoint
-
-    for layer in model.get_decoder().layers:
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
 def model_config(case: Case) -> Any:

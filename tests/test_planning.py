@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.checkpoint import checkpoint
 
 from negaware.cli import main
 from negaware.config import load_config, parse_config
 from negaware.models.decoder import FusedDecoder
+from negaware.models.parallel import recompute_activations
 from negaware.models.residual import keep_residual_float32
 from negaware.models.shared_rows import SharedRows
 from negaware.planning.advice import advice, fits
@@ -94,7 +94,7 @@ def test_a_tiny_models_bytes_on_four_gpus(tmp_path: Path) -> None:
     assert held.peak - offloaded.peak == 16 * PARAMETERS // 4
 
 
-@pytest.mark.parametrize(("fused", "recomputed"), [(True, False), (False, False), (False, True)])
+@pytest.mark.parametrize(("fused", "recomputed"), [(True, False), (False, False), (False, True), (True, True)])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_planned_activations_are_those_that_autograd_keeps(
     tmp_path: Path, fused: bool, recomputed: bool, dtype: str
@@ -111,13 +111,13 @@ def test_planned_activations_are_those_that_autograd_keeps(
     positions = torch.arange(256)
     if fused:
         decoder = FusedDecoder(model)
+        decoder.recomputes = recomputed
         run = partial(decoder, positions, positions, decoder.attention_within(SharedRows(256, [256], [()])))
     else:
         assert keep_residual_float32(model) == (dtype == "bfloat16")
         run = partial(model.get_decoder(), input_ids=positions[None], position_ids=positions[None], use_cache=False)
-    if recomputed:
-        for layer in model.get_decoder().layers:
-            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+        if recomputed:
+            recompute_activations(model)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -132,7 +132,7 @@ def test_planned_activations_are_those_that_autograd_keeps(
     parts = activations(setting)
     planned = sum(size for name, size in parts.items() if "activations" in name and "again" not in name)
     if recomputed:  # a checkpoint holds cosines and sines as arguments, where the hooks don't see them
-        planned -= 256 * 2 * 16 * setting.itemsize
+        planned -= 256 * 2 * 16 * (4 if fused else setting.itemsize)
     last = out if fused else out.last_hidden_state
     kept[last.untyped_storage().data_ptr()] = last.nbytes
     assert sum(kept.values()) == pytest.approx(planned, rel=0.01)
@@ -239,13 +239,15 @@ def test_time_follows_the_machine() -> None:
 
 
 def test_vllm_shares_weights_and_keys() -> None:
-    setting = replace(recipe("32b", 128), sampler=Sampler("vllm", 8))
+    setting = replace(recipe("32b", 128), sampler=Sampler("vllm", 8), max_sequences=256)
     assert setting.engines == 16
     held = memory(setting, Machine())
     weights, states = held.moments["sampling"].values()
     assert weights == 2 * setting.model.num_parameters // 8
     assert sequence_bytes(setting) == 16_384 * 2 * 64 * 128 * 2  # one head of keys and values a GPU
     assert states % sequence_bytes(setting) == 0
+    given = memory(replace(setting, sampler=Sampler("vllm", 8, cache=9 * GIB)), Machine()).moments["sampling"]
+    assert given["keys and values of 18 answers"] == 9 * GIB
     assert held.total("sampling") <= Machine().usable < held.total("sampling") + sequence_bytes(setting)
 
 
@@ -301,15 +303,28 @@ def test_the_dry_run_shows_the_same_numbers(tmp_path: Path, capsys: pytest.Captu
     assert f"{held.peak / GIB:8.2f}  together at the worst moment" in printed
 
 
-def test_the_page_shows_what_the_command_prints(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """docs/scaling.md holds commands with their output."""
+def test_the_page_shows_what_the_commands_print(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    page = (ROOT / "docs/scaling.md").read_text()
-    shown = re.findall(r"```\n\$ negaware (plan [^\n]+)\n(.*?)```", page, flags=re.DOTALL)
-    assert len(shown) >= 2
-    for command, output in shown:
-        main(command.split())
-        assert capsys.readouterr().out.split() == output.split()
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import scaling_plans
+
+    page = scaling_plans.PAGE.read_text()
+    assert len(scaling_plans.COMMAND.findall(page)) == 2
+    assert scaling_plans.with_outputs(page) == page, "run: python docs/scaling_plans.py"
+
+
+@pytest.mark.parametrize(
+    ("ranks", "training", "sampling", "days"),
+    [(16, 69.7, 4.9, 89), (32, 54.4, 2.3, 43), (64, 46.8, 1.13, 21), (128, 43.0, 0.56, 10.4)],
+)
+def test_the_pages_table_of_the_32b_recipe(ranks: int, training: float, sampling: float, days: float) -> None:
+    setting = replace(recipe("32b", ranks), sampler=Sampler("vllm", 8), max_sequences=128)
+    assert fits(setting, Machine())
+    assert memory(setting, Machine()).total("training") / GIB == pytest.approx(training, abs=0.05)
+    spent = seconds(setting, Machine())
+    assert spent.sampling / 3600 == pytest.approx(sampling, rel=0.02)
+    assert 320 * spent.step / 86_400 == pytest.approx(days, rel=0.02)
+    assert (ranks == 16) == (memory(replace(setting, ranks=ranks // 2)).total("training") > Machine().usable)
 
 
 def test_a_layers_bytes_by_the_formula() -> None:

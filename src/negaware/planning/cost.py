@@ -88,8 +88,8 @@ class Seconds:
         return self.sampling + self.training + self.communication + self.handover
 
 
-def seconds(setting: Setting, machine: Machine, room: int | None = None) -> Seconds:
-    """What a step takes on these machines. `room`: bytes of a GPU that vLLM may use."""
+def seconds(setting: Setting, machine: Machine) -> Seconds:
+    """What a step takes on these machines."""
     cut, model, several = work(setting), setting.model, setting.ranks > 1
     rows = cut.micro_batches * cut.rows_together
     computing = rows * cut.row(setting) / (machine.operations * machine.efficiency)
@@ -97,17 +97,17 @@ def seconds(setting: Setting, machine: Machine, room: int | None = None) -> Seco
     moved = (2 * setting.itemsize + SINGLE) * model.num_parameters * several
     moving = cut.micro_batches * moved / machine.network
     return Seconds(
-        sampling=_sampling_seconds(setting, machine, room),
+        sampling=_sampling_seconds(setting, machine),
         training=setting.optimizer_steps * computing,
         communication=setting.optimizer_steps * max(0.0, moving - computing),
         handover=setting.itemsize * model.num_parameters * several / machine.network,
     )
 
 
-def _sampling_seconds(setting: Setting, machine: Machine, room: int | None) -> float:
+def _sampling_seconds(setting: Setting, machine: Machine) -> float:
     """Each decode step reads the weights once and the keys and values of every answer in it."""
     model, split = setting.model, setting.sampler.tensor_parallel
-    rows = min(rows_at_once(setting, room), setting.sequences_an_engine)
+    rows = min(rows_at_once(setting, machine), setting.sequences_an_engine)
     computing = model.num_parameters - model.root_parameters + model.head_parameters
     context = setting.prompt_tokens + setting.answer_tokens / 2
     read = setting.itemsize * computing + rows * context * model.cache_bytes(setting.itemsize)

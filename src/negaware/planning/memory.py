@@ -16,9 +16,6 @@ from negaware.rollout.graphs import COLUMN_BLOCK, ROW_BLOCK, bucket
 
 SINGLE = 4
 """Bytes of a float32."""
-VLLM_SEQUENCES = 256
-"""vLLM decodes at most so many answers at once, unless told otherwise."""
-
 Parts = dict[str, int]
 
 
@@ -47,7 +44,7 @@ def memory(setting: Setting, machine: Machine | None = None) -> Memory:
     moments = {"training": _gradients(setting) | activations(setting)}
     if setting.ranks > 1:
         moments["gradients outside the layers are summed"] = _root_gradients(setting)
-    moments["sampling"] = _sampling(setting, None if machine is None else machine.usable - sum(always.values()))
+    moments["sampling"] = _sampling(setting, rows_at_once(setting, machine))
     return Memory(always, moments, host)
 
 
@@ -142,13 +139,12 @@ def _root_gradients(setting: Setting) -> Parts:
     }
 
 
-def _sampling(setting: Setting, room: int | None) -> Parts:
-    model, c = setting.model, setting.itemsize
-    sampler, rows = setting.sampler, rows_at_once(setting, room)
+def _sampling(setting: Setting, rows: int) -> Parts:
+    model, c, sampler = setting.model, setting.itemsize, setting.sampler
     if sampler.name == "vllm":
         return {
-            f"vLLM's weights, 1/{sampler.tensor_parallel}": -(-c * model.num_parameters // sampler.tensor_parallel),
-            f"keys and values of {rows} answers": rows * sequence_bytes(setting),
+            f"vLLM's weights, 1/{sampler.tensor_parallel}": _vllm_weights(setting),
+            f"keys and values of {rows} answers": sampler.cache or rows * sequence_bytes(setting),
         }
     packed = c * model.num_layers * model.layer_parameters + SINGLE * model.head_parameters
     parts = {
@@ -160,14 +156,19 @@ def _sampling(setting: Setting, room: int | None) -> Parts:
     return {name: size for name, size in parts.items() if size}
 
 
-def rows_at_once(setting: Setting, room: int | None = None) -> int:
-    """Answers that an engine decodes at once: a question's at least; vLLM no more than have room (bytes of a GPU)."""
-    local = setting.sampler.name == "local"
-    rows = min(setting.max_sequences if local else VLLM_SEQUENCES, setting.sequences_an_engine)
-    if local or room is None:
-        return max(setting.completions, rows)
-    room -= -(-setting.itemsize * setting.model.num_parameters // setting.sampler.tensor_parallel)
-    return max(setting.completions, min(rows, room // sequence_bytes(setting)))
+def rows_at_once(setting: Setting, machine: Machine | None = None) -> int:
+    """Answers that an engine decodes at once: a question's at least; vLLM no more than it has room for."""
+    rows, sampler = min(setting.max_sequences, setting.sequences_an_engine), setting.sampler
+    if sampler.name == "vllm" and sampler.cache is not None:
+        rows = min(rows, sampler.cache // sequence_bytes(setting))
+    elif sampler.name == "vllm" and machine is not None:
+        room = machine.usable - sum(_always(setting)[0].values()) - _vllm_weights(setting)
+        rows = min(rows, room // sequence_bytes(setting))
+    return max(setting.completions, rows)
+
+
+def _vllm_weights(setting: Setting) -> int:
+    return -(-setting.itemsize * setting.model.num_parameters // setting.sampler.tensor_parallel)
 
 
 def sequence_bytes(setting: Setting) -> int:

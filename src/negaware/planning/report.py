@@ -6,6 +6,7 @@ It does no arithmetic but sums.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -17,7 +18,7 @@ from negaware.config import Config, ConfigError, load_config
 from negaware.models.load import pick_device
 from negaware.planning.advice import advice, fits
 from negaware.planning.cost import seconds, work
-from negaware.planning.memory import Memory, memory
+from negaware.planning.memory import Memory, memory, rows_at_once, sequence_bytes
 from negaware.planning.setting import GIB, Machine, Setting, setting_of
 
 WIDTH = 116
@@ -48,7 +49,7 @@ def plan_command(path: Path, overrides: Sequence[str], gpus: int, machine: Machi
     held, console = memory(setting, machine), Console(width=WIDTH)
     console.print(_memory_table(held, machine))
     print()
-    for line in [*rollout_lines(config), *training_lines(setting), *time_lines(setting, machine, held)]:
+    for line in [*rollout_lines(config), *training_lines(setting), *time_lines(setting, machine)]:
         print(line)
     print()
     print(verdict(setting, machine, held))
@@ -92,9 +93,9 @@ def memory_lines(held: Memory) -> list[tuple[str, int]]:
     return [*lines, ("together at the worst moment", held.peak)]
 
 
-def time_lines(setting: Setting, machine: Machine, held: Memory) -> list[str]:
+def time_lines(setting: Setting, machine: Machine) -> list[str]:
     """Seconds of a step and of the run, and what they assume."""
-    spent = seconds(setting, machine, machine.usable - sum(held.always.values()))
+    spent = seconds(setting, machine)
     parts: Mapping[str, float] = {
         "sampling": spent.sampling,
         "training": spent.training,
@@ -124,6 +125,10 @@ def verdict(setting: Setting, machine: Machine, held: Memory) -> str:
         change = "No option is enough: take GPUs with more memory, or lower rollout.max_new_tokens."
     else:
         change = f"It fits with {' '.join(map(str, changes))}"
+        changed = replace(setting, **{each.field: each.value for each in changes})
+        if changed.sampler != setting.sampler:
+            cache = rows_at_once(changed, machine) * sequence_bytes(changed)
+            change += f" --rollout.engine.cache_gib {-(-cache // GIB)}"
     return f"It doesn't fit: {', '.join(over)} of {room}.\n{change}"
 
 

@@ -35,11 +35,13 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """What samples: an engine of this process, or vLLM, whose weights sleep in the CPU's memory during training."""
+    """What samples: the local engine, or vLLM in the trainer's process, which gives its memory back for training."""
 
     name: Literal["local", "vllm"] = "local"
     tensor_parallel: int = 1
     """GPUs that share one copy of the weights and one set of keys and values."""
+    cache: int | None = None
+    """Bytes of a GPU that vLLM keeps for keys and values; none: what the plan leaves it."""
 
 
 @dataclass(frozen=True, slots=True)

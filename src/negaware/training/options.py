@@ -43,9 +43,3 @@ class TrainingOptions(BaseModel):
 
     Recomputed, groups carried over from an earlier step count as sampled by the present policy.
     """
-    activations: Literal["kept", "recomputed"] = "kept"
-    """What the backward pass needs is kept, or computed again layer by layer: about a third more time for a fraction
-    of the memory."""
-    offload: Literal["none", "cpu"] = "none"
-    """Where sharded weights, gradients and optimizer state wait while not in use (several ranks): on the device, or
-    in the CPU's memory."""
