@@ -91,7 +91,7 @@ def logits_bytes(setting: Setting) -> int:
 
 
 def _always(setting: Setting) -> tuple[Parts, int]:
-    """The weights and the optimizer's state, and how much of that is in the CPU's memory."""
+    """The weights, the optimizer's state, what the sampler keeps; and how much of it is in the CPU's memory."""
     model, ranks = setting.model, setting.ranks
     count = f"{model.num_parameters / 1e6:,.0f}M"
     if model.num_trained < model.num_parameters:
@@ -99,12 +99,23 @@ def _always(setting: Setting) -> tuple[Parts, int]:
     share = f", 1/{ranks}" if ranks > 1 else ""
     weights = {f"weights ({count}), float32{share}": -(-SINGLE * model.num_parameters // ranks)}
     moments = {f"AdamW's two moments, float32{share}": -(-2 * SINGLE * model.num_trained // ranks)}
+    sampler = _local_sampler(setting)
     if ranks > 1 and setting.offload == "cpu":
         gradients = -(-SINGLE * model.num_trained // ranks)
-        return {}, sum((weights | moments).values()) + gradients
+        return sampler, sum((weights | moments).values()) + gradients
     computing = ranks == 1 and setting.itemsize < SINGLE
     copy = {"weights that compute": setting.itemsize * model.num_parameters} if computing else {}
-    return weights | moments | copy, 0
+    return weights | moments | copy | sampler, 0
+
+
+def _local_sampler(setting: Setting) -> Parts:
+    """What the local engine doesn't give back: its copy of weights that training has in shards, its buffers on CUDA."""
+    if setting.sampler.name != "local":
+        return {}
+    rows, copied = rows_at_once(setting), setting.ranks > 1
+    copy = {"the sampler's copy of the weights": setting.itemsize * setting.model.num_parameters} if copied else {}
+    on_cuda = setting.device == "cuda"  # captured graphs read them
+    return copy | ({f"keys and values of {rows} answers": _cache_bytes(setting, rows)} if on_cuda else {})
 
 
 def _gradients(setting: Setting) -> Parts:
@@ -148,9 +159,8 @@ def _sampling(setting: Setting, rows: int) -> Parts:
         }
     packed = c * model.num_layers * model.layer_parameters + SINGLE * model.head_parameters
     parts = {
-        "the sampler's copy of the weights": c * model.num_parameters if setting.ranks > 1 else 0,
         "weights as the CPU's products read them": packed if setting.is_fused and c < SINGLE else 0,
-        f"keys and values of {rows} answers": _cache_bytes(setting, rows),
+        f"keys and values of {rows} answers": 0 if setting.device == "cuda" else _cache_bytes(setting, rows),
         "logits of a decode step": 2 * SINGLE * rows * model.vocabulary,
     }
     return {name: size for name, size in parts.items() if size}
