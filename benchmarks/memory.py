@@ -34,6 +34,11 @@ class PeakMemory:
     def __exit__(self, *exception: object) -> None:
         self.peak = _status_megabytes("VmHWM")
 
+    @property
+    def growth(self) -> int:
+        """Bytes above the size before."""
+        return int((self.peak - self.before) * 2**20)
+
     def measured(self) -> dict[str, float]:
         """Megabytes: the highest resident size, and how far above the size before."""
         return {"peak_mb": self.peak, "growth_mb": self.peak - self.before}

@@ -37,7 +37,9 @@ def assert_refused(ended: Ended, sentence: str) -> None:
     assert (ended.code, ended.err) == (2, f"negaware: error: {sentence}\n")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"], ["compare", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["--version"], ["compare", "--help"], ["plan", "--help"]]
+)
 def test_help_is_instant(arguments: list[str]) -> None:
     """It imports nothing heavy, in a fresh process."""
     code = f"""

@@ -6,8 +6,6 @@ from pathlib import Path
 import pytest
 
 from negaware.cli import main
-from negaware.config import parse_config
-from negaware.plan import memory, model_size, step_arithmetic
 from tiny_run import tiny_config, write_tiny_config
 
 
@@ -18,26 +16,6 @@ def test_the_dry_run_shows_the_config_and_a_steps_arithmetic(tmp_path: Path, cap
     assert "4 questions × 6 answers = 24 sequences, at most 6 tokens each: 144 answer tokens" in printed
     assert "2 optimizer steps of 2 questions and at most 72 answer tokens" in printed
     assert not (tmp_path / "run").exists()
-
-
-def test_the_dry_runs_memory_is_that_of_the_model(tmp_path: Path) -> None:
-    config = parse_config(tiny_config(tmp_path))
-    size = model_size(config)
-    embedding = 10 * 32
-    attention = 2 * 32 * 32 + 2 * 32 * 16
-    layer = attention + 3 * 32 * 64 + 2 * 32
-    assert size.num_parameters == 2 * embedding + 2 * layer + 32
-    assert size.cache_bytes_per_token == 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, width, float32
-    parts = memory(config, size)
-    # In float32 the masters are the weights that compute: weights, gradients and two moments, four bytes each.
-    weights = [
-        bytes_ for name, bytes_ in parts.items() if not any(part in name for part in ("logits", "keys", "copies"))
-    ]
-    assert sum(weights[:-1]) == 16 * size.num_parameters
-    # The head's float32 copy counts even where it is tied to the embedding.
-    assert parts["copies of weights as the CPU's products read them"] == 4 * size.num_parameters + 4 * embedding
-    assert parts["together"] == sum(parts.values()) - parts["together"]
-    assert len(step_arithmetic(config)) == 5
 
 
 def test_evaluate_prints_the_figures_and_keeps_the_answers(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

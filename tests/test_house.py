@@ -28,7 +28,7 @@ RULES: dict[str, tuple[str, str, str]] = {
     "train": ("types ranks verifiers tasks models rollout training evaluation runs objectives config", "torch", ""),
     "compare": ("config ranks train runs", "rich", ""),
     "evaluate": ("tasks models rollout evaluation", "torch rich", ""),
-    "plan": ("config models", "torch transformers yaml", ""),
+    "planning": ("config models rollout", "torch transformers yaml rich", ""),
     "cli": ("config", "", "rich yaml torch plotly"),
 }
 LAZY_OURS = {"cli"}  # may reach any of our packages, inside a function: `--help` stays instant

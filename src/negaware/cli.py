@@ -6,12 +6,13 @@ What the user can mend ends in one sentence and exit code 2; Ctrl-C in 130.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command not in ("train", "compare"):
+    if rest and options.command not in ("train", "compare", "plan"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.overrides = rest
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -136,6 +137,24 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--dry-run", action="store_true", help="print the resolved config and a step's arithmetic")
     train.set_defaults(run=_train)
 
+    plan = commands.add_parser(
+        "plan",
+        help="memory and time of a config on GPUs, on paper",
+        epilog="The exit code is 1 if it doesn't fit. Fields of the config can be given as for train. The defaults are "
+        "an H100's.",
+        allow_abbrev=False,
+    )
+    plan.add_argument("config", type=Path, metavar="CONFIG.yaml")
+    plan.add_argument("--gpus", type=_positive, required=True, metavar="N", help="GPUs, one rank each")
+    plan.add_argument("--memory-gib", type=_above_zero, required=True, metavar="M", help="a GPU's memory")
+    plan.add_argument(
+        "--efficiency", type=_share, default=0.4, help="share of a GPU's peaks that is reached (default 0.4)"
+    )
+    plan.add_argument("--tflops", type=_above_zero, default=989, help="a GPU's peak, TFLOP/s (default 989)")
+    plan.add_argument("--bandwidth", type=_above_zero, default=3.35, help="of its memory, TB/s (default 3.35)")
+    plan.add_argument("--network", type=_above_zero, default=40, help="between GPUs, GB/s each, reached (default 40)")
+    plan.set_defaults(run=_plan)
+
     evaluate = commands.add_parser("evaluate", help="avg@k, pass@k and maj@k of a model on a task")
     evaluate.add_argument("model", metavar="MODEL", help="a folder, a hub name, or smollm2-135m-instruct")
     evaluate.add_argument("--task", required=True, help=TASK_HELP)
@@ -202,13 +221,27 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _above_zero(text: str) -> float:
+    with suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+
+
+def _share(text: str) -> float:
+    value = _above_zero(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not above 0 and at most 1")
+    return value
+
+
 def _train(options: argparse.Namespace) -> None:
     with _imports(options):
         from negaware.config import load_config
     config = load_config(options.config, options.overrides)
     if options.dry_run:
         with _imports(options):
-            from negaware.plan import print_plan
+            from negaware.planning.report import print_plan
         print_plan(config)
         return
     with _imports(options):
@@ -233,6 +266,20 @@ def print_outcome(folder: Path) -> None:
     print(f"report  {folder / 'report.html'}")
     print(f"model   {folder / 'model'}")
     print(f'load it with:  transformers.AutoModelForCausalLM.from_pretrained("{folder / "model"}")')
+
+
+def _plan(options: argparse.Namespace) -> int:
+    with _imports(options):
+        from negaware.planning.report import plan_command
+        from negaware.planning.setting import GIB, Machine
+    machine = Machine(
+        memory=int(options.memory_gib * GIB),
+        operations=options.tflops * 1e12,
+        bandwidth=options.bandwidth * 1e12,
+        network=options.network * 1e9,
+        efficiency=options.efficiency,
+    )
+    return plan_command(options.config, options.overrides, options.gpus, machine)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

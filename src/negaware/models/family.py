@@ -30,14 +30,15 @@ def fused_decoder_of(model: PreTrainedModel) -> FusedDecoder | None:
     """The model's fused decoder, one for all who ask; None if it can't stand in for the model's own here and now."""
     kind = model.config.get_text_config(decoder=True)._attn_implementation
     fits = model.device.type == "cpu" and model.dtype in DTYPES and kind in ATTENTION_KINDS
-    if not fits or not _is_llama_like(model):
+    if not fits or not is_llama_like(model):
         return None
     if model not in _checked:
         _checked[model] = _check(model)
     return _checked[model]
 
 
-def _is_llama_like(model: PreTrainedModel) -> bool:
+def is_llama_like(model: PreTrainedModel) -> bool:
+    """Whether its parts are those that the fused decoder knows; what they compute is checked where it is used."""
     decoder: Any = model.get_decoder()
     if not has_full_attention(model) or not all(
         hasattr(decoder, name) for name in ("embed_tokens", "rotary_emb", "norm", "layers")

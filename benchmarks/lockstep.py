@@ -1,0 +1,77 @@
+"""How long ranks wait for one another when each holds whole answers, and when eight share one: `python
+benchmarks/lockstep.py`.
+
+Counted, not run: mini-batches of the 32B recipe with made-up lengths are dealt out and packed by the code that trains.
+A micro-batch's cost is its operations; all ranks wait for the dearest of each round, since FSDP2 gathers every layer
+for all of them at once. "busy" is the part of their time in which ranks compute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from itertools import zip_longest
+from pathlib import Path
+from statistics import mean
+
+from negaware.config import load_config
+from negaware.planning.cost import FLASH_BACKWARD
+from negaware.planning.setting import Setting, setting_of
+from negaware.training.pack import Answer, Row, answers_per_row, micro_batches, rows_of, shares
+
+ROOT = Path(__file__).parents[1]
+LENGTHS = {"answers of about 3,000 tokens": 2_500, "of about 6,000": 6_000, "of about 10,000": 13_000}
+"""Medians of the log-normal lengths (σ = 0.8 over all questions) from which answers are drawn, cut at the limit."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="How long ranks wait for one another.")
+    parser.add_argument("--ranks", type=int, default=128)
+    parser.add_argument("--mini-batches", type=int, default=8, help="how many are averaged (default 8)")
+    options = parser.parse_args()
+    model = ["--model", str(ROOT / "configs/models/Qwen2.5-32B")]
+    setting = setting_of(load_config(ROOT / "configs/math_nft_32b.yaml", model), options.ranks, "cuda")
+    print(f"| {options.ranks} ranks | mean length | at the limit | busy, a row a rank | busy, 8 ranks a row |")
+    print("|---|---|---|---|---|")
+    for title, median in LENGTHS.items():
+        drawn = [mini_batch(setting, median, seed) for seed in range(options.mini_batches)]
+        lengths = [len(answer.token_ids) for answers in drawn for group in answers for answer in group]
+        cut = mean(length == setting.answer_tokens for length in lengths)
+        alone, shared = (mean(busy(setting, own, options.ranks, split) for own in drawn) for split in (1, 8))
+        print(f"| {title} | {mean(lengths):,.0f} | {cut:.0%} | {alone:.0%} | {shared:.0%} |")
+
+
+def mini_batch(setting: Setting, median: int, seed: int) -> list[list[Answer]]:
+    """An optimizer step's questions of 100 to 300 tokens, with answers whose lengths have something in common."""
+    choose = random.Random(seed)
+    questions = []
+    for _ in range(setting.questions // setting.optimizer_steps):
+        prompt, scale = tuple(range(choose.randint(100, 300))), choose.lognormvariate(0, 0.5)
+        drawn = [median * scale * choose.lognormvariate(0, 0.6) for _ in range(setting.completions)]
+        lengths = [min(max(int(length), 50), setting.answer_tokens) for length in drawn]
+        questions.append([Answer(prompt, tuple(range(n)), (), (), True, 0.5, 0) for n in lengths])
+    return questions
+
+
+def busy(setting: Setting, questions: list[list[Answer]], ranks: int, split: int) -> float:
+    """The part of ranks' time in which they compute, `split` of them sharing micro-batches `split` times as long."""
+    limit = setting.micro_batch_tokens * split
+    rows = [row for own in questions for row in rows_of(own, answers_per_row(own, limit))]
+    dealt = [micro_batches(share, limit) for share in shares(rows, ranks // split)]
+    rounds = zip_longest(*([sum(cost(setting, row) for row in batch) for batch in own] for own in dealt), fillvalue=0.0)
+    costs = list(rounds)
+    return sum(map(sum, costs)) / sum(max(own) * len(own) for own in costs)
+
+
+def cost(setting: Setting, row: Row) -> float:
+    """Operations of a row's forward and backward pass with recomputed layers, head apart."""
+    model, prompt = setting.model, len(row.answers[0].prompt_ids)
+    pairs = prompt**2 / 2
+    for answer in row.answers:
+        pairs += len(answer.token_ids) * (prompt + len(answer.token_ids) / 2)
+    attention = 4.0 * model.num_layers * model.attended_width * pairs
+    return 4 * 2.0 * model.num_layers * model.layer_parameters * row.length + (2 + FLASH_BACKWARD) * attention
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""What the plan says: `negaware train CONFIG --dry-run` of a run here, `negaware plan` of GPUs not yet paid for.
+
+It does no arithmetic but sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import yaml
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from negaware.config import Config, ConfigError, load_config
+from negaware.models.load import pick_device
+from negaware.planning.advice import advice, fits
+from negaware.planning.cost import seconds, work
+from negaware.planning.memory import Memory, memory, rows_at_once, sequence_bytes
+from negaware.planning.setting import GIB, Machine, Setting, setting_of
+
+WIDTH = 116
+
+
+def print_plan(config: Config) -> None:
+    """Prints the resolved config as YAML, then a step's arithmetic. ValueError if the model's config can't be had."""
+    print(yaml.safe_dump(config.resolved(), sort_keys=False), end="")
+    setting = setting_of(config, 1, pick_device(config.device))
+    print("\n# One step")
+    for line in [*rollout_lines(config), *training_lines(setting)]:
+        print(f"#   {line}")
+    print("\n# Memory (GiB)")
+    for name, size in memory_lines(memory(setting)):
+        print(f"#   {size / GIB:8.2f}  {name}")
+
+
+def plan_command(path: Path, overrides: Sequence[str], gpus: int, machine: Machine) -> int:
+    """Prints the plan of a config on `gpus` such machines; 0 if it fits, 1 if not. Raises ValueError."""
+    config = load_config(path, overrides)
+    setting = setting_of(config, gpus, "cuda")
+    if setting.sampler.name == "vllm_server":
+        raise ConfigError(
+            "rollout.engine is vllm_server, whose GPUs are its own and unknown here; plan with --rollout.engine vllm."
+        )
+    if gpus % setting.sampler.tensor_parallel:
+        raise ConfigError(
+            f"--gpus is {gpus}, but each engine takes {setting.sampler.tensor_parallel} "
+            "(rollout.engine.tensor_parallel); give a multiple of that."
+        )
+    print(f"{path}: {config.model.name} on {gpus} GPUs of {machine.memory / GIB:g} GiB\n")
+    held, console = memory(setting, machine), Console(width=WIDTH)
+    console.print(_memory_table(held, machine))
+    print()
+    for line in [*rollout_lines(config), *training_lines(setting), *time_lines(setting, machine)]:
+        print(line)
+    print()
+    print(verdict(setting, machine, held))
+    return 0 if fits(setting, machine) else 1
+
+
+def rollout_lines(config: Config) -> list[str]:
+    """questions × answers → sequences → optimizer steps, with all answers as long as they may be."""
+    rollout, training = config.rollout, config.training
+    sequences = rollout.questions * rollout.completions
+    tokens = sequences * rollout.max_new_tokens
+    return [
+        f"{rollout.questions} questions × {rollout.completions} answers = {sequences:,} sequences, "
+        f"at most {rollout.max_new_tokens:,} tokens each: {tokens:,} answer tokens",
+        f"at most {rollout.question_budget:,} questions asked to find {rollout.questions} informative ones",
+        f"{training.optimizer_steps} optimizer steps of {rollout.questions / training.optimizer_steps:g} questions "
+        f"and at most {tokens // training.optimizer_steps:,} answer tokens",
+        f"{config.run.steps:,} steps: {config.run.steps * training.optimizer_steps:,} optimizer steps, "
+        f"{config.run.steps * sequences:,} answers trained on",
+    ]
+
+
+def training_lines(setting: Setting) -> list[str]:
+    """How an optimizer step is cut into rows and micro-batches, and its operations."""
+    cut = work(setting)
+    counted = "" if setting.prompt_tokens else ", questions not counted"
+    answers = "1 answer" if cut.answers_a_row == 1 else f"{cut.answers_a_row} answers"
+    balance = f", {cut.balance(setting.ranks):.0%} of them with a row to train on" if setting.ranks > 1 else ""
+    return [
+        f"a row holds {answers}, {cut.row_tokens:,} tokens{counted}: {cut.rows:,} rows an optimizer step, "
+        f"{cut.micro_batches:,} micro-batches a rank{balance}",
+        f"{setting.optimizer_steps * cut.rows * cut.row(setting):.2e} operations a step in training",
+    ]
+
+
+def memory_lines(held: Memory) -> list[tuple[str, int]]:
+    """Every purpose with its bytes, and what is there together at the worst moment."""
+    lines = list(held.always.items())
+    for moment, parts in held.moments.items():
+        lines += [(f"{moment}: {name}", size) for name, size in parts.items()]
+    return [*lines, ("together at the worst moment", held.peak)]
+
+
+def time_lines(setting: Setting, machine: Machine) -> list[str]:
+    """Seconds of a step and of the run, and what they assume."""
+    spent = seconds(setting, machine)
+    parts: Mapping[str, float] = {
+        "sampling": spent.sampling,
+        "training": spent.training,
+        "waiting for the network": spent.communication,
+        "new weights to the sampler": spent.handover,
+    }
+    shown = ", ".join(f"{name} {_duration(value)}" for name, value in parts.items() if value)
+    total = setting.steps * spent.step
+    return [
+        f"time a step: {shown}; together {_duration(spent.step)}",
+        f"time of {setting.steps:,} steps: {_duration(total)}, {total * setting.ranks / 3600:,.0f} GPU hours, if every "
+        "question asked is informative and every answer as long as it may be; evaluation not counted",
+        f"assumed of a GPU: {machine.efficiency:.0%} of {machine.operations / 1e12:,.0f} TFLOP/s and of "
+        f"{machine.bandwidth / 1e12:g} TB/s, {machine.network / 1e9:g} GB/s to the others",
+    ]
+
+
+def verdict(setting: Setting, machine: Machine, held: Memory) -> str:
+    """Whether it fits; if not, which moments don't, and what to change."""
+    room = f"{machine.usable / GIB:.1f} GiB (nine tenths of a GPU)"
+    if fits(setting, machine):
+        host = f"; {held.on_the_host / GIB:.1f} GiB of the CPU's memory for each" if held.on_the_host else ""
+        return f"It fits: {held.peak / GIB:.1f} of {room}{host}."
+    over = [f"{name} takes {held.total(name) / GIB:.1f}" for name in held.moments if held.total(name) > machine.usable]
+    changes = advice(setting, machine)
+    if changes is None:
+        change = "No option is enough: take GPUs with more memory, or lower rollout.max_new_tokens."
+    else:
+        change = f"It fits with {' '.join(map(str, changes))}"
+        changed = replace(setting, **{each.field: each.value for each in changes})
+        if changed.sampler != setting.sampler:
+            cache = rows_at_once(changed, machine) * sequence_bytes(changed)
+            change += f" --rollout.engine.cache_gib {-(-cache // GIB)}"
+    return f"It doesn't fit: {', '.join(over)} of {room}.\n{change}"
+
+
+def _memory_table(held: Memory, machine: Machine) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title="Memory of a GPU", title_justify="left")
+    table.add_column("purpose")
+    table.add_column("GiB", justify="right")
+    sections = {"always": (held.always, sum(held.always.values()))}
+    sections |= {f"while {moment}": (parts, held.total(moment)) for moment, parts in held.moments.items()}
+    for title, (parts, total) in sections.items():
+        for name, size in parts.items():
+            table.add_row(f"  {name}", f"{size / GIB:.2f}")
+        over = " (too much)" if total > machine.usable else ""
+        table.add_row(f"[bold]{title}, together{over}", f"[bold]{total / GIB:.2f}", end_section=True)
+    return table
+
+
+def _duration(value: float) -> str:
+    """Seconds as people say them."""
+    for unit, size in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if value >= 2 * size:
+            return f"{value / size:,.1f} {unit}"
+    return f"{value:.1f} seconds"

@@ -1,0 +1,361 @@
+"""The plan: bytes by hand for a tiny model, the recipes' totals, advice that holds, and autograd's own count."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from negaware.cli import main
+from negaware.config import load_config, parse_config
+from negaware.models.decoder import FusedDecoder
+from negaware.models.parallel import recompute_activations
+from negaware.models.residual import keep_residual_float32
+from negaware.models.shared_rows import SharedRows
+from negaware.planning.advice import advice, fits
+from negaware.planning.cost import seconds, work
+from negaware.planning.memory import activations, layer_bytes, memory, sequence_bytes
+from negaware.planning.model import model_shape
+from negaware.planning.setting import GIB, Machine, Sampler, Setting, setting_of
+from negaware.rollout.cache import RowDecoder
+from negaware.rollout.graphs import GraphDecoder
+from tiny_models import llama
+from tiny_run import tiny_config, write_tiny_config
+
+ROOT = Path(__file__).parents[1]
+RECIPES = {"7b": "Qwen2.5-Math-7B", "32b": "Qwen2.5-32B"}
+EMBEDDING, ATTENTION = 10 * 32, 2 * 32 * 32 + 2 * 32 * 16
+LAYER = ATTENTION + 3 * 32 * 64 + 2 * 32
+PARAMETERS = 2 * EMBEDDING + 2 * LAYER + 32
+"""Of tiny_run's model: two layers, 32 wide, an MLP of 64, 4 heads of 8 of which 2 have keys; 10 words, untied."""
+
+
+def tiny_setting(folder: Path, ranks: int = 1, device: str = "cpu", **changes: object) -> Setting:
+    return setting_of(parse_config(tiny_config(folder, **changes)), ranks, device)
+
+
+def recipe(size: str, ranks: int, *overrides: str) -> Setting:
+    model = ["--model", str(ROOT / "configs/models" / RECIPES[size])]
+    return setting_of(load_config(ROOT / f"configs/math_nft_{size}.yaml", [*model, *overrides]), ranks, "cuda")
+
+
+def test_a_tiny_models_bytes_on_one_device(tmp_path: Path) -> None:
+    setting = tiny_setting(tmp_path, rollout__max_prompt_tokens=3)
+    assert setting.model.num_parameters == PARAMETERS
+    assert setting.model.layer_parameters == LAYER
+    held = memory(setting)
+    assert sum(held.always.values()) == 12 * PARAMETERS  # in float32 the masters are the weights that compute
+    training = dict(held.moments["training"])
+    assert training.pop("gradients, float32") == 4 * PARAMETERS
+    assert training.pop("weights side by side, as the CPU's products read them") == 4 * 2 * 32 * (64 + 2 * 64)
+    # 128 tokens: in each layer the stream twice, queries, keys, values, attended, gate and up; the last norm's stream
+    # and outcome; cosines and sines.
+    assert training.pop("activations, kept") == 128 * (2 * 4 * (2 * 32 + 64 + 32 + 2 * 64) + 4 * (2 * 32) + 4 * 2 * 8)
+    assert training.pop("gradients between layers") == 128 * 4 * (32 + 2 * 64)
+    assert training.pop("hidden states of answer tokens, and their gradient") == 128 * 4 * 3 * 32
+    assert training.pop("logits, a part of the vocabulary, and their gradient") == 128 * 10 * 8  # all ten words at once
+    assert not training
+    sampling = held.moments["sampling"]
+    # 12 answers of 5 tokens that are read, and 2 questions of 3; two layers, keys and values, 2 heads of 8.
+    assert sampling["keys and values of 12 answers"] == (12 * 5 + 2 * 3) * 2 * 2 * 2 * 8 * 4
+    assert sampling["logits of a decode step"] == 2 * 4 * 12 * 10
+    assert held.peak == held.total("training")
+
+
+def test_a_tiny_models_bytes_on_four_gpus(tmp_path: Path) -> None:
+    bfloat16 = {"training__compute_dtype": "bfloat16", "training__activations": "recomputed"}
+    setting = tiny_setting(tmp_path, 4, "cuda", **bfloat16)
+    held = memory(setting)
+    always = dict(held.always)
+    # What the local engine keeps: its copy, and buffers rounded up to 8 rows of 64 columns.
+    assert always.pop("the sampler's copy of the weights") == 2 * PARAMETERS
+    assert always.pop("keys and values of 6 answers") == 8 * 64 * 2 * 2 * 2 * 8 * 2
+    assert sum(always.values()) == 12 * PARAMETERS // 4
+    training = held.moments["training"]
+    root = 2 * EMBEDDING + 32
+    assert training["gradients, float32, 1/4"] == PARAMETERS
+    assert training["embeddings and head, gathered, and the head's gradient"] == 2 * (root + EMBEDDING)
+    assert training["two layers, gathered, and the buffer that gathers"] == 6 * LAYER
+    assert training["a layer's gradients, and their float32 sums"] == 6 * LAYER
+    one_layer = 2 * (2 * 4 + 2) * 32 + 2 * (64 + 32 + 4 * 64) + 4 * (4 + 2)
+    assert training["activations, of one layer computed again"] == 128 * one_layer
+    inputs = 128 * (2 * 4 * 32 + (8 + 2) * 32 + 2 * 2 * 8)
+    assert training["activations, the layers' inputs"] == inputs
+    assert held.moments["gradients outside the layers are summed"] == {
+        "gradients, float32, 1/4": PARAMETERS,
+        "embeddings and head, their gradients, and the float32 sums": 8 * root,
+    }
+    assert held.moments["sampling"] == {"logits of a decode step": 2 * 4 * 6 * 10}
+    offloaded = memory(replace(setting, offload="cpu"))
+    assert sum(offloaded.always.values()) == sum(held.always.values()) - 12 * PARAMETERS // 4
+    assert offloaded.on_the_host == 16 * PARAMETERS // 4
+    assert held.peak - offloaded.peak == 16 * PARAMETERS // 4
+
+
+@pytest.mark.parametrize(("fused", "recomputed"), [(True, False), (False, False), (False, True), (True, True)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_planned_activations_are_those_that_autograd_keeps(
+    tmp_path: Path, fused: bool, recomputed: bool, dtype: str
+) -> None:
+    """Of a model a little wider than the tiniest, whose products can be bfloat16."""
+    sizes = {"hidden_size": 64, "intermediate_size": 160, "num_attention_heads": 4, "head_dim": 16, "vocab_size": 300}
+    model = llama(num_hidden_layers=3, **sizes)
+    tiny_config(tmp_path)
+    model.config.save_pretrained(tmp_path / "model")
+    changes = {"training__compute_dtype": dtype, "training__activations": "recomputed" if recomputed else "kept"}
+    setting = tiny_setting(tmp_path, training__micro_batch_tokens=256, **changes)
+    setting = replace(setting, model=replace(setting.model, is_llama_like=fused))
+    model.to(getattr(torch, dtype))
+    positions = torch.arange(256)
+    if fused:
+        decoder = FusedDecoder(model)
+        decoder.recomputes = recomputed
+        run = partial(decoder, positions, positions, decoder.attention_within(SharedRows(256, [256], [()])))
+    else:
+        assert keep_residual_float32(model) == (dtype == "bfloat16")
+        run = partial(model.get_decoder(), input_ids=positions[None], position_ids=positions[None], use_cache=False)
+        if recomputed:
+            recompute_activations(model)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights and tensor.shape[0] not in (128, 320):  # the fused products' own weights
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = run()
+    parts = activations(setting)
+    planned = sum(size for name, size in parts.items() if "activations" in name and "again" not in name)
+    if recomputed:  # a checkpoint holds cosines and sines as arguments, where the hooks don't see them
+        planned -= 256 * 2 * 16 * (4 if fused else setting.itemsize)
+    last = out if fused else out.last_hidden_state
+    kept[last.untyped_storage().data_ptr()] = last.nbytes
+    assert sum(kept.values()) == pytest.approx(planned, rel=0.01)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_planned_keys_and_values_are_those_of_the_engine(tmp_path: Path, fused: bool) -> None:
+    model = llama(vocab_size=10)
+    tiny_config(tmp_path)
+    model.config.save_pretrained(tmp_path / "model")
+    limits = {"rollout__max_prompt_tokens": 5, "rollout__max_new_tokens": 130, "rollout__max_sequences": 16}
+    setting = tiny_setting(tmp_path, rollout__completions=4, **limits)
+    setting = replace(setting, model=replace(setting.model, is_llama_like=fused))
+    rows = RowDecoder(FusedDecoder(model)) if fused else GraphDecoder(model)
+    with torch.inference_mode():
+        rows.begin(16, 5, 130)
+        rows.add_prompts([[1, 2, 3, 4, 5]] * 4, 4)
+        for _ in range(129):
+            rows.decode(torch.ones(16, dtype=torch.long))
+    if isinstance(rows, RowDecoder):
+        buffers = [*rows.prompt_states, *(part for block in rows.own_states for part in block)]
+    else:
+        buffers = list(rows.stacks.values())
+    planned = memory(setting).moments["sampling"]["keys and values of 16 answers"]
+    assert planned == sum(buffer.nbytes for buffer in buffers)
+
+
+def test_the_recipes_models() -> None:
+    """Parameters as their model cards give them: 7.61 and 32.5 billion (31.0 without embeddings)."""
+    small, large = (model_shape(load_config(ROOT / f"configs/math_nft_{size}.yaml", [
+        "--model", str(ROOT / "configs/models" / name)
+    ])) for size, name in RECIPES.items())  # fmt: skip
+    assert (small.num_parameters, large.num_parameters) == (7_615_616_512, 32_763_876_352)
+    assert small.num_parameters - 2 * small.head_parameters == pytest.approx(6.53e9, rel=0.01)
+    assert large.num_parameters - 2 * large.head_parameters == pytest.approx(31.0e9, rel=0.01)
+    assert large.cache_bytes(2) == 2 * 64 * 8 * 128 * 2
+
+
+def test_a_32b_model_trains_on_16k_tokens_a_gpu() -> None:
+    """What decision 0022 rests on: a whole answer fits, and memory grows with its tokens, not with their square."""
+    setting = recipe("32b", 128)
+    assert setting.tokens_at_once == setting.longest == 16_384
+    assert memory(replace(setting, sampler=Sampler("vllm", 8))).total("training") < 48 * GIB
+    twice = replace(setting, answer_tokens=2 * 16_384 - 2_048)
+    grown = memory(twice).moments["training"]
+    for name, size in memory(setting).moments["training"].items():
+        assert grown[name] <= 2 * size
+    assert not fits(replace(setting, activations="kept"), Machine())
+
+
+VLLM = "--rollout.engine.name vllm --rollout.engine.tensor_parallel"
+SMALLER, FEWER = "--training.micro_batch_tokens 8192", "--rollout.max_sequences 64"
+
+
+@pytest.mark.parametrize(
+    ("setting", "machine", "expected"),
+    [
+        (("7b", 32), 80, []),
+        (("7b", 32, "--training.activations", "kept"), 80, ["--training.activations recomputed"]),
+        (("7b", 8), 80, [SMALLER]),
+        (("7b", 4), 80, [SMALLER, FEWER]),
+        (("7b", 2), 80, [SMALLER, f"{VLLM} 1"]),
+        (("7b", 1), 80, [SMALLER, f"{VLLM} 1", "--gpus 2"]),
+        (("32b", 128), 80, [f"{VLLM} 2"]),
+        (("32b", 8), 80, [f"{VLLM} 4", "--gpus 16"]),
+        (("32b", 128), 24, None),
+    ],
+)
+def test_the_advice_fits_and_nothing_less_does(setting: tuple, machine: int, expected: list[str] | None) -> None:
+    before, gpu = recipe(*setting), Machine(machine * GIB)
+    changes = advice(before, gpu)
+    assert (changes is None) == (expected is None)
+    if changes is None:
+        return
+    assert [str(change) for change in changes] == expected
+    values = {change.field: change.value for change in changes}
+    assert fits(replace(before, **values), gpu)
+    for field in values:
+        assert not fits(replace(before, **{name: value for name, value in values.items() if name != field}), gpu)
+
+
+def test_a_tiny_steps_operations(tmp_path: Path) -> None:
+    """4 questions × 6 answers of 6 tokens, 2 optimizer steps: a question a row, 3 rows a micro-batch."""
+    setting = tiny_setting(tmp_path)
+    cut = work(setting)
+    assert (cut.answers_a_row, cut.row_tokens, cut.rows, cut.rows_together, cut.micro_batches) == (6, 36, 2, 3, 1)
+    assert cut.forward == 2 * 2 * LAYER * 36
+    assert cut.attention == 4 * 2 * 32 * 6 * 6**2 / 2
+    assert cut.head == 8 * EMBEDDING * 36
+    assert cut.row(setting) == 3 * cut.forward + 3.5 * cut.attention + cut.head
+    again = replace(setting, activations="recomputed", recomputes_old=True)
+    assert cut.row(again) == 5 * cut.forward + 5.5 * cut.attention + 1.25 * cut.head
+
+
+def test_time_follows_the_machine() -> None:
+    setting, machine = recipe("7b", 32), Machine()
+    spent = seconds(setting, machine)
+    cut = work(setting)
+    assert (cut.answers_a_row, cut.rows, cut.micro_batches, cut.balance(32)) == (4, 128, 4, 1.0)
+    assert spent.training == pytest.approx(16 * 4 * cut.row(setting) / (0.4 * 989e12))
+    assert spent.communication == 0
+    assert spent.handover == 2 * setting.model.num_parameters / 40e9
+    slow = seconds(setting, replace(machine, network=1e9))
+    gathered = 16 * 4 * 8 * setting.model.num_parameters / 1e9
+    assert slow.communication + slow.training == pytest.approx(gathered)
+    assert seconds(setting, replace(machine, bandwidth=machine.bandwidth / 2)).sampling > 1.9 * spent.sampling
+    # Half the ranks, twice the micro-batches; a rank too many has nothing to do.
+    assert seconds(replace(setting, ranks=16), machine).training == pytest.approx(2 * spent.training)
+    assert work(replace(setting, ranks=256)).balance(256) == 0.5
+
+
+def test_vllm_shares_weights_and_keys() -> None:
+    setting = replace(recipe("32b", 128), sampler=Sampler("vllm", 8), max_sequences=256)
+    assert setting.engines == 16
+    held = memory(setting, Machine())
+    weights, states = held.moments["sampling"].values()
+    assert weights == 2 * setting.model.num_parameters // 8
+    assert sequence_bytes(setting) == 16_384 * 2 * 64 * 128 * 2  # one head of keys and values a GPU
+    assert states % sequence_bytes(setting) == 0
+    given = memory(replace(setting, sampler=Sampler("vllm", 8, cache=9 * GIB)), Machine()).moments["sampling"]
+    assert given["keys and values of 18 answers"] == 9 * GIB
+    assert held.total("sampling") <= Machine().usable < held.total("sampling") + sequence_bytes(setting)
+
+
+def test_the_command_says_whether_it_fits(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    config = str(write_tiny_config(tmp_path))
+    assert main(["plan", config, "--gpus", "2", "--memory-gib", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "It fits: " in printed
+    assert "4 questions × 6 answers = 24 sequences" in printed
+    assert "40% of 989 TFLOP/s and of 3.35 TB/s, 40 GB/s" in printed
+    needed = memory(tiny_setting(tmp_path, 2, "cuda")).peak / GIB
+    small = ["plan", config, "--gpus", "2", "--memory-gib", f"{needed:f}"]  # nine tenths of that are usable
+    assert main(small) == 1
+    printed = capsys.readouterr().out
+    assert "It doesn't fit: training takes" in printed
+    advised = re.search(r"It fits with (--.+)", printed)
+    assert advised
+    assert main([*small, *advised[1].split()]) == 0
+    assert main(["plan", config, "--gpus", "2", "--memory-gib", "0.00001"]) == 1
+    assert "No option is enough" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--gpus", "0", "--memory-gib", "80"], "argument --gpus: '0' is not a whole number above 0"),
+        (["--gpus", "8", "--memory-gib", "-1"], "argument --memory-gib: '-1' is not a number above 0"),
+        (["--gpus", "8", "--memory-gib", "nan"], "argument --memory-gib: 'nan' is not a number above 0"),
+        (["--gpus", "8", "--memory-gib", "80", "--efficiency", "40"], "'40' is not above 0 and at most 1"),
+        (["--gpus", "8"], "the following arguments are required: --memory-gib"),
+    ],
+)
+def test_bad_arguments(capsys: pytest.CaptureFixture, options: list[str], complaint: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["plan", "config.yaml", *options])
+    assert end.value.code == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_model_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    command = ["plan", str(write_tiny_config(tmp_path)), "--gpus", "8", "--memory-gib", "80"]
+    assert main([*command, "--model", str(tmp_path / "none")]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("negaware: error: The config of model")
+
+
+def test_the_dry_run_shows_the_same_numbers(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    config = write_tiny_config(tmp_path, device="cpu")
+    assert main(["train", str(config), "--dry-run", "--training.micro_batch_tokens", "4000000"]) == 0
+    printed = capsys.readouterr().out
+    held = memory(tiny_setting(tmp_path, training__micro_batch_tokens=4_000_000))
+    kept = held.moments["training"]["activations, kept"]
+    assert f"{kept / GIB:8.2f}  training: activations, kept" in printed
+    assert f"{held.peak / GIB:8.2f}  together at the worst moment" in printed
+
+
+def test_the_page_shows_what_the_commands_print(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import scaling_plans
+
+    page = scaling_plans.PAGE.read_text()
+    assert len(scaling_plans.COMMAND.findall(page)) == 2
+    assert scaling_plans.with_outputs(page) == page, "run: python docs/scaling_plans.py"
+
+
+@pytest.mark.parametrize(
+    ("ranks", "training", "sampling", "days"),
+    [(16, 69.7, 4.9, 89), (32, 54.4, 2.3, 43), (64, 46.8, 1.13, 21), (128, 43.0, 0.56, 10.4)],
+)
+def test_the_pages_table_of_the_32b_recipe(ranks: int, training: float, sampling: float, days: float) -> None:
+    setting = replace(recipe("32b", ranks), sampler=Sampler("vllm", 8), max_sequences=128)
+    assert fits(setting, Machine())
+    assert memory(setting, Machine()).total("training") / GIB == pytest.approx(training, abs=0.05)
+    spent = seconds(setting, Machine())
+    assert spent.sampling / 3600 == pytest.approx(sampling, rel=0.02)
+    assert 320 * spent.step / 86_400 == pytest.approx(days, rel=0.02)
+    assert (ranks == 16) == (memory(replace(setting, ranks=ranks // 2)).total("training") > Machine().usable)
+
+
+def test_a_layers_bytes_by_the_formula() -> None:
+    setting = recipe("7b", 32)
+    wide = 3_584
+    assert layer_bytes(setting) == 16 * wide + 2 * (4 * wide + 2 * 512 + 4 * 18_944) + 4 * 30
+
+
+def test_adapters_alone_are_trained(tmp_path: Path) -> None:
+    """The model's weights in bfloat16 and nothing more of them; 16 bytes of each adapter's; a third less work."""
+    config = load_config(ROOT / "configs/math_nft_7b.yaml", ["--model", str(ROOT / "configs/models/Qwen2.5-Math-7B")])
+    adapted = load_config(
+        ROOT / "configs/math_nft_7b.yaml",
+        ["--model", str(ROOT / "configs/models/Qwen2.5-Math-7B"), "--model.lora.rank", "8", "--rollout.engine", "vllm"],
+    )
+    whole, lora = setting_of(config, 8, "cuda"), setting_of(adapted, 8, "cuda")
+    in_layer = 2 * (3584 + 3584) + 2 * (3584 + 512) + 3 * (3584 + 18944)  # of q and o, k and v, the MLP's three
+    assert lora.model.num_trained == 28 * 8 * in_layer
+    always = memory(lora).always
+    assert [*always.values()] == [
+        2 * whole.model.num_parameters // 8,
+        4 * lora.model.num_trained // 8,
+        8 * lora.model.num_trained // 8,
+    ]
+    assert lora.sampler.name == "vllm"
+    assert work(lora).head == 0.75 * work(whole).head
