@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -88,8 +87,3 @@ def test_a_finished_model_answers_alike_in_vllm_and_transformers(smollm2_run):
             0, len(prompt) :
         ]
         assert codec.decode(completion.token_ids) == codec.decode(expected.tolist()) != ""
-
-
-def test_metrics_of_a_run_name_no_stale_version(smollm2_run):
-    lines = [json.loads(line) for line in (smollm2_run / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [0, 1, 2, 3]
