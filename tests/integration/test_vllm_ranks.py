@@ -8,6 +8,7 @@ import pytest
 
 from forked_command import negaware, negaware_on_ranks
 from integration.test_vllm_run import tiny_config_for_vllm
+from served_vllm import Server
 from tiny_run import contents, timeless_metrics
 
 pytestmark = [
@@ -51,3 +52,22 @@ def test_vllm_samples_with_the_adapters_merged(folder: Path, num_ranks: int, tmp
     metrics = timeless_metrics(tmp_path / "run")[1:]
     assert all(step["train/grad_norm"] > 0 for step in metrics)
     assert all(step["train/sampler_difference"] < 1e-5 for step in metrics)
+
+
+def test_ranks_share_a_server(tmp_path: Path) -> None:
+    """A run of one process and one of two, through a real server: the same answers, each of the newest weights."""
+    config = tiny_config_for_vllm(tmp_path, tied=False, run__steps=3)
+    server = Server(tmp_path)
+    try:
+        engine = ("--rollout.engine", f"{{name: vllm_server, url: '{server.url}'}}")
+        alone = negaware("train", config, *engine)
+        assert alone.code == 0, alone.err
+        ended = negaware_on_ranks(2, "train", config, *engine, "--run.folder", tmp_path / "two")
+        assert [one.code for one in ended] == [0, 0], ended
+    finally:
+        server.stop()
+    assert contents(tmp_path / "two/answers") == contents(tmp_path / "run/answers")
+    for run in ("run", "two"):
+        metrics = timeless_metrics(tmp_path / run)[1:]
+        assert all(step["train/grad_norm"] > 0 and step["train/sampler_difference"] < 1e-5 for step in metrics)
+        assert not list((tmp_path / run / "weights").iterdir()), "handed over, and deleted"

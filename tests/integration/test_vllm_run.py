@@ -24,12 +24,12 @@ ROOT = Path(__file__).parents[2]
 OPTIMIZER_STEP = "negaware.training.step:Trainer._optimizer_step"
 
 
-def tiny_config_for_vllm(folder: Path, **changes) -> Path:
+def tiny_config_for_vllm(folder: Path, tied: bool = True, **changes) -> Path:
     """The tiny run with a model whose heads are as wide as vLLM's kernels want them."""
     config = write_tiny_config(folder, **changes)
     torch.manual_seed(0)
     sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "max_position_embeddings": 64}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": True}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": tied}
     tokens = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=len(VOCABULARY), **sizes, **heads, **tokens))
     model.save_pretrained(folder / "model")
