@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from negaware.models.load import load_policy
+from negaware.ranks import ALONE
 from negaware.rollout.engines import make_engine
 from negaware.rollout.local import LocalEngine
 from negaware.rollout.options import RolloutOptions
@@ -20,11 +21,11 @@ def policy(tmp_path):
 
 
 def made(policy, tmp_path, engine):
-    return make_engine(RolloutOptions(engine=engine), policy, "float32", tmp_path)
+    return make_engine(RolloutOptions(engine=engine), policy, "float32", "cpu", tmp_path, ALONE)
 
 
 def test_by_default_it_samples_with_the_policys_model(policy, tmp_path):
-    engine = make_engine(RolloutOptions(max_sequences=7), policy, "float32", tmp_path)
+    engine = make_engine(RolloutOptions(max_sequences=7), policy, "float32", "cpu", tmp_path, ALONE)
     assert isinstance(engine, LocalEngine)
     assert engine.model is policy.model
     assert engine.max_sequences == 7
