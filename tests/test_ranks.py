@@ -140,7 +140,7 @@ def test_a_checkpoint_of_three_ranks_resumes_on_fewer(folder: Path, num_ranks: i
     assert "step 4/5" not in ended[0].out, "it should go on after step 4"
 
 
-@pytest.mark.parametrize("dead", [0, 2])
+@pytest.mark.parametrize("dead", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_a_rank_that_dies_is_named_and_the_resumed_run_is_the_whole_one(
     folder: Path, dead: int, tmp_path: Path
 ) -> None:
@@ -177,7 +177,7 @@ def test_ctrl_c_on_one_rank_ends_all_after_the_same_step(folder: Path, tmp_path:
     assert_same_metrics(tmp_path / "run", folder / "run")
 
 
-@pytest.mark.parametrize("save", ["merged", "adapter"])
+@pytest.mark.parametrize("save", ["merged", pytest.param("adapter", marks=pytest.mark.slow)])
 def test_adapters_in_shards(folder: Path, save: str, tmp_path: Path) -> None:
     lora = ("--model.lora.rank", 4, "--model.lora.save", save)
     one, two = tmp_path / "one", tmp_path / "two"
