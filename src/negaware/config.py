@@ -196,7 +196,8 @@ class Config(_Options):
                     f"evaluation.{name}.temperature is 0, so its {sampling.completions} completions would be the same; "
                     "set completions to 1 or temperature above 0"
                 )
-        return self.model_copy(update={"training": training})
+        object.__setattr__(self, "training", training)  # frozen, but not yet given to anyone
+        return self
 
     @property
     def objective_options(self) -> dict[str, Any]:

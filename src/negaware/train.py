@@ -49,7 +49,8 @@ from negaware.types import Completion, Group, Problem, Verdict
 
 FREE_TO_CHANGE = {
     *("run.folder", "run.checkpoint_every", "run.keep_checkpoints", "run.trackers", "data_dir", "device"),
-    *("rollout.max_sequences", "training.micro_batch_tokens"),
+    *("rollout.max_sequences", "training.micro_batch_tokens", "training.activations", "training.offload"),
+    "model.lora.save",
     *(f"rollout.engine.{name}" for name in ("cache_gib", "shared_folder", "tensor_parallel", "url")),
     "rollout.max_sampled_questions",  # never reached by a finished step that found enough
 }
@@ -76,7 +77,7 @@ def train(config: Config, *, resume: bool = False, force: bool = False, ranks: R
             require_trackers(config.run.trackers)
             if not is_new:  # before its state is read: whoever trains here now would move on from it
                 stack.enter_context(folder.locked())
-        state = ranks.of_first(lambda: None if is_new else _last_state(folder, config))
+        state = None if is_new else _last_state(folder, config, ranks)
         start = 0 if state is None else int(state["step"])
         progress = stack.enter_context(Progress(config.run.steps, start_step=start, silent=not ranks.is_first))
         progress.phase("loading data and model", announce=True)
@@ -99,6 +100,7 @@ def train(config: Config, *, resume: bool = False, force: bool = False, ranks: R
             progress.phase("evaluating before training", announce=True)
             run.before = run.judge("before")
             run.log(0, accuracy_metrics(run.before["greedy_accuracy"]))
+            interrupt.stop_if_asked()
         for step in range(start + 1, config.run.steps + 1):
             clock = _Clock()
             progress.phase("sampling")
@@ -148,6 +150,10 @@ class _Run:
         training, rollout = config.training, config.rollout
         self.dtype = COMPUTE_DTYPES[training.compute_dtype]
         device = ranks.device(pick_device(config.device))
+        if ranks.size == 1 and training.offload == "cpu":
+            progress.note(
+                "training.offload is cpu, but one process has no shards to keep there: weights stay where they are"
+            )
         self.task = _loaded(config.task, config, stack, ranks)
         self.held_out = _loaded(config.evaluation.task, config, stack, ranks)
         sharded: ShardedModel | None = None
@@ -157,7 +163,7 @@ class _Run:
             self.policy = load_policy(name, torch.float32 if lora is None else self.dtype, device, lora)
         else:
             self.policy, sharded = load_sharded_policy(name, ranks, device, self.dtype, training.offload, lora)
-        self.engine = make_engine(rollout, self.policy, training.compute_dtype, device, folder.path, ranks)
+        self.engine = make_engine(rollout, self.policy, name, training.compute_dtype, device, folder.path, ranks)
         codec = self.policy.codec
         self.collector = Collector(
             self.engine,
@@ -240,7 +246,7 @@ class _Run:
             "random": random_state(),
         }
         self.progress.step_done(step, metrics)
-        for tracker in self.trackers:  # last: one that fails ends the run, and its step can still be saved
+        for tracker in self.trackers:  # last: one that fails ends the run, and a single process can still save its step
             tracker.log(step, metrics)
 
     def save_last_step(self, announce: bool = False, at_the_end: bool = False) -> None:
@@ -351,12 +357,12 @@ def _run_folder(config: Config, resume: bool, force: bool) -> tuple[RunFolder, b
     return RunFolder(path), True, False
 
 
-def _last_state(folder: RunFolder, config: Config) -> dict[str, Any] | None:
+def _last_state(folder: RunFolder, config: Config, ranks: Ranks) -> dict[str, Any] | None:
     """The state in the newest checkpoint, None if there is none."""
-    path = newest_checkpoint(folder.path / "checkpoints")
+    path = ranks.of_first(lambda: newest_checkpoint(folder.path / "checkpoints"))
     if path is None:
         return None
-    state = read_state(path)
+    state = read_state(path, ranks)
     _require_same_config(state["config"], config.resolved(), path)
     return state
 

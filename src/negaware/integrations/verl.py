@@ -1,7 +1,7 @@
 """NFT inside verl: the policy loss `nft`, and the advantage estimator `nft` that takes each answer's verdict to it.
 
-Importing this module enters both in verl's registries; `configs/verl/nft_7b.sh` shows the options that make verl import
-it wherever it needs it. It knows neither who sampled the answers nor who trains on them.
+Importing this module enters both in verl's registries; `configs/verl/nft_7b.yaml` shows the options that make verl
+import it wherever it needs it. It knows neither who sampled the answers nor who trains on them.
 """
 
 from __future__ import annotations

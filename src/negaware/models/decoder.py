@@ -73,7 +73,9 @@ class FusedDecoder:
         kernels, added = self.kernels, None
         if torch.is_grad_enabled():
             for index, layer in enumerate(self.layers):
-                train = partial(checkpoint, layer.train, use_reentrant=False) if self.recomputes else layer.train
+                train: Callable[..., Tensor] = layer.train
+                if self.recomputes:
+                    train = partial(checkpoint, layer.train, use_reentrant=False, preserve_rng_state=False)
                 stream = train(stream, rotation, partial(attend, index), kernels)
             normed: Tensor = _Normed.apply(stream, self.norm.weight, self.norm.epsilon, kernels)
             return normed

@@ -135,7 +135,14 @@ def layers_of(model: PreTrainedModel) -> list[nn.Module]:
 def recompute_activations(model: PreTrainedModel) -> None:
     """Keeps each layer's input only; the backward pass computes the rest again."""
     for layer in layers_of(model):
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+        layer.forward = partial(_recomputed, layer.forward)
+
+
+def _recomputed(forward: Callable[..., T], *arguments: Any, **options: Any) -> T:
+    if not torch.is_grad_enabled():
+        return forward(*arguments, **options)
+    found: T = checkpoint(forward, *arguments, use_reentrant=False, preserve_rng_state=False, **options)  # no dropout
+    return found
 
 
 def named_weights(model: nn.Module, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:

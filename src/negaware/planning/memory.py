@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from negaware.models.logprobs import LEAST_COLUMNS, LOGITS_AT_ONCE
 from negaware.planning.setting import Machine, Setting
 from negaware.rollout.graphs import COLUMN_BLOCK, ROW_BLOCK, bucket
+from negaware.rollout.vllm import GPU_MEMORY_SHARE
 
 SINGLE = 4
 """Bytes of a float32."""
@@ -39,12 +40,12 @@ class Memory:
 
 
 def memory(setting: Setting, machine: Machine | None = None) -> Memory:
-    """What one rank holds. With a machine, vLLM takes what it leaves for keys and values, and no more."""
+    """What one rank holds. What vLLM keeps of keys and values hangs on the machine, without which it isn't bounded."""
     always, host = _always(setting)
     moments = {"training": _gradients(setting) | activations(setting)}
     if setting.ranks > 1 and not setting.model.is_frozen:
         moments["gradients outside the layers are summed"] = _root_gradients(setting)
-    moments["sampling"] = _sampling(setting, rows_at_once(setting, machine))
+    moments["sampling"] = _sampling(setting, machine)
     return Memory(always, moments, host)
 
 
@@ -158,14 +159,18 @@ def _root_gradients(setting: Setting) -> Parts:
     }
 
 
-def _sampling(setting: Setting, rows: int) -> Parts:
+def _sampling(setting: Setting, machine: Machine | None) -> Parts:
     model, c, sampler = setting.model, setting.itemsize, setting.sampler
+    rows = rows_at_once(setting, machine)
     if sampler.name == "vllm_server":
         return {}
     if sampler.name == "vllm":
+        cache = sampler.cache or rows * sequence_bytes(setting)
+        if sampler.takes_half and machine is not None:
+            cache = max(cache, _half(setting, machine))
         return {
             f"vLLM's weights, 1/{sampler.tensor_parallel}": _vllm_weights(setting),
-            f"keys and values of {rows} answers": sampler.cache or rows * sequence_bytes(setting),
+            f"keys and values of {rows} answers": cache,
         }
     packed = c * model.num_layers * model.layer_parameters + SINGLE * model.head_parameters
     parts = {
@@ -182,9 +187,14 @@ def rows_at_once(setting: Setting, machine: Machine | None = None) -> int:
     if sampler.name == "vllm" and sampler.cache is not None:
         rows = min(rows, sampler.cache // sequence_bytes(setting))
     elif sampler.name == "vllm" and machine is not None:
-        room = machine.usable - sum(_always(setting)[0].values()) - _vllm_weights(setting)
-        rows = min(rows, room // sequence_bytes(setting))
+        left = machine.usable - sum(_always(setting)[0].values()) - _vllm_weights(setting)
+        rows = min(rows, (_half(setting, machine) if sampler.takes_half else left) // sequence_bytes(setting))
     return max(setting.completions, rows)
+
+
+def _half(setting: Setting, machine: Machine) -> int:
+    """What vLLM keeps for keys and values where nothing is said: what its weights leave of its share of the GPU."""
+    return max(0, int(GPU_MEMORY_SHARE * machine.memory) - _vllm_weights(setting))
 
 
 def _vllm_weights(setting: Setting) -> int:

@@ -43,7 +43,9 @@ class Sampler:
     tensor_parallel: int = 1
     """GPUs that share one copy of the weights and one set of keys and values."""
     cache: int | None = None
-    """Bytes of a GPU that vLLM keeps for keys and values; none: what the plan leaves it."""
+    """Bytes of a GPU that vLLM keeps for keys and values; none: what the plan leaves it, or half of the GPU."""
+    takes_half: bool = False
+    """Whether vLLM takes half of a GPU, weights counted, as it does where a config says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,4 +128,4 @@ def sampler_of(config: Config) -> Sampler:
     if not isinstance(engine, VLLMOptions):
         return Sampler(engine.name)
     cache = None if engine.cache_gib is None else int(engine.cache_gib * GIB)
-    return Sampler(engine.name, engine.tensor_parallel, cache)
+    return Sampler(engine.name, engine.tensor_parallel, cache, takes_half=cache is None)

@@ -13,9 +13,9 @@ from negaware.rollout.shares import SharedEngine
 
 
 def make_engine(
-    options: RolloutOptions, policy: Policy, compute_dtype: str, device: str, folder: Path, ranks: Ranks
+    options: RolloutOptions, policy: Policy, model: str, compute_dtype: str, device: str, folder: Path, ranks: Ranks
 ) -> Engine:
-    """The engine of a run in `folder`, whose trainer computes in `compute_dtype`; of several ranks, all theirs as one.
+    """The engine of a run in `folder` that trains `model` in `compute_dtype`; of several ranks, all theirs as one.
 
     An engine with weights of its own has those that the policy was loaded from, at best: hand over the policy's before
     it samples. ValueError if the engine can't be had.
@@ -38,5 +38,5 @@ def make_engine(
         case _ if ranks.size == 1:  # the very model that is trained
             return LocalEngine(policy.model, max_sequences)
         case _:  # the trainer's weights are in shards: a whole copy
-            engine = LocalEngine(load_policy(name, COMPUTE_DTYPES[compute_dtype], device).model, max_sequences)
+            engine = LocalEngine(load_policy(model, COMPUTE_DTYPES[compute_dtype], device).model, max_sequences)
     return engine if ranks.size == 1 else SharedEngine(engine, ranks, ranks_per_engine)

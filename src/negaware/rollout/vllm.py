@@ -90,6 +90,7 @@ class VLLMEngine:
     def load_weights(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """See `Engine.load_weights`. Layer by layer: what is held twice is a layer's weights."""
         if self.engine.is_sleeping():
+            torch.cuda.empty_cache()  # what torch keeps of the training's peak is vLLM's again
             self.engine.wake_up(["weights"])
         weights = ((name, weight.detach()) for name, weight in named_weights)
         self.engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})

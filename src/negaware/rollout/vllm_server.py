@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -95,7 +96,10 @@ class VLLMServerEngine:
 
     def _hand_over(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """What another client has under way is finished first, with the old weights, and what comes meanwhile waits."""
-        folder = self.shared_folder / f"version-{version:06d}"
+        self.shared_folder.mkdir(parents=True, exist_ok=True)
+        # A name never used before: a network file system may show what an old one held.
+        folder = Path(tempfile.mkdtemp(prefix=f"version-{version:06d}-", dir=self.shared_folder))
+        folder.chmod(0o755)  # the server may be another user's
         try:
             _write_weights(folder, named_weights)
             self._call("POST", "/pause?mode=wait")
@@ -204,7 +208,6 @@ def _write_weights(folder: Path, named_weights: Iterable[tuple[str, Tensor]]) ->
     """Safetensors files of about a gibibyte, so that no more of the weights is in memory twice."""
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
     shard: dict[str, Tensor] = {}
     number = 0
     for name, weight in named_weights:

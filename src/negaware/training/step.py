@@ -294,6 +294,6 @@ class _Tally:
             "num_tokens": float(tokens),
             "num_optimizer_steps": float(len(self.losses)),
         }
-        if "importance_weight" in self.sums:
-            metrics["importance_weight"] = self.sums["importance_weight"] / tokens
+        if "importance_weight" in sums:
+            metrics["importance_weight"] = sums["importance_weight"] / tokens
         return {f"train/{name}": value for name, value in (metrics | shares).items()}
