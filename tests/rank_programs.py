@@ -58,6 +58,7 @@ def train_whole_and_shared(arguments: Sequence[str]) -> None:
         learning_rate=1e-3,
         micro_batch_tokens=60,
         old_logprobs="recomputed" if dtype == "bfloat16" else "recorded",
+        importance_weight_cap=2.0 if dtype == "bfloat16" else None,
     )
     loss = LossSettings(OBJECTIVES[objective], {"ratio": ratio} if objective == "nft" else {}, 1.0, 14)
     with joined_ranks() as ranks:

@@ -184,14 +184,12 @@ def test_adapters_in_shards(folder: Path, save: str, tmp_path: Path) -> None:
     assert negaware("train", folder / "tiny.yaml", *lora, "--run.folder", one).code == 0
     ended = negaware_on_ranks(2, "train", folder / "tiny.yaml", *lora, "--run.folder", two)
     assert [each.code for each in ended] == [0, 0], ended
-    # Each process draws its own A, and B is 0 at first; the first rank's go to all.
-    for found, wanted in zip(timeless_metrics(two)[:2], timeless_metrics(one)[:2], strict=True):
-        assert found["step"] == wanted["step"]
-        for name in wanted.keys() - set(NOISE):
-            assert found[name] == pytest.approx(wanted[name], rel=1e-3, abs=1e-6), (wanted["step"], name)
+    assert_same_metrics(two, one)
     name = "model.safetensors" if save == "merged" else "adapter_model.safetensors"
     ours, theirs = load_file(two / "model" / name), load_file(one / "model" / name)
-    assert {key: weight.shape for key, weight in ours.items()} == {key: weight.shape for key, weight in theirs.items()}
+    assert ours.keys() == theirs.keys()
+    for key, weight in theirs.items():
+        assert torch.allclose(ours[key], weight, atol=1e-4), key
     assert load_policy(str(two / "model"), torch.float32).model.num_parameters() > 0
 
 

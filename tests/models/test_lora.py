@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from negaware.models.family import fused_decoder_of
 from negaware.models.load import Policy, load_policy, save_model
 from negaware.models.logprobs import head_of, token_logprobs
-from negaware.models.lora import named_weights
+from negaware.models.lora import merged_weights
 from negaware.models.options import LoraOptions
 from negaware.models.shared_rows import SharedRows
 from negaware.rollout.engine import SamplingParams
@@ -72,7 +72,7 @@ def test_the_fused_decoders_gradients_are_those_of_pefts_own_model(name: str, ta
 @pytest.mark.parametrize("name", MODELS)
 def test_merged_weights_are_pefts(name: str) -> None:
     model = adapted(MODELS[name](0))
-    merged = dict(named_weights(model))
+    merged = dict(merged_weights(model))
     base = MODELS[name](0)
     assert list(merged) == [key for key, _ in base.named_parameters()]
     config = LoraConfig(
@@ -87,14 +87,14 @@ def test_merged_weights_are_pefts(name: str) -> None:
         assert torch.allclose(merged[key], weight, rtol=0, atol=1e-6), key
     plain = MODELS[name](0)
     assert all(
-        weight is parameter for (_, weight), parameter in zip(named_weights(plain), plain.parameters(), strict=True)
+        weight is parameter for (_, weight), parameter in zip(merged_weights(plain), plain.parameters(), strict=True)
     )
 
 
 def test_an_engine_with_weights_of_its_own_samples_what_the_adapted_model_does() -> None:
     model, params = adapted(llama(0)), SamplingParams(20, temperature=1.0)
     engine = LocalEngine(llama(3))
-    engine.load_weights(named_weights(model), version=4)
+    engine.load_weights(merged_weights(model), version=4)
     groups, expected = (one.generate([[5, 6, 7], [9, 8]], 3, params, seed=0) for one in (engine, LocalEngine(model)))
     assert [c.token_ids for g in groups for c in g] == [c.token_ids for g in expected for c in g]
     assert {c.version for g in groups for c in g} == {4}
@@ -125,7 +125,7 @@ def test_saved_merged_or_as_adapters_it_is_the_same_model(base: Path, tmp_path: 
         policy = trained_policy(base, dtype, save=kind)
         save_model(policy, tmp_path / kind)
         again = load_policy(str(tmp_path / kind), dtype)
-        merged.append(dict(named_weights(policy.model)))
+        merged.append(dict(merged_weights(policy.model)))
         assert {key: parameter.dtype for key, parameter in again.model.named_parameters()} == dict.fromkeys(
             merged[0], dtype
         )

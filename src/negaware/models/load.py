@@ -28,7 +28,7 @@ from negaware.models.lora import (
     add_adapters,
     base_of_adapters,
     has_adapters,
-    named_weights,
+    merged_weights,
     put_on,
     require_peft,
     save_adapters,
@@ -162,7 +162,7 @@ def save_model(policy: Policy, folder: Path) -> None:
         if policy.lora is not None and policy.lora.save == "adapter":
             save_adapters(model, folder, adapter_tensors(model))
         elif has_adapters(model):
-            model.save_pretrained(folder, state_dict={name: weight.cpu() for name, weight in named_weights(model)})
+            model.save_pretrained(folder, state_dict={name: weight.cpu() for name, weight in merged_weights(model)})
         else:
             model.save_pretrained(folder)
         policy.codec.tokenizer.save_pretrained(folder)

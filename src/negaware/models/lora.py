@@ -104,7 +104,7 @@ def has_adapters(model: nn.Module) -> bool:
     return any(hasattr(module, "lora_A") for module in model.modules())
 
 
-def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def merged_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The model's parameters by the names that they have without adapters, each merged when its turn comes.
 
     A model without adapters gives its very parameters.

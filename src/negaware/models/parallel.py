@@ -25,8 +25,7 @@ from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from negaware.models.load import Policy, explained_writing, load_policy, load_skeleton
-from negaware.models.lora import adapter_tensors, own_parameters, save_adapters
-from negaware.models.lora import named_weights as merged_weights
+from negaware.models.lora import adapter_tensors, merged_weights, own_parameters, save_adapters
 from negaware.models.options import LoraOptions
 from negaware.ranks import Ranks
 

@@ -112,7 +112,7 @@ class LocalEngine:
         self.version = version
 
     def sleep(self) -> None:
-        """See `Engine.sleep`. The model is the trainer's too, and a call's keys and values went with it."""
+        """See `Engine.sleep`. It keeps all: the model is the trainer's, or on several ranks a copy that stays."""
 
 
 class _Batch:

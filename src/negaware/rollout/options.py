@@ -32,7 +32,7 @@ class SamplingOptions(_Options):
 
 
 class LocalOptions(_Options):
-    """The engine in PyTorch that samples with the very model that is trained."""
+    """The engine in PyTorch: it samples with the model that is trained, or on several ranks with a copy on each."""
 
     name: Literal["local"] = "local"
 
