@@ -86,6 +86,8 @@ def measure(case: Case) -> list[Compared]:
 
 def of_a_step(case: Case) -> list[Compared]:
     """A small step, after which AdamW's moments are there, then the one that counts."""
+    import torch
+
     from negaware.models.parallel import recompute_activations
     from negaware.models.residual import keep_residual_float32
     from negaware.objectives import OBJECTIVES
@@ -105,6 +107,8 @@ def of_a_step(case: Case) -> list[Compared]:
             if case.recomputed:
                 recompute_activations(model)
         trainer.step([made_group(2, 2, model.config.vocab_size)], seed=0)
+        for master in trainer.optimizer.masters.values():  # as after an earlier micro-batch of the same step
+            master.grad = torch.full_like(master, 0.0)
         length = case.tokens - PROMPT + 1
         with kept_bytes(model, trainer) as kept:
             trainer.step([made_group(case.rows, length, model.config.vocab_size)], seed=0)
@@ -132,6 +136,8 @@ def of_layers(case: Case) -> list[Compared]:
         model = new_model(config, case, torch.bfloat16)
         assert keep_residual_float32(model)
         assert use_own_attention(model)
+        for parameter in model.get_decoder().parameters():  # as after an earlier micro-batch
+            parameter.grad = torch.full_like(parameter, 0.0)
         tokens = torch.randint(config.vocab_size, (case.rows, case.tokens))
         with kept_bytes(model, None) as kept:
             hidden = model.get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state
