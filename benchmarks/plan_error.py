@@ -64,8 +64,6 @@ class Compared:
 SMALL, MIDDLE = "SmolLM2-135M", "Qwen2-like, 0.3B"
 CASES = {
     "fused_2k": Case(SMALL, 2048, fused=True),
-    "fused_rows": Case(SMALL, 1024, rows=4, fused=True),
-    "fused_recomputed": Case(SMALL, 8192, fused=True, recomputed=True),
     "kept_2k": Case(SMALL, 2048),
     "kept_rows": Case(SMALL, 512, rows=8),
     "recomputed_4k": Case(SMALL, 4096, recomputed=True),
@@ -73,7 +71,6 @@ CASES = {
     "recomputed_16k": Case(SMALL, 16384, recomputed=True),
     "middle_fused": Case(MIDDLE, 2048, fused=True),
     "middle_kept": Case(MIDDLE, 2048),
-    "middle_recomputed": Case(MIDDLE, 4096, recomputed=True),
     "layers_7b": Case("Qwen2.5-Math-7B", 2048),
     "layers_32b": Case("Qwen2.5-32B", 2048),
 }
