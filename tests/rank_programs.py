@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from negaware.models.load import COMPUTE_DTYPES
-from negaware.models.parallel import load_sharded_policy, named_weights
+from negaware.models.load import COMPUTE_DTYPES, load_policy
+from negaware.models.parallel import load_sharded_policy, named_weights, save_sharded_model
 from negaware.objectives import OBJECTIVES
 from negaware.ranks import Ranks, joined_ranks
 from negaware.rollout.collect import Collector
@@ -173,6 +175,27 @@ def nan_on_one_rank(arguments: Sequence[str]) -> None:
         assert ranks.gather(said) == [said] * ranks.size
         for name, weight in named_weights(policy.model, torch.float32):
             assert torch.equal(weight, before[name])
+
+
+def save_and_hand_over_one_by_one(arguments: Sequence[str]) -> None:
+    """While the finished model is written or handed over, no rank holds a second whole weight."""
+    model_folder, folder = arguments
+    with joined_ranks() as ranks:
+        policy, _ = load_sharded_policy(model_folder, ranks, "cpu", torch.bfloat16, "none")
+        engine = LocalEngine(load_policy(model_folder, torch.bfloat16).model)
+        original, made = DTensor.full_tensor, []
+
+        def full_tensor(self: DTensor) -> Tensor:
+            assert all(reference() is None for reference in made), "an earlier weight is still held"
+            whole = original(self)
+            made.append(weakref.ref(whole))
+            return whole
+
+        DTensor.full_tensor = full_tensor  # type: ignore[method-assign, assignment]
+        save_sharded_model(policy, Path(folder), torch.bfloat16, ranks)
+        engine.load_weights(named_weights(policy.model, torch.bfloat16), 1)
+        assert len(made) == 2 * len(list(policy.model.parameters()))
+        _stay(ranks)
 
 
 def leave_alone(arguments: Sequence[str]) -> None:

@@ -58,7 +58,7 @@ def test_named_runs_are_there() -> None:
 def test_the_papers_table(name: str, model: str, tokens: tuple[int, int]) -> None:
     config = load_config(ROOT / f"configs/math_nft_{name}.yaml")
     rollout, training, evaluation = config.rollout, config.training, config.evaluation
-    assert config.model == model
+    assert config.model.name == model
     assert config.task.name == "dapo_math_17k"  # type: ignore[union-attr]
     assert config.objective.model_dump() == {
         "name": "nft",
@@ -136,16 +136,33 @@ REFUSED = [
     ({"run.steps": True}, "run.steps is True; it should be a whole number."),
     ({"training.learning_rate": True}, "training.learning_rate is True; it should be a number."),
     ({"training.betas": [False, 0.9]}, "training.betas.0 is False; it should be a number."),
-    ({"model": False}, "model is False; it should be a text."),
+    ({"model": False}, "model.name is False; it should be a text."),
+    ({"model": {}}, "model.name is missing; add it to the config or give --model.name VALUE."),
+    ({"model": {"name": "x", "lora": {"ranks": 8}}}, "model.lora.ranks is no field of the config; did you mean model.lora.rank?"),
+    ({"model": {"name": "x", "lora": {"rank": 0}}}, "model.lora.rank is 0; it should be at least 1."),
+    ({"model": {"name": "x", "lora": True}}, "model.lora is True; it should be a mapping of fields."),
+    ({"model": {"name": "x", "lora": {"save": "both"}}}, "model.lora.save is 'both'; it must be one of merged, adapter."),
+    ({"model": {"name": "x", "lora": {"targets": ["all-linear", "q_proj"]}}}, "model.lora: targets is [all-linear, q_proj]; "
+     "name layers, such as [q_proj, v_proj], or all-linear alone."),
+    ({"model": {"name": "x", "lora": {"targets": []}}}, "model.lora: targets is []; name layers, such as [q_proj, v_proj], or "
+     "all-linear alone."),
     ({"training.schedule": True}, "training.schedule is True; it must be one of constant, cosine."),
     ({"rollout": 3}, "rollout is 3; it should be a mapping of fields."),
-    ({"model": 3}, "model is 3; it should be a text."),
+    ({"model": 3}, "model.name is 3; it should be a text."),
     # impossible combinations
     ({"rollout.completions": 1}, "rollout.completions is 1, but the objective nft compares a question's answers; set it to 2 "
      "or more, or take objective rft."),
     ({"rollout.temperature": 0}, "rollout.temperature is 0, so all answers to a question are the same; set it above 0."),
     ({"rollout.top_p": 0.9}, "rollout.top_p is 0.9 and rollout.top_k is 0, so the sampler's log-probabilities are not the "
      "policy's; set training.old_logprobs to recomputed, or the two to 1 and 0."),
+    ({"training.importance_weight_cap": 2}, "training.importance_weight_cap is 2, but with training.old_logprobs recorded π_old "
+     "is the sampler's own and every weight 1; set old_logprobs to recomputed."),
+    ({"rollout.engine": "vlm"}, "rollout.engine is 'vlm'; it must be one of local, vllm, vllm_server; did you mean vllm?"),
+    ({"rollout.engine": {"name": "vllm", "tensor_paralel": 2}}, "rollout.engine.tensor_paralel is no field of the config; did "
+     "you mean rollout.engine.tensor_parallel?"),
+    ({"rollout.engine": "vllm_server"}, "rollout.engine.url is missing; add it to the config or give --rollout.engine.url "
+     "VALUE."),
+    ({"rollout.temperature": 2.5}, "rollout.temperature is 2.5; it should be at most 2."),
     ({"training.optimizer_steps": 17}, "training.optimizer_steps is 17, more than rollout.questions, 16; a step needs a "
      "question at least."),
     ({"training.warmup_steps": 1000, "run.steps": 10}, "training.warmup_steps is 1000, but the run has only 20 optimizer "
@@ -191,6 +208,12 @@ def test_refused_in_one_sentence(data: dict[str, Any], changes: dict[str, Any], 
         (["--objective", "grpo"], "objective.name", "grpo"),
         (["--objective.name", "dapo", "--objective.clip_high", "0.3"], "objective.clip_high", 0.3),
         (["--objective.epsilon", "0.5"], "objective.epsilon", 0.5),
+        (["--rollout.engine", "vllm"], "rollout.engine.tensor_parallel", 1),
+        (["--rollout.engine", "vllm", "--rollout.engine.cache_gib", "2"], "rollout.engine.cache_gib", 2.0),
+        (["--rollout.engine.tensor_parallel", "2", "--rollout.engine.name", "local"], "rollout.engine.name", "local"),
+        (["--rollout.engine", "vllm"], "training.old_logprobs", "recomputed"),
+        (["--rollout.engine", "vllm", "--training.old_logprobs", "recorded"], "training.old_logprobs", "recorded"),
+        (["--run.seed", "3"], "training.old_logprobs", "recorded"),
         (["--objective", "{name: grpo, clip: 0.1}"], "objective.clip", 0.1),
         (["--task", "gsm8k:test"], "task.split", "test"),
         (["--task.high", "20"], "task.high", 20),
@@ -213,7 +236,8 @@ def test_overrides(overrides: list[str], field: str, value: Any) -> None:
         (["run.seed"], "'run.seed' is not an override; write --field.name value, such as --run.seed 1."),
         (["--run.seed"], "--run.seed has no value; write --run.seed value."),
         (["--run.seed", "[1"], "The value of --run.seed, '[1', can't be read; put quotes around it."),
-        (["--model.size", "7"], "model is 'smollm2-135m-instruct' and has no field 'size'; write it out as a mapping."),
+        (["--data_dir", "x", "--data_dir.size", "7"], "data_dir is 'x' and has no field 'size'; write it out as a mapping."),
+        (["--model.size", "7"], "model.size is no field of the config; known are name, lora."),
         (["--run.seeds", "1"], "run.seeds is no field of the config; did you mean run.seed?"),
         (["--objective", "grpo", "--objective.epsilon", "1"], "objective.epsilon is no field of the config; known are name, "
          "clip."),
@@ -256,10 +280,21 @@ def test_a_generators_own_parameters_may_be_switches(data: dict[str, Any]) -> No
     assert parse_config(data).task.parameters == {"allow_negation": True}  # type: ignore[union-attr]
 
 
+def test_another_model_is_trained_in_the_same_way(tmp_path: Path) -> None:
+    path = ROOT / "configs/demo_lora.yaml"
+    plain = load_config(ROOT / "configs/demo.yaml", ["--model", "other/model"]).model
+    assert (plain.name, plain.lora) == ("other/model", None)
+    adapted = load_config(path, ["--model", "other/model", "--model.lora.targets", "q_proj"]).model
+    assert adapted.lora is not None
+    assert (adapted.name, adapted.lora.rank, adapted.lora.targets) == ("other/model", 16, ("q_proj",))
+    assert load_config(path, ["--model.lora", "null"]).model.lora is None
+    assert load_config(ROOT / "configs/demo.yaml", ["--model.lora", "{}"]).model == load_config(path).model
+
+
 def test_a_config_does_not_change(tmp_path: Path) -> None:
     config = parse_config(tiny_config(tmp_path))
     with pytest.raises(ValueError, match="frozen"):
-        config.model = "another"  # type: ignore[misc]
+        config.device = "cuda"  # type: ignore[misc]
 
 
 def test_the_reference_page_is_up_to_date() -> None:

@@ -1,4 +1,4 @@
-"""examples/ as a user runs them, with the real model: an own file, an own judge, both."""
+"""examples/ as a user runs them, with the real model: an own file, an own judge, both; NFT in TRL."""
 
 import json
 import subprocess
@@ -28,3 +28,18 @@ def test_an_example_runs(name: str, tmp_path: Path) -> None:
     records = [json.loads(line) for line in (tmp_path / "run/answers/000001.jsonl").read_text().splitlines()]
     assert {record["reason"] for record in records} <= REASONS
     assert len({record["correct"] for record in records}) == 2
+
+
+@pytest.mark.slow
+def test_the_example_in_trl_runs(tmp_path: Path) -> None:
+    """One step of two groups, TRL's own options after it."""
+    options = {
+        **{"output_dir": tmp_path, "max_steps": 1, "logging_steps": 1, "save_strategy": "no", "report_to": "none"},
+        **{"per_device_train_batch_size": 8, "num_generations": 4, "max_completion_length": 16, "max_refills": 1},
+        **{"use_cpu": True, "bf16": False},
+    }
+    command = [sys.executable, "examples/trl_nft.py", *(f"--{name}={value}" for name, value in options.items())]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "'refill/questions_asked':" in done.stdout
+    assert (tmp_path / "model.safetensors").exists()

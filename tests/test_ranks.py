@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from forked_command import Fault, negaware, negaware_on_ranks, on_ranks
+from negaware.models.load import load_policy
 from tiny_models import MODELS
 from tiny_run import timeless_metrics, write_tiny_config
 
@@ -68,6 +69,14 @@ def test_the_collector_agrees_where_shares_teach_nothing() -> None:
 
 def test_a_loss_that_is_not_finite_on_one_rank_stops_all(models: Path) -> None:
     on_ranks(3, "rank_programs:nan_on_one_rank", str(models / "llama"))
+
+
+def test_weights_are_whole_one_at_a_time(models: Path, tmp_path: Path) -> None:
+    on_ranks(2, "rank_programs:save_and_hand_over_one_by_one", str(models / "qwen3"), str(tmp_path / "model"))
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.bfloat16)
+    expected = AutoModelForCausalLM.from_pretrained(models / "qwen3", dtype=torch.bfloat16)
+    for (name, weight), other in zip(saved.named_parameters(), expected.parameters(), strict=True):
+        assert torch.equal(weight, other), name
 
 
 def test_what_ranks_tell_one_another() -> None:
@@ -131,7 +140,7 @@ def test_a_checkpoint_of_three_ranks_resumes_on_fewer(folder: Path, num_ranks: i
     assert "step 4/5" not in ended[0].out, "it should go on after step 4"
 
 
-@pytest.mark.parametrize("dead", [0, 2])
+@pytest.mark.parametrize("dead", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_a_rank_that_dies_is_named_and_the_resumed_run_is_the_whole_one(
     folder: Path, dead: int, tmp_path: Path
 ) -> None:
@@ -166,6 +175,24 @@ def test_ctrl_c_on_one_rank_ends_all_after_the_same_step(folder: Path, tmp_path:
     assert [path.name for path in sorted((tmp_path / "run/checkpoints").iterdir())] == ["step-000002", "step-000003"]
     assert [one.code for one in negaware_on_ranks(2, *command, "--resume")] == [0, 0]
     assert_same_metrics(tmp_path / "run", folder / "run")
+
+
+@pytest.mark.parametrize("save", ["merged", pytest.param("adapter", marks=pytest.mark.slow)])
+def test_adapters_in_shards(folder: Path, save: str, tmp_path: Path) -> None:
+    lora = ("--model.lora.rank", 4, "--model.lora.save", save)
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert negaware("train", folder / "tiny.yaml", *lora, "--run.folder", one).code == 0
+    ended = negaware_on_ranks(2, "train", folder / "tiny.yaml", *lora, "--run.folder", two)
+    assert [each.code for each in ended] == [0, 0], ended
+    # Each process draws its own A, and B is 0 at first; the first rank's go to all.
+    for found, wanted in zip(timeless_metrics(two)[:2], timeless_metrics(one)[:2], strict=True):
+        assert found["step"] == wanted["step"]
+        for name in wanted.keys() - set(NOISE):
+            assert found[name] == pytest.approx(wanted[name], rel=1e-3, abs=1e-6), (wanted["step"], name)
+    name = "model.safetensors" if save == "merged" else "adapter_model.safetensors"
+    ours, theirs = load_file(two / "model" / name), load_file(one / "model" / name)
+    assert {key: weight.shape for key, weight in ours.items()} == {key: weight.shape for key, weight in theirs.items()}
+    assert load_policy(str(two / "model"), torch.float32).model.num_parameters() > 0
 
 
 def torchrun(num_ranks: int, config: Path, *options: str) -> subprocess.Popen[str]:

@@ -23,6 +23,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from negaware.models.lora import add_adapters
+from negaware.models.options import LoraOptions
+
 VOCABULARY = 61
 WINDOW = 6
 SHAPE: dict[str, Any] = {
@@ -86,6 +89,25 @@ def gemma3(seed: int = 0) -> PreTrainedModel:
     layers = ["sliding_attention", "full_attention"]
     config = Gemma3TextConfig(**SHAPE, sliding_window=WINDOW, layer_types=layers, query_pre_attn_scalar=8)
     return _finished(Gemma3ForCausalLM(config))
+
+
+RANK, ALPHA = 4, 12
+LORA = LoraOptions(rank=RANK, alpha=ALPHA)
+
+
+def adapted(model: PreTrainedModel, options: LoraOptions = LORA, trained: bool = True) -> PreTrainedModel:
+    """With adapters that, if `trained`, say something."""
+    add_adapters(model, options, "the/base")
+    if trained:
+        torch.manual_seed(1)
+        for name, parameter in adapters(model).items():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def adapters(model: PreTrainedModel) -> dict[str, torch.nn.Parameter]:
+    return {name: parameter for name, parameter in model.named_parameters() if "lora_" in name}
 
 
 MODELS: dict[str, Callable[[int], PreTrainedModel]] = {

@@ -21,6 +21,11 @@ def compare(config_path: Path, overrides: Sequence[str], objectives: str, seeds:
     Every run's config is checked before the first one starts. Raises ValueError.
     """
     configs = _configs(config_path, overrides, _names(objectives, "--objectives"), _seeds(seeds))
+    if configs[0].rollout.engine.name == "vllm":
+        raise ValueError(
+            "rollout.engine is vllm, of which a process can have one in its life, and compare makes one a run; take "
+            "local or vllm_server, or start the runs one by one with negaware train."
+        )
     folders: dict[str, list[RunFolder]] = {}
     with joined_ranks() as ranks:
         for number, config in enumerate(configs, start=1):

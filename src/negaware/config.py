@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from negaware.evaluation.options import EvaluationOptions
+from negaware.models.options import ModelOptions
 from negaware.objectives import OBJECTIVES
 from negaware.objectives.credit import PromptWeight
 from negaware.objectives.nft import Ratio
@@ -127,8 +128,8 @@ class RunOptions(_Options):
 class Config(_Options):
     """Everything about a run."""
 
-    model: str
-    """A folder, a hub name, or smollm2-135m-instruct (comes with a PyPI package)."""
+    model: ModelOptions
+    """What is trained."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU if there is one."""
     data_dir: Path | None = None
@@ -156,6 +157,14 @@ class Config(_Options):
             )
         if rollout.temperature == 0:
             raise ValueError("rollout.temperature is 0, so all answers to a question are the same; set it above 0")
+        if training.old_logprobs is None:
+            own = "recorded" if rollout.engine.name == "local" else "recomputed"
+            training = training.model_copy(update={"old_logprobs": own})
+        if training.importance_weight_cap is not None and training.old_logprobs == "recorded":
+            raise ValueError(
+                f"training.importance_weight_cap is {training.importance_weight_cap:g}, but with training.old_logprobs "
+                "recorded π_old is the sampler's own and every weight 1; set old_logprobs to recomputed"
+            )
         if (rollout.top_p < 1 or rollout.top_k > 0) and training.old_logprobs == "recorded":
             raise ValueError(
                 f"rollout.top_p is {rollout.top_p} and rollout.top_k is {rollout.top_k}, so the sampler's "
@@ -187,6 +196,7 @@ class Config(_Options):
                     f"evaluation.{name}.temperature is 0, so its {sampling.completions} completions would be the same; "
                     "set completions to 1 or temperature above 0"
                 )
+        object.__setattr__(self, "training", training)  # frozen, but not yet given to anyone
         return self
 
     @property
@@ -276,15 +286,17 @@ def _plain(text: str) -> Any:
 
 
 def _set(data: dict[str, Any], field: list[str], value: Any) -> None:
-    if field == ["objective", "name"]:
-        field = ["objective"]  # another objective's options are not this one's
+    if field in (["objective", "name"], ["rollout", "engine", "name"]):
+        field = field[:-1]  # another objective's, or engine's, options are not this one's
+    if field == ["model"] and isinstance(value, str) and isinstance(data.get("model"), dict):
+        field = ["model", "name"]  # another model is trained in the same way
     for depth, part in enumerate(field[:-1]):
         inner = data.get(part)
         if inner is None:
             inner = data[part] = {}
         elif isinstance(inner, str) and part == "task":
             inner = data[part] = parse_task(inner).model_dump(exclude_none=True)
-        elif isinstance(inner, str) and part == "objective":
+        elif isinstance(inner, str) and part in ("model", "objective", "engine"):
             inner = data[part] = {"name": inner}
         elif not isinstance(inner, dict):
             place = ".".join(field[: depth + 1])

@@ -20,8 +20,10 @@ import torch.distributed as dist
 
 T = TypeVar("T")
 
-LOST_CONNECTION = ("connection closed", "connection reset", "connection refused", "broken pipe", "nccl", "timed out")
-"""What a collective's error says, whichever backend, when a rank that it waits for has gone."""
+LOST_CONNECTION = ("connection closed", "connection reset", "connection refused", "broken pipe", "nccl remote error")
+"""What a collective's error says when a rank that it waits for has gone."""
+PATIENCE = timedelta(days=1)
+"""A rank may wait long for another that downloads, reads or evaluates; one that dies closes its connections."""
 
 
 class RankLostError(ValueError):
@@ -84,7 +86,8 @@ class Ranks:
         return any(self.gather(flag))
 
     def all_reach(self, place: str, seconds: float = 3.0) -> bool:
-        """Whether every rank comes to this place, which has a name of its own, within these seconds.
+        """Whether every rank comes to this place, which has a name of its own, within these seconds; all get the same
+        answer.
 
         It asks the store, not the ranks: one that has died or is elsewhere can't hang it.
         """
@@ -96,8 +99,29 @@ class Ranks:
             while arrived < self.size and time.monotonic() < deadline:
                 time.sleep(0.01)
                 arrived = self.store.add(place, 0)
-            return arrived == self.size
+            # The first to know decides: who comes when another has given up is not left alone with a yes.
+            word = "yes" if arrived == self.size else "no"
+            return bool(self.store.compare_set(f"{place}: all here?", "", word) == b"yes")
         return False
+
+    def require_alive(self, error: BaseException) -> None:
+        """Raises RankLostError if the death of another rank explains the error."""
+        if self.size == 1:
+            return
+        broken = any(sign in str(error).lower() for sign in LOST_CONNECTION)
+        deadline = time.monotonic() + (5 if broken else 0)
+        while not (dead := self.dead()) and time.monotonic() < deadline:
+            time.sleep(0.02)  # a dying process closes its connections before it has ended
+        if dead:
+            lost = " and ".join(f"rank {rank} (process {self.processes[rank][1]})" for rank in dead)
+        elif broken and len({host for host, _ in self.processes}) > 1:
+            lost = "a rank on another machine"
+        else:
+            return
+        raise RankLostError(
+            f"{lost} has died, so the others can't go on; its own message or the system's log says why (a lack of "
+            "memory?). The same command with --resume goes on from the last checkpoint."
+        ) from error
 
     def dead(self) -> list[int]:
         """The ranks on this machine whose process has ended."""
@@ -116,31 +140,16 @@ def joined_ranks() -> Iterator[Ranks]:
         return
     store, rank, size = next(iter(dist.rendezvous("env://", timeout=timedelta(minutes=10))))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     processes: list[Any] = [None] * size
     dist.all_gather_object(processes, (socket.gethostname(), os.getpid()))
     ranks = Ranks(rank, size, int(os.environ.get("LOCAL_RANK", "0")), store, tuple(processes))
     try:
         yield ranks
     except RuntimeError as error:
-        lost = _lost(ranks, error)
-        if lost is None:
-            raise
-        raise RankLostError(
-            f"{lost} has died, so the others can't go on; its own message or the system's log says why (a lack of "
-            "memory?). The same command with --resume goes on from the last checkpoint."
-        ) from error
+        ranks.require_alive(error)
+        raise
     dist.destroy_process_group()  # not after an error: it could wait for ranks that have gone
-
-
-def _lost(ranks: Ranks, error: RuntimeError) -> str | None:
-    """The ranks whose death explains the error of a collective; None if none does."""
-    deadline = time.monotonic() + 1
-    while not (dead := ranks.dead()) and time.monotonic() < deadline:
-        time.sleep(0.02)  # a dying process closes its connections before it has ended
-    if dead:
-        return " and ".join(f"rank {rank} (process {ranks.processes[rank][1]})" for rank in dead)
-    return "a rank on another machine" if any(sign in str(error).lower() for sign in LOST_CONNECTION) else None
 
 
 def _has_ended(process: int) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from negaware.config import Config
+from negaware.config import Config, ConfigError, parse_config
 from negaware.evaluation.evaluate import EvaluationResult, evaluate, write_results
 from negaware.evaluation.options import EvaluationSampling
 from negaware.models.load import COMPUTE_DTYPES, load_policy, pick_device, save_model
@@ -22,9 +22,9 @@ from negaware.models.parallel import ShardedModel, load_sharded_policy, named_we
 from negaware.objectives import OBJECTIVES
 from negaware.ranks import ALONE, Ranks
 from negaware.rollout.collect import Collector, Rollout, call_seed, require_fit
-from negaware.rollout.engine import Engine
+from negaware.rollout.engines import make_engine
 from negaware.rollout.local import LocalEngine
-from negaware.rollout.shares import SharedEngine, SharedVerifier
+from negaware.rollout.shares import SharedVerifier
 from negaware.runs.folder import RunFolder
 from negaware.runs.interrupt import Interrupt
 from negaware.runs.progress import Progress
@@ -49,7 +49,9 @@ from negaware.types import Completion, Group, Problem, Verdict
 
 FREE_TO_CHANGE = {
     *("run.folder", "run.checkpoint_every", "run.keep_checkpoints", "run.trackers", "data_dir", "device"),
-    *("rollout.max_sequences", "training.micro_batch_tokens"),
+    *("rollout.max_sequences", "training.micro_batch_tokens", "training.activations", "training.offload"),
+    "model.lora.save",
+    *(f"rollout.engine.{name}" for name in ("cache_gib", "shared_folder", "tensor_parallel", "url")),
     "rollout.max_sampled_questions",  # never reached by a finished step that found enough
 }
 """What a resumed run may set otherwise than its checkpoint: it changes nothing of what was learnt, rounding apart."""
@@ -75,7 +77,7 @@ def train(config: Config, *, resume: bool = False, force: bool = False, ranks: R
             require_trackers(config.run.trackers)
             if not is_new:  # before its state is read: whoever trains here now would move on from it
                 stack.enter_context(folder.locked())
-        state = ranks.of_first(lambda: None if is_new else _last_state(folder, config))
+        state = None if is_new else _last_state(folder, config, ranks)
         start = 0 if state is None else int(state["step"])
         progress = stack.enter_context(Progress(config.run.steps, start_step=start, silent=not ranks.is_first))
         progress.phase("loading data and model", announce=True)
@@ -92,11 +94,13 @@ def train(config: Config, *, resume: bool = False, force: bool = False, ranks: R
                 stack.callback(tracker.close)
         if state is not None:
             run.restore(state)
+        run.hand_over(version=start)
         stack.callback(run.save_last_step, announce=True, at_the_end=True)  # however the run ends
         if run.before is None:
             progress.phase("evaluating before training", announce=True)
             run.before = run.judge("before")
             run.log(0, accuracy_metrics(run.before["greedy_accuracy"]))
+            interrupt.stop_if_asked()
         for step in range(start + 1, config.run.steps + 1):
             clock = _Clock()
             progress.phase("sampling")
@@ -109,6 +113,7 @@ def train(config: Config, *, resume: bool = False, force: bool = False, ranks: R
                 )
             with interrupt.shield(progress.note):
                 progress.phase("training")
+                run.engine.sleep()
                 metrics = run.trainer.step(rollout.groups, call_seed(config.run.seed, step, -2), progress.advance)
                 run.hand_over(version=step)
                 clock.lap("train")
@@ -145,17 +150,20 @@ class _Run:
         training, rollout = config.training, config.rollout
         self.dtype = COMPUTE_DTYPES[training.compute_dtype]
         device = ranks.device(pick_device(config.device))
+        if ranks.size == 1 and training.offload == "cpu":
+            progress.note(
+                "training.offload is cpu, but one process has no shards to keep there: weights stay where they are"
+            )
         self.task = _loaded(config.task, config, stack, ranks)
         self.held_out = _loaded(config.evaluation.task, config, stack, ranks)
         sharded: ShardedModel | None = None
-        self.engine: Engine
+        name, lora = config.model.name, config.model.lora
         if ranks.size == 1:
-            self.policy = load_policy(config.model, torch.float32, device)  # the trainer makes the copy that computes
-            self.engine = LocalEngine(self.policy.model, rollout.max_sequences)
-        else:  # the trainer's weights are in shards; each rank samples from a whole copy
-            self.policy, sharded = load_sharded_policy(config.model, ranks, device, self.dtype, training.offload)
-            sampler = load_policy(config.model, self.dtype, device).model
-            self.engine = SharedEngine(LocalEngine(sampler, rollout.max_sequences), ranks)
+            # float32: the trainer makes the copy that computes. What LoRA freezes is only ever that copy.
+            self.policy = load_policy(name, torch.float32 if lora is None else self.dtype, device, lora)
+        else:
+            self.policy, sharded = load_sharded_policy(name, ranks, device, self.dtype, training.offload, lora)
+        self.engine = make_engine(rollout, self.policy, name, training.compute_dtype, device, folder.path, ranks)
         codec = self.policy.codec
         self.collector = Collector(
             self.engine,
@@ -210,8 +218,9 @@ class _Run:
         return accuracy_metrics(asdict(self._evaluate(few, during).avg_at_k))
 
     def hand_over(self, version: int) -> None:
-        """Gives the engine the weights that were trained."""
-        self.engine.load_weights(named_weights(self.policy.model, self.dtype), version)
+        """Gives the engine the weights that were trained, unless it samples with that very model."""
+        has_them = isinstance(self.engine, LocalEngine) and self.engine.model is self.policy.model
+        self.engine.load_weights(() if has_them else named_weights(self.policy.model, self.dtype), version)
 
     def save_model(self, folder: Path) -> None:
         """Writes the finished model."""
@@ -237,7 +246,7 @@ class _Run:
             "random": random_state(),
         }
         self.progress.step_done(step, metrics)
-        for tracker in self.trackers:  # last: one that fails ends the run, and its step can still be saved
+        for tracker in self.trackers:  # last: one that fails ends the run, and a single process can still save its step
             tracker.log(step, metrics)
 
     def save_last_step(self, announce: bool = False, at_the_end: bool = False) -> None:
@@ -269,7 +278,6 @@ class _Run:
         self.collector.state.position = state["position"]
         self.collector.state.surplus = [group_from_json(group) for group in state["surplus"]]
         self.before, self.train_seconds = state["before"], state["train_seconds"]
-        self.hand_over(version=state["step"])
         set_random_state(state["random"])
 
     def _evaluate(self, task: Task, sampling: EvaluationSampling) -> EvaluationResult:
@@ -349,18 +357,21 @@ def _run_folder(config: Config, resume: bool, force: bool) -> tuple[RunFolder, b
     return RunFolder(path), True, False
 
 
-def _last_state(folder: RunFolder, config: Config) -> dict[str, Any] | None:
+def _last_state(folder: RunFolder, config: Config, ranks: Ranks) -> dict[str, Any] | None:
     """The state in the newest checkpoint, None if there is none."""
-    path = newest_checkpoint(folder.path / "checkpoints")
+    path = ranks.of_first(lambda: newest_checkpoint(folder.path / "checkpoints"))
     if path is None:
         return None
-    state = read_state(path)
+    state = read_state(path, ranks)
     _require_same_config(state["config"], config.resolved(), path)
     return state
 
 
 def _require_same_config(before: dict[str, Any], now: dict[str, Any], place: Path) -> None:
-    old, new = flatten(before), flatten(now)
+    try:  # parsed, so that what was written in short or before a field was there compares with its default
+        old, new = flatten(parse_config(before).resolved()), flatten(now)
+    except ConfigError as error:
+        raise CheckpointError(f"{place} has a config that can't be used: {error}") from error
     for field in old | new:
         if field not in FREE_TO_CHANGE and old.get(field) != new.get(field):
             raise CheckpointError(

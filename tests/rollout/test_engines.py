@@ -10,11 +10,12 @@ from transformers import Gemma3nForCausalLM, Gemma3nTextConfig, RwkvConfig, Rwkv
 
 from negaware.models import decoder
 from negaware.models.kernels import TorchKernels
+from negaware.models.lora import has_adapters
 from negaware.rollout.engine import SamplingParams
 from negaware.rollout.local import LocalEngine
 from negaware.rollout.reference import ReferenceEngine
 from negaware.rollout.sampling import completion_uniforms, restrict
-from tiny_models import MODELS, SHAPE, VOCABULARY
+from tiny_models import MODELS, SHAPE, VOCABULARY, adapted
 
 __all__ = ["model"]  # the suite's fixture
 
@@ -31,6 +32,15 @@ class TestReferenceEngine(EngineConformance):
 class TestLocalEngine(EngineConformance):
     def make_engine(self, model, max_sequences=6):
         return LocalEngine(model, max_sequences)
+
+
+class TestLocalEngineWithAdapters(EngineConformance):
+    @pytest.fixture(params=["llama", "gpt2", "gemma3"])
+    def model(self, request):
+        return adapted(MODELS[request.param](1))
+
+    def make_engine(self, model, max_sequences=6):
+        return LocalEngine(model if has_adapters(model) else adapted(model), max_sequences)
 
 
 class TestLocalEngineWithoutACompiler(EngineConformance):

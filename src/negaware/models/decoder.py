@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from negaware.models.kernels import Kernels, kernels_for
+from negaware.models.lora import adapter_of, merged_weight, plain
 from negaware.models.products import HAS_BFLOAT16_PRODUCTS
 from negaware.models.shared_rows import SharedRows, attend
 
@@ -72,7 +73,9 @@ class FusedDecoder:
         kernels, added = self.kernels, None
         if torch.is_grad_enabled():
             for index, layer in enumerate(self.layers):
-                train = partial(checkpoint, layer.train, use_reentrant=False) if self.recomputes else layer.train
+                train: Callable[..., Tensor] = layer.train
+                if self.recomputes:
+                    train = partial(checkpoint, layer.train, use_reentrant=False, preserve_rng_state=False)
                 stream = train(stream, rotation, partial(attend, index), kernels)
             normed: Tensor = _Normed.apply(stream, self.norm.weight, self.norm.epsilon, kernels)
             return normed
@@ -90,8 +93,8 @@ class _Layer:
 
     def __init__(self, layer: Any) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        self.num_heads = attention.q_proj.out_features // attention.head_dim
-        self.num_key_heads = attention.k_proj.out_features // attention.head_dim
+        self.num_heads = plain(attention.q_proj).out_features // attention.head_dim
+        self.num_key_heads = plain(attention.k_proj).out_features // attention.head_dim
         self.attention_norm, self.mlp_norm = _Norm(layer.input_layernorm), _Norm(layer.post_attention_layernorm)
         self.head_norms = [getattr(attention, name) for name in ("q_norm", "k_norm") if hasattr(attention, name)]
         self.inputs = _Product(attention.q_proj, attention.k_proj, attention.v_proj)
@@ -109,10 +112,9 @@ class _Layer:
         """For a backward pass."""
         states = self._by_head(_NormedProduct.of(stream, self.attention_norm, self.inputs, kernels))
         attended = attend(_Rotated.apply(states, *rotation, self.num_heads + self.num_key_heads, kernels))
-        stream = functional.linear(attended.flatten(1), *self.output.parameters()).float().add_(stream)
+        stream = _Linear.of(attended.flatten(1), self.output).float().add_(stream)
         gates = _NormedProduct.of(stream, self.mlp_norm, self.gates, kernels)
-        added: Tensor = _AddGated.apply(stream, gates, *self.down.parameters(), kernels)
-        return added
+        return _AddGated.of(stream, gates, self.down, kernels)
 
     def sample(
         self,
@@ -158,14 +160,15 @@ class _Norm:
 
 
 class _Product:
-    """Linear layers of the same input as one matrix product.
+    """Linear layers of the same input as one matrix product, adapters merged into the weights.
 
     `joined` is their weights and biases for training; `packed` the same for sampling, the weights laid out as the CPU's
     products read them (otherwise each product lays them out first). Only what was last needed is held.
     """
 
-    def __init__(self, *layers: nn.Linear) -> None:
-        self.layers = layers
+    def __init__(self, *layers: nn.Module) -> None:
+        self.layers: list[nn.Linear] = [plain(layer) for layer in layers]
+        self.adapted = layers
         self.joined: tuple[Tensor, Tensor | None] | None = None
         self.packed: tuple[Tensor, Tensor | None] | None = None
 
@@ -174,12 +177,17 @@ class _Product:
         """The compute dtype."""
         return self.layers[0].weight.dtype
 
-    def parameters(self) -> list[Tensor]:
-        """Weights, then biases."""
-        return self._weights() + self._biases()
+    @property
+    def is_frozen(self) -> bool:
+        """Whether adapters are trained in the weights' stead."""
+        return not self.layers[0].weight.requires_grad
 
-    def _weights(self) -> list[Tensor]:
-        return [layer.weight for layer in self.layers]
+    def trained(self) -> list[Tensor]:
+        """The parameters that `gradients` gives those of: weights, then biases; or each adapter's A and B."""
+        if not self.is_frozen:
+            return [layer.weight for layer in self.layers] + self._biases()
+        adapters = [adapter for layer in self.adapted if (adapter := adapter_of(layer))]
+        return [matrix for adapter in adapters for matrix in (adapter.down, adapter.up)]
 
     def _biases(self) -> list[Tensor]:
         return [layer.bias for layer in self.layers if layer.bias is not None]
@@ -189,7 +197,8 @@ class _Product:
         if self.joined is None:
             biases = self._biases()
             with torch.inference_mode(False), torch.no_grad():  # training may keep them for its backward pass
-                self.joined = _joined(self._weights()), _joined(biases) if biases else None
+                weights = [merged_weight(layer) for layer in self.adapted]
+                self.joined = _joined(weights), _joined(biases) if biases else None
         return self.joined
 
     def __call__(self, inputs: Tensor) -> Tensor:
@@ -203,10 +212,17 @@ class _Product:
         return product
 
     def gradients(self, upstream: Tensor, inputs: Tensor) -> tuple[Tensor, ...]:
-        """Those of the parameters, from that of the outputs [N, O] and the inputs [N, D]."""
+        """Those of what is trained, from that of the outputs [N, O] and the inputs [N, D]."""
         sizes = [layer.out_features for layer in self.layers]
-        of_weights = (upstream.T @ inputs).split(sizes)
-        return of_weights + (upstream.sum(0).split(sizes) if self._biases() else ())
+        if not self.is_frozen:
+            of_weights = (upstream.T @ inputs).split(sizes)
+            return of_weights + (upstream.sum(0).split(sizes) if self._biases() else ())
+        found: list[Tensor] = []
+        for layer, own in zip(self.adapted, upstream.split(sizes, dim=1), strict=True):
+            if adapter := adapter_of(layer):
+                scaled = own * adapter.scale
+                found += (scaled @ adapter.up).T @ inputs, scaled.T @ (inputs @ adapter.down.T)
+        return tuple(found)
 
 
 def _joined(parameters: Sequence[Tensor]) -> Tensor:
@@ -219,7 +235,7 @@ class _NormedProduct(torch.autograd.Function):
     @classmethod
     def of(cls, stream: Tensor, norm: _Norm, product: _Product, kernels: Kernels) -> Tensor:
         """The product's outputs [N, O]."""
-        outputs: Tensor = cls.apply(stream, norm, product, kernels, norm.weight, *product.parameters())
+        outputs: Tensor = cls.apply(stream, norm, product, kernels, norm.weight, *product.trained())
         return outputs
 
     @staticmethod
@@ -246,6 +262,30 @@ class _NormedProduct(torch.autograd.Function):
         of_parameters = ctx.product.gradients(upstream, normed)
         of_stream, of_norm_weight = ctx.kernels.norm_gradients(upstream @ weight, stream, norm_weight, ctx.epsilon)
         return of_stream, None, None, None, of_norm_weight, *of_parameters
+
+
+class _Linear(torch.autograd.Function):
+    """A product. Kept for the backward pass: its inputs."""
+
+    @classmethod
+    def of(cls, inputs: Tensor, product: _Product) -> Tensor:
+        """The outputs [N, O] of inputs [N, D]."""
+        outputs: Tensor = cls.apply(inputs, product, *product.trained())
+        return outputs
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, product: _Product, *trained: Tensor) -> Tensor:
+        weight, bias = product.weight_and_bias()
+        ctx.save_for_backward(inputs, weight)
+        ctx.product = product
+        return functional.linear(inputs, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, weight = ctx.saved_tensors
+        upstream = gradients[0]
+        return upstream @ weight, None, *ctx.product.gradients(upstream, inputs)
 
 
 class _Normed(torch.autograd.Function):
@@ -285,10 +325,19 @@ class _Rotated(torch.autograd.Function):
 class _AddGated(torch.autograd.Function):
     """stream + (silu(gate) · up) Wᵀ of gates [N, 2·I]. Kept for the backward pass: the gates."""
 
+    @classmethod
+    def of(cls, stream: Tensor, gates: Tensor, product: _Product, kernels: Kernels) -> Tensor:
+        """The stream [N, D] with what the product adds."""
+        added: Tensor = cls.apply(stream, gates, product, kernels, *product.trained())
+        return added
+
     @staticmethod
-    def forward(ctx: Any, stream: Tensor, gates: Tensor, weight: Tensor, kernels: Kernels) -> Tensor:
+    def forward(
+        ctx: Any, stream: Tensor, gates: Tensor, product: _Product, kernels: Kernels, *trained: Tensor
+    ) -> Tensor:
+        weight, _ = product.weight_and_bias()
         ctx.save_for_backward(gates, weight)
-        ctx.kernels = kernels
+        ctx.product, ctx.kernels = product, kernels
         return functional.linear(kernels.gated(gates), weight).float().add_(stream)
 
     @staticmethod
@@ -296,5 +345,5 @@ class _AddGated(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         gates, weight = ctx.saved_tensors
         upstream = gradients[0].to(weight.dtype)
-        of_weight = upstream.T @ ctx.kernels.gated(gates)
-        return gradients[0], ctx.kernels.gated_gradients(upstream @ weight, gates), of_weight, None
+        of_trained = ctx.product.gradients(upstream, ctx.kernels.gated(gates))
+        return gradients[0], ctx.kernels.gated_gradients(upstream @ weight, gates), None, None, *of_trained

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from negaware.models.attention import NAME as OWN_ATTENTION
 from negaware.models.attention import has_full_attention
 from negaware.models.decoder import FusedDecoder
+from negaware.models.lora import plain
 from negaware.models.shared_rows import SharedRows
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -56,8 +57,8 @@ def _is_llama_layer(layer: Any) -> bool:
     attention, mlp = (dict(part.named_children()) for part in (layer.self_attn, layer.mlp))
     if attention.keys() not in (ATTENTION_PARTS, ATTENTION_PARTS | HEAD_NORMS) or mlp.keys() != MLP_PARTS:
         return False
-    inputs = [attention[name] for name in ("q_proj", "k_proj", "v_proj")]
-    others = [attention["o_proj"], *(mlp[name] for name in ("gate_proj", "up_proj", "down_proj"))]
+    inputs = [plain(attention[name]) for name in ("q_proj", "k_proj", "v_proj")]
+    others = [plain(attention["o_proj"]), *(plain(mlp[name]) for name in ("gate_proj", "up_proj", "down_proj"))]
     return (
         all(type(linear) is nn.Linear for linear in inputs + others)
         and all(linear.bias is None for linear in others)

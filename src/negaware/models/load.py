@@ -23,6 +23,17 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from negaware.models.embedded import EMBEDDED_MODEL, embedded_model_folder
+from negaware.models.lora import (
+    adapter_tensors,
+    add_adapters,
+    base_of_adapters,
+    has_adapters,
+    named_weights,
+    put_on,
+    require_peft,
+    save_adapters,
+)
+from negaware.models.options import LoraOptions
 
 COMPUTE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -54,6 +65,8 @@ class Policy:
 
     model: PreTrainedModel
     codec: Codec
+    lora: LoraOptions | None = None
+    """Of the adapters on it; without them all of its weights may be trained."""
 
     @property
     def max_tokens(self) -> int:
@@ -61,32 +74,52 @@ class Policy:
         return int(getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", 2**31))
 
 
-def load_policy(name: str, dtype: torch.dtype, device: torch.device | str = "cpu") -> Policy:
-    """Loads the model `name`: a folder, a hub name, or the embedded model.
+def load_policy(
+    name: str, dtype: torch.dtype, device: torch.device | str = "cpu", lora: LoraOptions | None = None
+) -> Policy:
+    """Loads the model `name`: a folder, a hub name, or the embedded model; with new adapters on it if `lora` is given.
 
-    ValueError if there is no such model, no tokenizer, no chat template or no end-of-sequence token.
+    A folder of saved adapters is loaded as the whole model that they make with their base. ValueError if there is no
+    such model, no tokenizer, no chat template or no end-of-sequence token.
     """
     from safetensors import SafetensorError
 
     transformers_logging.disable_progress_bar()
+    if lora is not None:
+        require_peft()
     source = _locate(name)
     codec = load_codec(name)
+    base = base_of_adapters(source)
+    if lora is not None and lora.save == "adapter" and base is not None:
+        raise ValueError(
+            f"The model {name!r} is itself adapters on {base!r}, so adapters on it could not be loaded alone; "
+            "set model.lora.save to merged."
+        )
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+        model: Any = AutoModelForCausalLM.from_pretrained(base or source, dtype=dtype)
+        if base is not None:
+            model = put_on(model, source)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"The model {name!r} can't be loaded: {_first_line(error)}") from error
+        of_base = "" if base is None else f" (adapters on {base!r})"
+        raise ValueError(f"The model {name!r}{of_base} can't be loaded: {_first_line(error)}") from error
+    if lora is not None:
+        add_adapters(model, lora, str(Path(source).absolute()) if Path(source).is_dir() else str(source))
     # So that a finished run's folder generates until the same tokens that ended an answer in training.
     model.generation_config.eos_token_id = list(codec.stop_token_ids)
-    return Policy(model.to(device).eval(), codec)
+    return Policy(model.to(device).eval(), codec, lora)
 
 
-def load_skeleton(name: str, dtype: torch.dtype) -> PreTrainedModel:
-    """The model `name` with weights of any value, which take up no memory until they are written."""
+def load_skeleton(name: str, dtype: torch.dtype, lora: LoraOptions | None = None) -> Policy:
+    """The same as `load_policy`, with weights of any value, which take up no memory until they are written."""
+    source = _locate(name)
     with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(_locate(name)), dtype=dtype)
+        config = AutoConfig.from_pretrained(base_of_adapters(source) or source)
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.to_empty(device="cpu")
     model.tie_weights()
-    return model.eval()
+    if lora is not None:
+        add_adapters(model, lora, name)
+    return Policy(model.eval(), load_codec(name), lora)
 
 
 def pick_device(name: str) -> str:
@@ -99,7 +132,7 @@ def pick_device(name: str) -> str:
 def load_codec(name: str) -> Codec:
     """The tokenizer of the model `name` with its chat template. ValueError if either is missing."""
     source = _locate(name)
-    if (Path(name) / "model" / "config.json").exists():
+    if any((Path(name) / "model" / file).exists() for file in ("config.json", "adapter_config.json")):
         raise ValueError(f"{name} is a run folder; its model is {Path(name) / 'model'}.")
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
@@ -121,10 +154,17 @@ def load_codec(name: str) -> Codec:
 def save_model(policy: Policy, folder: Path) -> None:
     """Writes the model, in its compute dtype, as a folder that transformers and vLLM load with no code of ours.
 
-    OSError where it can't be written, on a full disk say.
+    Adapters are merged into it, or written alone, as their options say. OSError where it can't be written, on a full
+    disk say.
     """
+    model = policy.model
     with explained_writing(folder):
-        policy.model.save_pretrained(folder)
+        if policy.lora is not None and policy.lora.save == "adapter":
+            save_adapters(model, folder, adapter_tensors(model))
+        elif has_adapters(model):
+            model.save_pretrained(folder, state_dict={name: weight.cpu() for name, weight in named_weights(model)})
+        else:
+            model.save_pretrained(folder)
         policy.codec.tokenizer.save_pretrained(folder)
 
 

@@ -185,8 +185,9 @@ class _Logprobs(torch.autograd.Function):
         hidden, weight, bias, targets, reference, log_normaliser = ctx.saved_tensors
         of_logprobs, head = gradients[0], ctx.head
         of_hidden = torch.zeros_like(hidden, dtype=torch.promote_types(hidden.dtype, torch.float32))
-        of_weight = torch.empty_like(weight)
-        of_bias = None if bias is None else torch.empty_like(bias)
+        # A frozen head, as under LoRA, needs none: a third of the work.
+        of_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+        of_bias = torch.empty_like(bias) if ctx.needs_input_grad[2] else None
         for columns in _parts(hidden, weight):
             logits = head.part(hidden, columns, ctx.temperature, reference)
             of_logits = _part_backward(logits, log_normaliser, of_logprobs)
@@ -194,7 +195,8 @@ class _Logprobs(torch.autograd.Function):
             of_logits[rows, own] += of_logprobs[rows]
             of_logits = head.logits_gradient(of_logits, logits, ctx.temperature).to(weight.dtype)
             of_hidden += (of_logits @ weight[columns]).to(of_hidden.dtype)
-            of_weight[columns] = of_logits.T @ hidden
+            if of_weight is not None:
+                of_weight[columns] = of_logits.T @ hidden
             if of_bias is not None:
                 of_bias[columns] = of_logits.sum(0, dtype=torch.float32)
         return of_hidden.to(hidden.dtype), of_weight, of_bias, None, None, None

@@ -24,7 +24,10 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from negaware.models.load import Policy, explained_writing, load_codec, load_policy, load_skeleton
+from negaware.models.load import Policy, explained_writing, load_policy, load_skeleton
+from negaware.models.lora import adapter_tensors, own_parameters, save_adapters
+from negaware.models.lora import named_weights as merged_weights
+from negaware.models.options import LoraOptions
 from negaware.ranks import Ranks
 
 T = TypeVar("T")
@@ -76,18 +79,27 @@ class ShardedModel(nn.Module):
 
 
 def load_sharded_policy(
-    name: str, ranks: Ranks, device: torch.device | str, compute_dtype: torch.dtype, offload: Offload
+    name: str,
+    ranks: Ranks,
+    device: torch.device | str,
+    compute_dtype: torch.dtype,
+    offload: Offload,
+    lora: LoraOptions | None = None,
 ) -> tuple[Policy, ShardedModel]:
-    """The model `name`, float32, in shards: the first rank reads it and sends each weight in its turn.
+    """The model `name` in shards, what is trained in float32: the first rank reads it and sends each weight in turn.
 
     Beyond its shards a rank other than the first never holds more than a weight (on a GPU: a layer). ValueError as
     `load_policy`, or if the model's files don't name its weights as it does itself.
     """
-    policy = load_policy(name, torch.float32) if ranks.is_first else None
+    dtype = torch.float32 if lora is None else compute_dtype
+    policy = load_policy(name, dtype, lora=lora) if ranks.is_first else None
     dist.barrier()  # the first rank may have had to download it
     if policy is None:
-        policy = Policy(load_skeleton(name, torch.float32), load_codec(name))
+        policy = load_skeleton(name, dtype, lora)
     model = policy.model
+    for parameter in model.parameters():
+        if parameter.requires_grad:  # adapters too
+            parameter.data = parameter.data.float()
     require_own_names(model)
     whole = {name: parameter.detach() for name, parameter in model.named_parameters()}
     for _, buffer in model.named_buffers():
@@ -102,7 +114,7 @@ def load_sharded_policy(
 
 def require_own_names(model: PreTrainedModel) -> None:
     """ValueError for a model whose files hold other tensors than it does: its shards couldn't be written as such."""
-    own = {name: torch.empty(weight.shape, device="meta") for name, weight in model.named_parameters()}
+    own = {name: torch.empty(weight.shape, device="meta") for name, weight, _ in own_parameters(model)}
     in_files = revert_weight_conversion(model, dict(own))
     if {name: weight.shape for name, weight in in_files.items()} != {name: own[name].shape for name in own}:
         different = next(iter(own.keys() ^ in_files.keys()), "a weight's shape")
@@ -123,12 +135,19 @@ def layers_of(model: PreTrainedModel) -> list[nn.Module]:
 def recompute_activations(model: PreTrainedModel) -> None:
     """Keeps each layer's input only; the backward pass computes the rest again."""
     for layer in layers_of(model):
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+        layer.forward = partial(_recomputed, layer.forward)
+
+
+def _recomputed(forward: Callable[..., T], *arguments: Any, **options: Any) -> T:
+    if not torch.is_grad_enabled():
+        return forward(*arguments, **options)
+    found: T = checkpoint(forward, *arguments, use_reentrant=False, preserve_rng_state=False, **options)  # no dropout
+    return found
 
 
 def named_weights(model: nn.Module, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
     """The model's weights by name, each whole on every rank in its turn; all ranks must take all of them."""
-    for name, weight in model.named_parameters():
+    for name, weight in merged_weights(model):
         yield name, cast(DTensor, weight.detach().to(dtype)).full_tensor() if isinstance(weight, DTensor) else weight
 
 
@@ -138,6 +157,13 @@ def save_sharded_model(policy: Policy, folder: Path, dtype: torch.dtype, ranks: 
     Every rank must call it. OSError where it can't be written.
     """
     model = policy.model
+    if policy.lora is not None and policy.lora.save == "adapter":
+        adapters = {name: cast(DTensor, shard).full_tensor() for name, shard in adapter_tensors(model).items()}
+        if ranks.is_first:
+            with explained_writing(folder):
+                save_adapters(model, folder, adapters)
+                policy.codec.tokenizer.save_pretrained(folder)
+        return
     weights = named_weights(model, dtype)
     if not ranks.is_first:
         deque(weights, maxlen=0)
@@ -148,7 +174,7 @@ def save_sharded_model(policy: Policy, folder: Path, dtype: torch.dtype, ranks: 
         model.config.save_pretrained(folder)
         model.generation_config.save_pretrained(folder)
         policy.codec.tokenizer.save_pretrained(folder)
-        shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        shapes = {name: parameter.shape for name, parameter, _ in own_parameters(model)}
         _write_safetensors(folder / "model.safetensors", shapes, dtype, weights)
 
 
@@ -167,3 +193,4 @@ def _write_safetensors(
         file.write(struct.pack("<Q", len(text)) + text)
         for _, weight in weights:
             weight.cpu().flatten().view(torch.uint8).numpy().tofile(file)
+            del weight  # before the next one is made

@@ -53,7 +53,8 @@ def _levers(setting: Setting) -> list[list[Change]]:
     before = setting.sampler.tensor_parallel if setting.sampler.name == "vllm" else 1
     option = "--rollout.engine.name vllm --rollout.engine.tensor_parallel"
     heads = setting.model.num_key_heads
-    splits = [n for n in (1, 2, 4, 8, 16) if n > before or (setting.sampler.name == "local" and n == 1)]
+    again = setting.sampler.name == "local" or setting.sampler.takes_half  # with a cache of its own choice, then
+    splits = [n for n in (1, 2, 4, 8, 16) if n > before or (again and n == before)]
     levers.append([Change(option, "sampler", Sampler("vllm", n)) for n in splits if heads % n == 0])
     levers.append([Change("--gpus", "ranks", setting.ranks << n) for n in range(1, 11)])
     if setting.offload == "none":

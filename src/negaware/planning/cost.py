@@ -41,7 +41,8 @@ class Work:
     def row(self, setting: Setting) -> float:
         """Operations of a row's forward and backward pass."""
         again = setting.activations == "recomputed"
-        body = (3 + again) * self.forward + (1 + FLASH_BACKWARD + again) * self.attention + self.head
+        of_weights = not setting.model.is_frozen  # adapters' own products are too small to count
+        body = (2 + of_weights + again) * self.forward + (1 + FLASH_BACKWARD + again) * self.attention + self.head
         if setting.recomputes_old:
             body += self.forward + self.attention + self.head / 4
         return body
@@ -67,7 +68,7 @@ def work(setting: Setting) -> Work:
         micro_batches=micro_batches,
         forward=2.0 * layers * row_tokens,
         attention=4.0 * model.num_layers * model.attended_width * pairs,
-        head=8.0 * model.head_parameters * in_row * answer,
+        head=(6.0 if model.is_frozen else 8.0) * model.head_parameters * in_row * answer,
     )
 
 
@@ -94,7 +95,7 @@ def seconds(setting: Setting, machine: Machine) -> Seconds:
     rows = cut.micro_batches * cut.rows_together
     computing = rows * cut.row(setting) / (machine.operations * machine.efficiency)
     # Weights are gathered for the forward and for the backward pass, gradients summed in float32 after it.
-    moved = (2 * setting.itemsize + SINGLE) * model.num_parameters * several
+    moved = (2 * setting.itemsize * model.num_parameters + SINGLE * model.num_trained) * several
     moving = cut.micro_batches * moved / machine.network
     return Seconds(
         sampling=_sampling_seconds(setting, machine),

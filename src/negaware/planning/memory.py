@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from negaware.models.logprobs import LEAST_COLUMNS, LOGITS_AT_ONCE
 from negaware.planning.setting import Machine, Setting
 from negaware.rollout.graphs import COLUMN_BLOCK, ROW_BLOCK, bucket
+from negaware.rollout.vllm import GPU_MEMORY_SHARE
 
 SINGLE = 4
 """Bytes of a float32."""
@@ -39,12 +40,12 @@ class Memory:
 
 
 def memory(setting: Setting, machine: Machine | None = None) -> Memory:
-    """What one rank holds. With a machine, vLLM takes what it leaves for keys and values, and no more."""
+    """What one rank holds. What vLLM keeps of keys and values hangs on the machine, without which it isn't bounded."""
     always, host = _always(setting)
     moments = {"training": _gradients(setting) | activations(setting)}
-    if setting.ranks > 1:
+    if setting.ranks > 1 and not setting.model.is_frozen:
         moments["gradients outside the layers are summed"] = _root_gradients(setting)
-    moments["sampling"] = _sampling(setting, rows_at_once(setting, machine))
+    moments["sampling"] = _sampling(setting, machine)
     return Memory(always, moments, host)
 
 
@@ -93,18 +94,22 @@ def logits_bytes(setting: Setting) -> int:
 def _always(setting: Setting) -> tuple[Parts, int]:
     """The weights, the optimizer's state, what the sampler keeps; and how much of it is in the CPU's memory."""
     model, ranks = setting.model, setting.ranks
-    count = f"{model.num_parameters / 1e6:,.0f}M"
-    if model.num_trained < model.num_parameters:
-        count += f", {model.num_trained / 1e6:,.1f}M of them trained"
     share = f", 1/{ranks}" if ranks > 1 else ""
-    weights = {f"weights ({count}), float32{share}": -(-SINGLE * model.num_parameters // ranks)}
+    count = f"weights ({model.num_parameters / 1e6:,.0f}M)"
+    if model.is_frozen:
+        weights = {
+            f"{count}, frozen{share}": -(-setting.itemsize * model.num_parameters // ranks),
+            f"adapters ({model.num_trained / 1e6:,.1f}M), float32{share}": -(-SINGLE * model.num_trained // ranks),
+        }
+    else:
+        weights = {f"{count}, float32{share}": -(-SINGLE * model.num_parameters // ranks)}
     moments = {f"AdamW's two moments, float32{share}": -(-2 * SINGLE * model.num_trained // ranks)}
     sampler = _local_sampler(setting)
     if ranks > 1 and setting.offload == "cpu":
         gradients = -(-SINGLE * model.num_trained // ranks)
         return sampler, sum((weights | moments).values()) + gradients
     computing = ranks == 1 and setting.itemsize < SINGLE
-    copy = {"weights that compute": setting.itemsize * model.num_parameters} if computing else {}
+    copy = {"trained weights that compute": setting.itemsize * model.num_trained} if computing else {}
     return weights | moments | copy | sampler, 0
 
 
@@ -124,18 +129,22 @@ def _gradients(setting: Setting) -> Parts:
     if ranks == 1:
         largest = max(model.head_parameters, model.layer_parameters // 2)
         joined = model.num_layers * model.width * (model.states_width + 2 * model.mlp_width)
+        if model.is_frozen:  # adapters are merged into all of a layer's weights
+            joined = model.num_layers * model.layer_parameters
         parts = {
             "gradients, float32": SINGLE * model.num_trained,
-            "a weight's gradient on its way": c * largest if c < SINGLE else 0,
+            "a weight's gradient on its way": c * largest if c < SINGLE and not model.is_frozen else 0,
             "weights side by side, as the CPU's products read them": c * joined if setting.is_fused else 0,
         }
         return {name: size for name, size in parts.items() if size}
     offloaded = setting.offload == "cpu"
+    of_layer = model.num_trained // model.num_layers if model.is_frozen else model.layer_parameters
+    of_head = 0 if model.is_frozen else model.head_parameters
     return {
         **({} if offloaded else {f"gradients, float32, 1/{ranks}": -(-SINGLE * model.num_trained // ranks)}),
-        "embeddings and head, gathered, and the head's gradient": c * (model.root_parameters + model.head_parameters),
+        "embeddings and head, gathered, and the head's gradient": c * (model.root_parameters + of_head),
         "two layers, gathered, and the buffer that gathers": 3 * c * model.layer_parameters,
-        "a layer's gradients, and their float32 sums": (c + SINGLE) * model.layer_parameters,
+        "a layer's gradients, and their float32 sums": (c + SINGLE) * of_layer,
     }
 
 
@@ -150,12 +159,18 @@ def _root_gradients(setting: Setting) -> Parts:
     }
 
 
-def _sampling(setting: Setting, rows: int) -> Parts:
+def _sampling(setting: Setting, machine: Machine | None) -> Parts:
     model, c, sampler = setting.model, setting.itemsize, setting.sampler
+    rows = rows_at_once(setting, machine)
+    if sampler.name == "vllm_server":
+        return {}
     if sampler.name == "vllm":
+        cache = sampler.cache or rows * sequence_bytes(setting)
+        if sampler.takes_half and machine is not None:
+            cache = max(cache, _half(setting, machine))
         return {
             f"vLLM's weights, 1/{sampler.tensor_parallel}": _vllm_weights(setting),
-            f"keys and values of {rows} answers": sampler.cache or rows * sequence_bytes(setting),
+            f"keys and values of {rows} answers": cache,
         }
     packed = c * model.num_layers * model.layer_parameters + SINGLE * model.head_parameters
     parts = {
@@ -172,9 +187,14 @@ def rows_at_once(setting: Setting, machine: Machine | None = None) -> int:
     if sampler.name == "vllm" and sampler.cache is not None:
         rows = min(rows, sampler.cache // sequence_bytes(setting))
     elif sampler.name == "vllm" and machine is not None:
-        room = machine.usable - sum(_always(setting)[0].values()) - _vllm_weights(setting)
-        rows = min(rows, room // sequence_bytes(setting))
+        left = machine.usable - sum(_always(setting)[0].values()) - _vllm_weights(setting)
+        rows = min(rows, (_half(setting, machine) if sampler.takes_half else left) // sequence_bytes(setting))
     return max(setting.completions, rows)
+
+
+def _half(setting: Setting, machine: Machine) -> int:
+    """What vLLM keeps for keys and values where nothing is said: what its weights leave of its share of the GPU."""
+    return max(0, int(GPU_MEMORY_SHARE * machine.memory) - _vllm_weights(setting))
 
 
 def _vllm_weights(setting: Setting) -> int:

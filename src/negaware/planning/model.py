@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from negaware.config import Config
 from negaware.models.embedded import EMBEDDED_MODEL, embedded_model_folder
 from negaware.models.family import is_llama_like
+from negaware.models.lora import add_adapters, require_peft
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +22,9 @@ class ModelShape:
     """Sizes of a decoder whose layers are attention and a gated MLP; others are counted as if theirs were."""
 
     num_parameters: int
+    """Without adapters."""
     num_trained: int
-    """Parameters with gradients and moments: all of them, unless adapters alone are trained."""
+    """Parameters with gradients and moments: all of them, or those of adapters, which come on top."""
     layer_parameters: int
     """Of the largest layer."""
     num_layers: int
@@ -34,6 +36,11 @@ class ModelShape:
     vocabulary: int
     is_llama_like: bool
     """Whether the fused decoder computes it on the CPU."""
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether adapters alone are trained."""
+        return self.num_trained < self.num_parameters
 
     @property
     def root_parameters(self) -> int:
@@ -62,23 +69,26 @@ class ModelShape:
 
 def model_shape(config: Config) -> ModelShape:
     """The sizes of the config's model, on torch's meta device. ValueError if the model's config can't be had."""
-    source = embedded_model_folder() if config.model == EMBEDDED_MODEL else config.model
+    name, lora = config.model.name, config.model.lora
+    source = embedded_model_folder() if name == EMBEDDED_MODEL else name
     try:
         found: PretrainedConfig = AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), "unknown")
-        raise ValueError(
-            f"The config of model {config.model!r} can't be had, so its memory can't be told: {reason}"
-        ) from error
+        raise ValueError(f"The config of model {name!r} can't be had, so its memory can't be told: {reason}") from error
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(found)
     text = found.get_text_config(decoder=True)
     layers = max((module for module in model.modules() if isinstance(module, nn.ModuleList)), key=_num_parameters)
-    total = _num_parameters(model)
+    total, largest_layer = _num_parameters(model), max(_num_parameters(layer) for layer in layers)
+    if lora is not None:
+        require_peft()
+        with torch.device("meta"):
+            add_adapters(model, lora, name)
     return ModelShape(
         num_parameters=total,
-        num_trained=total,
-        layer_parameters=max(_num_parameters(layer) for layer in layers),
+        num_trained=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        layer_parameters=largest_layer,
         num_layers=text.num_hidden_layers,
         width=text.hidden_size,
         num_heads=text.num_attention_heads,

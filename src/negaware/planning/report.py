@@ -40,12 +40,16 @@ def plan_command(path: Path, overrides: Sequence[str], gpus: int, machine: Machi
     """Prints the plan of a config on `gpus` such machines; 0 if it fits, 1 if not. Raises ValueError."""
     config = load_config(path, overrides)
     setting = setting_of(config, gpus, "cuda")
+    if setting.sampler.name == "vllm_server":
+        raise ConfigError(
+            "rollout.engine is vllm_server, whose GPUs are its own and unknown here; plan with --rollout.engine vllm."
+        )
     if gpus % setting.sampler.tensor_parallel:
         raise ConfigError(
             f"--gpus is {gpus}, but each engine takes {setting.sampler.tensor_parallel} "
             "(rollout.engine.tensor_parallel); give a multiple of that."
         )
-    print(f"{path}: {config.model} on {gpus} GPUs of {machine.memory / GIB:g} GiB\n")
+    print(f"{path}: {config.model.name} on {gpus} GPUs of {machine.memory / GIB:g} GiB\n")
     held, console = memory(setting, machine), Console(width=WIDTH)
     console.print(_memory_table(held, machine))
     print()

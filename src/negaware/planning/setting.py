@@ -8,6 +8,7 @@ from typing import Literal
 from negaware.config import Config
 from negaware.models.load import COMPUTE_DTYPES
 from negaware.planning.model import ModelShape, model_shape
+from negaware.rollout.options import VLLMOptions
 
 GIB = 2**30
 
@@ -35,13 +36,16 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """What samples: the local engine, or vLLM in the trainer's process, which gives its memory back for training."""
+    """What samples: the local engine; vLLM in the trainer's process, which gives its memory back for training; or a
+    server, which has GPUs of its own."""
 
-    name: Literal["local", "vllm"] = "local"
+    name: Literal["local", "vllm", "vllm_server"] = "local"
     tensor_parallel: int = 1
     """GPUs that share one copy of the weights and one set of keys and values."""
     cache: int | None = None
-    """Bytes of a GPU that vLLM keeps for keys and values; none: what the plan leaves it."""
+    """Bytes of a GPU that vLLM keeps for keys and values; none: what the plan leaves it, or half of the GPU."""
+    takes_half: bool = False
+    """Whether vLLM takes half of a GPU, weights counted, as it does where a config says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,4 +124,8 @@ def setting_of(config: Config, ranks: int, device: str) -> Setting:
 
 def sampler_of(config: Config) -> Sampler:
     """The engine's part of the plan."""
-    return Sampler()
+    engine = config.rollout.engine
+    if not isinstance(engine, VLLMOptions):
+        return Sampler(engine.name)
+    cache = None if engine.cache_gib is None else int(engine.cache_gib * GIB)
+    return Sampler(engine.name, engine.tensor_parallel, cache, takes_half=cache is None)

@@ -48,3 +48,7 @@ class Engine(Protocol):
     def load_weights(self, named_weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Samples from these weights from now on and stamps completions with `version`."""
         ...
+
+    def sleep(self) -> None:
+        """Gives back what memory it can until `load_weights` is next called, which must be before `generate`."""
+        ...

@@ -111,6 +111,9 @@ class LocalEngine:
         copy_weights(self.model, named_weights)
         self.version = version
 
+    def sleep(self) -> None:
+        """See `Engine.sleep`. The model is the trainer's too, and a call's keys and values went with it."""
+
 
 class _Batch:
     """The sequences being decoded, row i of the cache belonging to `sequences[i]`."""

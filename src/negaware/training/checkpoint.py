@@ -55,15 +55,19 @@ def save_checkpoint(
         writer = dcp.FileSystemWriter(aside / _TENSORS, single_file_per_rank=True, sync_files=True)
         with _alone():
             dcp.save(dict(tensors), storage_writer=writer, no_dist=ranks.size == 1)
+        if ranks.is_first:
+            _write_durably(aside / _STATE, json.dumps(state))
+        ranks.meet()
+        checksums = _checksums(aside, ranks)
         if not ranks.is_first:
             return final
-        _write_durably(aside / _STATE, json.dumps(state))
-        _write_durably(aside / _MANIFEST, json.dumps(_checksums(aside)))
+        _write_durably(aside / _MANIFEST, json.dumps(checksums))
         if final.exists():
             shutil.rmtree(final)
         os.replace(aside, final)
         _sync_folder(folder)
     except (Exception, CheckpointException) as error:  # torch wraps what its threads meet, in a BaseException
+        ranks.require_alive(error)
         shutil.rmtree(aside, ignore_errors=True)
         kept = list_checkpoints(folder)
         raise CheckpointError(
@@ -88,10 +92,10 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return next(reversed(list_checkpoints(folder)), None)
 
 
-def read_state(path: Path) -> dict[str, Any]:
+def read_state(path: Path, ranks: Ranks = ALONE) -> dict[str, Any]:
     """The state of a checkpoint whose every file is as it was written. Raises CheckpointError otherwise."""
     try:
-        expected, found = json.loads((path / _MANIFEST).read_bytes()), _checksums(path)
+        expected, found = json.loads((path / _MANIFEST).read_bytes()), _checksums(path, ranks)
         different = [name for name in sorted({*expected, *found}) if expected.get(name) != found.get(name)]
         if different:
             raise _unreadable(path, f"{different[0]} is {'not what was written' if different[0] in found else 'gone'}")
@@ -115,6 +119,7 @@ def load_tensors(folder: Path, step: int, tensors: Mapping[str, Tensor], ranks: 
         with _alone():
             dcp.load(dict(tensors), storage_reader=dcp.FileSystemReader(path / _TENSORS), no_dist=ranks.size == 1)
     except (Exception, CheckpointException) as error:
+        ranks.require_alive(error)
         raise _unreadable(path, _cause(error)) from error
 
 
@@ -141,17 +146,17 @@ def set_random_state(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state_all([torch.tensor(one, dtype=torch.uint8) for one in states])
 
 
-def _checksums(path: Path) -> dict[str, list[int]]:
-    """Size and CRC-32 of every file below `path` but the manifest."""
+def _checksums(path: Path, ranks: Ranks) -> dict[str, list[int]]:
+    """Size and CRC-32 of every file below `path` but the manifest; each rank reads its share of them."""
     found = {}
-    for file in sorted(path.rglob("*")):
-        if file.is_file() and file.name != _MANIFEST:
-            checksum = 0
-            with file.open("rb") as stream:
-                while block := stream.read(1 << 24):
-                    checksum = zlib.crc32(block, checksum)
-            found[str(file.relative_to(path))] = [file.stat().st_size, checksum]
-    return found
+    files = [file for file in sorted(path.rglob("*")) if file.is_file() and file.name != _MANIFEST]
+    for file in files[ranks.rank :: ranks.size]:
+        checksum = 0
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 24):
+                checksum = zlib.crc32(block, checksum)
+        found[str(file.relative_to(path))] = [file.stat().st_size, checksum]
+    return {name: facts for share in ranks.gather(found) for name, facts in share.items()}
 
 
 def _write_durably(path: Path, text: str) -> None:

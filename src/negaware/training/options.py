@@ -38,8 +38,14 @@ class TrainingOptions(BaseModel):
     offload: Literal["none", "cpu"] = "none"
     """Where sharded weights, gradients and optimizer state wait while not in use (several ranks): on the device, or in
     the CPU's memory."""
-    old_logprobs: Literal["recorded", "recomputed"] = "recorded"
+    old_logprobs: Literal["recorded", "recomputed"] | None = None
     """π_old as the sampler recorded it, or computed again by the trainer before its first optimizer step.
 
-    Recomputed, groups carried over from an earlier step count as sampled by the present policy.
+    By default recorded where the local engine samples, recomputed elsewhere (docs/sampling.md). Recomputed, groups
+    carried over from an earlier step count as sampled by the present policy, unless importance weights say otherwise.
+    """
+    importance_weight_cap: float | None = Field(None, gt=0)
+    """Each token's loss is multiplied by π_old over the sampler's probability, at most this; by default by nothing.
+
+    Truncated importance sampling; 2 is the value of its authors (Yao et al. 2025). Needs π_old recomputed.
     """

@@ -174,7 +174,12 @@ class Trainer:
                 (0.0 * logprobs.sum()).backward()
                 continue
             tensors = objective_tensors(batch, logprobs)
-            value = reduce_loss(loss.objective(*tensors, **loss.options), tensors[2], reduction, divisor)
+            per_token = loss.objective(*tensors, **loss.options)
+            if self.options.importance_weight_cap is not None:
+                weights = importance_weights(batch, tensors[1], self.options.importance_weight_cap)
+                tally.sums["importance_weight"] += float(weights[tensors[2]].sum())
+                per_token = per_token * weights
+            value = reduce_loss(per_token, tensors[2], reduction, divisor)
             own_loss += float(value.detach())
             value.backward()
             tally.add_batch(loss, tensors, entropy)
@@ -232,6 +237,16 @@ def objective_tensors(batch: Batch, logprobs: Tensor) -> ObjectiveTensors:
     )
 
 
+def importance_weights(batch: Batch, old: Tensor, cap: float) -> Tensor:
+    """min(π_old / π_sampler, cap) of each token, [A, longest], from the padded log π_old; without a gradient.
+
+    Truncated importance sampling (Yao et al. 2025, "Your Efficient RL Framework Secretly Brings You Off-Policy RL
+    Training"): what was sampled counts as often as π_old would have sampled it, but no token more than `cap` times.
+    """
+    recorded = torch.tensor([p for answer in batch.answers for p in answer.recorded_logprobs], device=old.device)
+    return (old - batch.pad(recorded)).exp().clamp(max=cap)
+
+
 class _Tally:
     """Adds up what explains a step, over its micro-batches and mini-batches."""
 
@@ -279,4 +294,6 @@ class _Tally:
             "num_tokens": float(tokens),
             "num_optimizer_steps": float(len(self.losses)),
         }
+        if "importance_weight" in sums:
+            metrics["importance_weight"] = sums["importance_weight"] / tokens
         return {f"train/{name}": value for name, value in (metrics | shares).items()}

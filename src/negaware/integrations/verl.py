@@ -1,0 +1,115 @@
+"""NFT inside verl: the policy loss `nft`, and the advantage estimator `nft` that takes each answer's verdict to it.
+
+Importing this module enters both in verl's registries; `configs/verl/nft_7b.yaml` shows the options that make verl
+import it wherever it needs it. It knows neither who sampled the answers nor who trains on them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from negaware.integrations.versions import require_version
+
+require_version("verl", "0.9.1", "0.9.2")
+
+from verl.trainer.ppo.core_algos import agg_loss, register_adv_est, register_policy_loss  # noqa: E402
+from verl.utils.groupwise import as_torch_index  # noqa: E402
+from verl.utils.torch_functional import masked_mean  # noqa: E402
+from verl.workers.config import PolicyLossConfig  # noqa: E402
+
+from negaware.objectives import OBJECTIVES  # noqa: E402
+from negaware.objectives.credit import centred_advantage  # noqa: E402
+
+OBJECTIVE = OBJECTIVES["nft"]
+OPTIONS = ("epsilon", "negative_weight", "prompt_weight", "ratio")
+
+
+@dataclass
+class NFTPolicyLossConfig(PolicyLossConfig):
+    """verl's `actor_rollout_ref.actor.policy_loss` with the options of `nft_loss`, and its defaults.
+
+    verl refuses options that it doesn't know, so a run that sets one names this class: `policy_loss._target_`.
+    """
+
+    loss_mode: str = "nft"
+    epsilon: float = 1.0
+    negative_weight: float = 1.0
+    prompt_weight: str = "one_minus_rate"
+    ratio: str = "token"
+
+    def __post_init__(self) -> None:
+        """ValueError for an option that `nft_loss` refuses."""
+        token, right = torch.zeros(1, 1), torch.ones(1, dtype=torch.bool)
+        OBJECTIVE(token, token, torch.ones(1, 1), right, torch.full((1,), 0.5), **_options(self))
+
+
+@register_adv_est("nft")
+def nft_advantage(
+    token_level_rewards: Tensor, response_mask: Tensor, index: Any, config: Any = None
+) -> tuple[Tensor, Tensor]:
+    """A = r − r̂ on an answer's tokens [B, T], 0 elsewhere: Dr. GRPO's advantage, and all that `nft_policy_loss` needs.
+
+    `index` names each answer's question. ValueError for a reward that is no verdict (1 for right, 0 or −1 for wrong):
+    from shaped rewards nobody can tell what was right.
+    """
+    rewards = token_level_rewards.sum(-1)
+    verdict = (rewards == 1) | (rewards == 0) | (rewards == -1)
+    if not verdict.all():
+        raise ValueError(
+            f"the advantage estimator nft got a reward of {rewards[~verdict][0].item():g}; it needs verdicts, 1 for a "
+            "right answer and 0 or -1 for a wrong one: switch off what adds to them (algorithm.use_kl_in_reward, "
+            "an overlong buffer, rewards for format)."
+        )
+    correct = rewards > 0
+    groups = as_torch_index(index, device=rewards.device)
+    pass_rate = (torch.bincount(groups, weights=correct.to(rewards.dtype)) / torch.bincount(groups))[groups]
+    advantages = centred_advantage(correct, pass_rate.to(rewards.dtype))[:, None] * response_mask
+    return advantages, advantages
+
+
+@register_policy_loss("nft")
+def nft_policy_loss(
+    old_log_prob: Tensor,
+    log_prob: Tensor,
+    advantages: Tensor,
+    response_mask: Tensor,
+    loss_agg_mode: str = "token-mean",
+    config: Any = None,
+    rollout_is_weights: Tensor | None = None,
+) -> tuple[Tensor, dict[str, float]]:
+    """`nft_loss` of each token [B, T], weighted by verl's rollout correction, reduced by verl's own `agg_loss`.
+
+    `advantages` are `nft_advantage`'s: right answers have 1 − r̂ > 0, wrong ones −r̂ < 0. A group that is all right or
+    all wrong has 0 and adds nothing to the sum (to verl's denominators it does; `algorithm.filter_groups` drops it).
+    ValueError for `ratio="sequence"`, one term an answer, under a reduction that isn't a sum over its tokens.
+    """
+    options = _options(config.policy_loss)
+    if options.get("ratio") == "sequence" and loss_agg_mode != "seq-mean-token-sum":
+        raise ValueError(
+            f"policy_loss.ratio is 'sequence' and loss_agg_mode is {loss_agg_mode!r}; "
+            "one term an answer needs loss_agg_mode=seq-mean-token-sum."
+        )
+    # An answer's tokens all carry the same advantage; verl's padding and masks leave zeros between them.
+    advantage = advantages.gather(1, response_mask.int().argmax(1, keepdim=True))[:, 0]
+    correct = advantage > 0
+    pass_rate = torch.where(correct, 1 - advantage, -advantage)
+    learnt = response_mask.bool() & (advantage != 0)[:, None]
+    tensors = (log_prob, old_log_prob, learnt, correct, pass_rate)
+    loss = OBJECTIVE(*tensors, **options)
+    if rollout_is_weights is not None:
+        loss = loss * rollout_is_weights
+    reduced = agg_loss(loss, response_mask, loss_agg_mode, **config.global_batch_info)
+    num_learnt, num_tokens = learnt.sum().clamp(min=1), response_mask.sum().clamp(min=1)
+    shares = {f"actor/nft_{name}": count / num_learnt for name, count in OBJECTIVE.counts(*tensors, **options).items()}
+    shares["actor/nft_informative"] = learnt.sum() / num_tokens
+    shares["actor/ppo_kl"] = masked_mean(old_log_prob - log_prob.detach(), response_mask)
+    return reduced, {name: share.item() for name, share in shares.items()}
+
+
+def _options(config: Any) -> dict[str, Any]:
+    """NFT's options in a policy loss's config; verl's own has none, and `nft_loss` has the defaults."""
+    return {name: getattr(config, name) for name in OPTIONS if hasattr(config, name)}

@@ -1,0 +1,42 @@
+"""The engine that `rollout.engine` names, made for a policy. It samples nothing itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from negaware.models.load import COMPUTE_DTYPES, Policy, load_policy
+from negaware.ranks import Ranks
+from negaware.rollout.engine import Engine
+from negaware.rollout.local import LocalEngine
+from negaware.rollout.options import RolloutOptions, VLLMOptions, VLLMServerOptions
+from negaware.rollout.shares import SharedEngine
+
+
+def make_engine(
+    options: RolloutOptions, policy: Policy, model: str, compute_dtype: str, device: str, folder: Path, ranks: Ranks
+) -> Engine:
+    """The engine of a run in `folder` that trains `model` in `compute_dtype`; of several ranks, all theirs as one.
+
+    An engine with weights of its own has those that the policy was loaded from, at best: hand over the policy's before
+    it samples. ValueError if the engine can't be had.
+    """
+    name, max_sequences = str(policy.model.name_or_path), options.max_sequences
+    engine: Engine
+    ranks_per_engine = 1
+    match options.engine:
+        case VLLMOptions():
+            from negaware.rollout.vllm import VLLMEngine
+
+            engine = VLLMEngine(name, compute_dtype, policy.max_tokens, options.engine, max_sequences)
+            ranks_per_engine = options.engine.tensor_parallel
+        case VLLMServerOptions():
+            from negaware.rollout.vllm_server import VLLMServerEngine
+
+            shared = options.engine.shared_folder or folder / "weights"
+            tied = bool(policy.model.config.get_text_config(decoder=True).tie_word_embeddings)
+            engine = VLLMServerEngine(options.engine.url, shared, tied, max_sequences, ranks)
+        case _ if ranks.size == 1:  # the very model that is trained
+            return LocalEngine(policy.model, max_sequences)
+        case _:  # the trainer's weights are in shards: a whole copy
+            engine = LocalEngine(load_policy(model, COMPUTE_DTYPES[compute_dtype], device).model, max_sequences)
+    return engine if ranks.size == 1 else SharedEngine(engine, ranks, ranks_per_engine)

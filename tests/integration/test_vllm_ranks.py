@@ -1,0 +1,73 @@
+"""The real vLLM with what else a run may be made of: several ranks, one engine for two of them, adapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from forked_command import negaware, negaware_on_ranks
+from integration.test_vllm_run import tiny_config_for_vllm
+from served_vllm import Server
+from tiny_run import contents, timeless_metrics
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning"),
+]
+NOISE = ("train/sampler_difference", "train/share_at_epsilon")
+"""Metrics of what differs by rounding alone."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A config and its run by one process."""
+    folder = tmp_path_factory.mktemp("vllm")
+    config = tiny_config_for_vllm(folder, rollout__engine={"name": "vllm", "cache_gib": 0.02}, run__steps=3)
+    ended = negaware("train", config)
+    assert ended.code == 0, ended.err
+    return folder
+
+
+@pytest.mark.parametrize("tensor_parallel", [1, 2])
+def test_two_ranks_sample_and_train_as_one(folder: Path, tensor_parallel: int, tmp_path: Path) -> None:
+    """With an engine each, and with one that they share, each of them half of every weight."""
+    options = ("--rollout.engine.tensor_parallel", tensor_parallel, "--run.folder", tmp_path / "run")
+    ended = negaware_on_ranks(2, "train", folder / "tiny.yaml", *options)
+    assert [one.code for one in ended] == [0, 0], ended
+    assert contents(tmp_path / "run/answers") == contents(folder / "run/answers")
+    for found, wanted in zip(timeless_metrics(tmp_path / "run"), timeless_metrics(folder / "run"), strict=True):
+        for name in wanted.keys() - set(NOISE):
+            assert found[name] == pytest.approx(wanted[name], rel=1e-3, abs=1e-6), (wanted["step"], name)
+        assert found.get("train/sampler_difference", 0) < 1e-5
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_vllm_samples_with_the_adapters_merged(folder: Path, num_ranks: int, tmp_path: Path) -> None:
+    """The trainer's log-probabilities, of adapters apart, are the sampler's after each step that changed them."""
+    options = ("--model.lora.rank", 4, "--training.learning_rate", 0.02, "--run.folder", tmp_path / "run")
+    command = ("train", folder / "tiny.yaml", *options)
+    ended = negaware_on_ranks(num_ranks, *command) if num_ranks > 1 else [negaware(*command)]
+    assert {one.code for one in ended} == {0}, ended
+    metrics = timeless_metrics(tmp_path / "run")[1:]
+    assert all(step["train/grad_norm"] > 0 for step in metrics)
+    assert all(step["train/sampler_difference"] < 1e-5 for step in metrics)
+
+
+def test_ranks_share_a_server(tmp_path: Path) -> None:
+    """A run of one process and one of two, through a real server: the same answers, each of the newest weights."""
+    config = tiny_config_for_vllm(tmp_path, tied=False, run__steps=3)
+    server = Server(tmp_path)
+    try:
+        engine = ("--rollout.engine", f"{{name: vllm_server, url: '{server.url}'}}")
+        alone = negaware("train", config, *engine)
+        assert alone.code == 0, alone.err
+        ended = negaware_on_ranks(2, "train", config, *engine, "--run.folder", tmp_path / "two")
+        assert [one.code for one in ended] == [0, 0], ended
+    finally:
+        server.stop()
+    assert contents(tmp_path / "two/answers") == contents(tmp_path / "run/answers")
+    for run in ("run", "two"):
+        metrics = timeless_metrics(tmp_path / run)[1:]
+        assert all(step["train/grad_norm"] > 0 and step["train/sampler_difference"] < 1e-5 for step in metrics)
+        assert not list((tmp_path / run / "weights").iterdir()), "handed over, and deleted"

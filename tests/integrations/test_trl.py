@@ -1,0 +1,392 @@
+"""NFT in the real TRL: what it minimises, what it is trained on, and that TRL's own features go on working."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import concatenate_datasets
+from peft import LoraConfig
+from tiny_trl import (
+    GROUPS,
+    Batch,
+    K,
+    begins_with_two,
+    make,
+    nft,
+    plain_logprobs,
+    questions,
+    right_of_each,
+    settings,
+    steps_of,
+)
+from transformers import LlamaForCausalLM
+from trl import GRPOConfig, GRPOTrainer, TrlParser
+
+from negaware.integrations import versions
+from negaware.integrations.trl import NFTConfig, NFTTrainer
+from negaware.objectives import OBJECTIVES
+from negaware.training.options import TrainingOptions
+from negaware.training.step import LossSettings, Trainer
+from negaware.types import Completion, Group, Problem, Verdict
+from tiny_run import tiny_tokenizer
+
+# TRL's own uses of transformers' old names.
+pytestmark = pytest.mark.filterwarnings(r"ignore:`(is_)?gradient_checkpointing\w*` is deprecated:FutureWarning")
+
+
+def groups_of(batch: Batch) -> list[Batch]:
+    rows = {name: value.split(K) for name, value in batch.items() if name != "num_items_in_batch"}
+    return [dict(zip(rows, parts, strict=True)) for parts in zip(*rows.values(), strict=True)]
+
+
+# --- what it minimises ---
+
+
+def as_ours(group: Batch) -> Group:
+    """What TRL trained on, as negaware's own trainer takes it."""
+    prompt = tuple(group["prompt_ids"][0][group["prompt_mask"][0].bool()].tolist())
+    completions = []
+    for row, kept in enumerate(group["completion_mask"].bool()):
+        ids, old = group["completion_ids"][row][kept], group["old_per_token_logps"][row][kept]
+        completions.append(Completion(tuple(ids.tolist()), tuple(old.tolist()), "length", 0, row))
+    verdicts = tuple(Verdict(bool(right), "correct" if right else "wrong") for right in group["correct"])
+    return Group(Problem(str(prompt), "", ""), prompt, tuple(completions), ("",) * K, verdicts)
+
+
+@pytest.mark.parametrize("prompt_weight", ["uniform", "one_minus_rate", "grpo"])
+def test_loss_and_gradient_are_those_of_our_trainer(tmp_path: Path, prompt_weight: str) -> None:
+    """The second step on a batch of groups of all pass rates, in two parts: π_θ isn't π_old any more."""
+    options = {"prompt_weight": prompt_weight, "negative_weight": 0.7}
+    trainer = nft(tmp_path, right_of_each(1, 2, 3), num_iterations=2, max_steps=2, learning_rate=1e-2, **options)
+    _, second = steps_of(trainer)
+    (batch,) = trainer.batches
+    model = LlamaForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32).eval()
+    model.load_state_dict(second.weights)
+    ours = Trainer(
+        model,
+        LossSettings(OBJECTIVES["nft"], options, 1.0, 5),
+        TrainingOptions(compute_dtype="float32", old_logprobs="recorded", optimizer_steps=1, learning_rate=1e-9),
+        num_steps=1,
+    )
+    metrics = ours.step([as_ours(group) for group in groups_of(batch)], seed=0)
+    norm = torch.stack([gradient.norm() for gradient in second.gradients.values()]).norm()
+    assert abs(metrics["train/loss"]) > 1e-3
+    assert sum(trainer.losses[2:]) == pytest.approx(metrics["train/loss"], abs=1e-6)
+    assert float(norm) == pytest.approx(metrics["train/grad_norm"], rel=1e-5)
+
+
+def test_off_policy_losses_are_those_of_the_objective(tmp_path: Path) -> None:
+    """A batch of twice the size is learnt from in two steps: at the second, π_θ isn't π_old any more."""
+    trainer = nft(tmp_path, right_of_each(1, 2, 3), steps_per_generation=4, max_steps=4, learning_rate=1e-2)
+    trainer.train()
+    assert len(trainer.losses) == 8
+    assert trainer.losses == pytest.approx(trainer.expected, abs=1e-6)
+    shares = [entry["nft/share_at_epsilon"] for entry in trainer.state.log_history[:4]]
+    assert shares[0] == shares[2] == 0
+    assert min(shares[1], shares[3]) > 0.1
+    assert not [name for name in trainer.state.log_history[0] if name.startswith("clip_ratio")]
+
+
+@pytest.mark.parametrize("right", [1, 2, 3])
+def test_grpos_gradient_is_recovered_on_policy(tmp_path: Path, right: int) -> None:
+    """TRL divides by the sample's standard deviation and 1e-4 more, NFT's weights by the population's."""
+    ours = steps_of(nft(tmp_path, right_of_each(right), prompt_weight="grpo"))[0].gradients
+    theirs = steps_of(make(GRPOTrainer, GRPOConfig, tmp_path, right_of_each(right)))[0].gradients
+    population = (right / K * (1 - right / K)) ** 0.5
+    sample = population * (K / (K - 1)) ** 0.5
+    assert_proportional(theirs, ours, population / (sample + 1e-4))
+
+
+def test_dr_grpos_advantages_give_the_default_weights_gradient(tmp_path: Path) -> None:
+    """A = r − mean, groups of all pass rates in one batch."""
+    ours = steps_of(nft(tmp_path, right_of_each(1, 2, 3)))[0].gradients
+    theirs = steps_of(make(GRPOTrainer, GRPOConfig, tmp_path, right_of_each(1, 2, 3), scale_rewards="none"))[
+        0
+    ].gradients
+    assert_proportional(theirs, ours, 1.0)
+
+
+def assert_proportional(theirs: dict[str, torch.Tensor], ours: dict[str, torch.Tensor], factor: float) -> None:
+    assert theirs.keys() == ours.keys()
+    largest = max(gradient.norm() for gradient in theirs.values())
+    assert largest > 1e-2
+    for name, gradient in theirs.items():
+        assert (gradient - factor * ours[name]).norm() < 1e-5 * gradient.norm() + 1e-7 * largest, name
+
+
+def test_kl_is_added(tmp_path: Path) -> None:
+    beta = 0.5
+    trainer = nft(tmp_path, right_of_each(1, 2), beta=beta, max_steps=2, learning_rate=1e-2)
+    _, second = steps_of(trainer)
+    reference = LlamaForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    policy = LlamaForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    policy.load_state_dict(second.weights)
+    batch = trainer.batches[1]
+    with torch.no_grad():
+        difference = plain_logprobs(reference, batch) - plain_logprobs(policy, batch)
+    terms = (difference.exp() - difference - 1) * batch["completion_mask"]
+    added = sum(trainer.losses[2:]) - sum(trainer.expected[2:])
+    assert added == pytest.approx(beta * float(terms.sum() / batch["num_items_in_batch"]), rel=1e-4)
+    assert added > 1e-3
+
+
+def test_answers_of_vllm_have_their_importance_weights(tmp_path: Path) -> None:
+    trainer = nft(tmp_path, right_of_each(1, 2), num_iterations=2, max_steps=2, learning_rate=1e-2)
+    trainer.train()
+    part = trainer.parts[0]
+    plain = trainer._compute_loss(trainer.model, part).item()
+    for shape in ((len(part["correct"]), 1), tuple(part["completion_ids"].shape)):
+        weighted = part | {"importance_sampling_ratio": torch.full(shape, 0.25)}
+        assert trainer._compute_loss(trainer.model, weighted).item() == pytest.approx(plain / 4, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_run_learns(tmp_path: Path) -> None:
+    """To begin with the question's first digit: one answer in eight at first, one in three for a constant digit."""
+
+    def copies(prompts: list[Any], completions: list[Any], **others: Any) -> list[float | None]:
+        pairs = zip(prompts, completions, strict=True)
+        return [float(done[0]["content"].startswith(asked[0]["content"][0])) for asked, done in pairs]
+
+    trainer = make(
+        NFTTrainer,
+        NFTConfig,
+        tmp_path,
+        copies,
+        {"eval_dataset": questions().select(range(80))},
+        max_steps=150,
+        learning_rate=3e-3,
+        lr_scheduler_type="constant",
+        max_grad_norm=1.0,
+        num_generations=8,
+        per_device_train_batch_size=64,
+        per_device_eval_batch_size=160,
+        gradient_accumulation_steps=1,
+        num_iterations=2,
+        max_completion_length=2,
+        logging_steps=1000,
+    )
+    assert trainer.evaluate()["eval_reward"] < 0.2
+    trainer.train()
+    assert trainer.evaluate()["eval_reward"] > 0.8  # seeds 0, 1, 2: 1.00, 0.97, 1.00
+
+
+# --- what it is trained on ---
+
+
+def test_batches_are_refilled_with_informative_groups(tmp_path: Path) -> None:
+    """Real answers under a real verdict: one group in three is informative."""
+    asked = []
+
+    def counted(completions: list[Any], **others: Any) -> list[float | None]:
+        asked.append(len(completions) // K)
+        return begins_with_two(completions)
+
+    trainer = nft(tmp_path, counted, max_steps=3)
+    trainer.train()
+    assert len(trainer.batches) == 3
+    tokenizer = tiny_tokenizer()
+    for batch in trainer.batches:
+        groups = groups_of(batch)
+        assert len(groups) == GROUPS
+        for group in groups:
+            assert len(set(map(tuple, group["prompt_ids"].tolist()))) == 1
+            texts = tokenizer.batch_decode(group["completion_ids"], skip_special_tokens=True)
+            assert group["correct"].tolist() == [text.startswith("2") for text in texts]
+            assert 0 < group["correct"].float().mean() < 1
+            assert group["pass_rate"].tolist() == [group["correct"].float().mean()] * K
+            assert group["completion_mask"].sum(1).min() > 0
+        assert batch["num_items_in_batch"] == batch["completion_mask"].sum()
+    logs = trainer.state.log_history[:3]
+    assert sum(log["refill/questions_asked"] for log in logs) == sum(asked) > 3 * GROUPS
+    assert max(asked) <= GROUPS
+    assert min(log["refill/informative_share"] for log in logs) > 0
+
+
+def test_refills_keep_what_answers_have(tmp_path: Path) -> None:
+    """Old and reference log-probabilities of groups from several calls, padded to the longest, are still theirs."""
+    mixed = {"train_dataset": concatenate_datasets([questions(3), questions(4).select(range(27))])}
+    trainer = nft(tmp_path, begins_with_two, mixed, beta=0.1, num_iterations=2, max_steps=8, max_completion_length=16)
+    trainer.train()
+    for name in ("prompt_ids", "completion_ids"):
+        assert len({sample[name].shape[1] for sample in trainer.samples}) > 1
+    assert trainer.state.log_history[0]["refill/questions_asked"] > GROUPS
+    with torch.no_grad():
+        for part in trainer.parts:
+            mask, plain = part["completion_mask"].bool(), plain_logprobs(trainer.model, part)
+            for name in ("old_per_token_logps", "ref_per_token_logps"):
+                assert torch.allclose(part[name][mask], plain[mask], atol=1e-5)
+    assert trainer.losses == pytest.approx(trainer.expected, abs=1e-6)
+
+
+def test_without_refills_uninformative_groups_are_left_out(tmp_path: Path) -> None:
+    trainer = nft(tmp_path, right_of_each(1, 0, 2, K), max_refills=0)
+    trainer.train()
+    (batch,) = trainer.batches
+    first, none, second, every = groups_of(batch)
+    assert int(none["completion_mask"].sum() + every["completion_mask"].sum()) == 0
+    assert first["completion_mask"].sum() + second["completion_mask"].sum() == batch["num_items_in_batch"]
+    assert trainer.losses == pytest.approx(trainer.expected, abs=1e-6)
+
+
+def test_questions_that_teach_nothing_end_after_max_refills(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trainer = nft(tmp_path, right_of_each(0), max_refills=2)
+    (step,) = steps_of(trainer)
+    assert trainer.state.log_history[0]["refill/questions_asked"] == 3 * GROUPS
+    assert all(not gradient.any() for gradient in step.gradients.values())
+    assert f"0 of this batch's {GROUPS} questions have right and wrong answers, after {3 * GROUPS} were" in caplog.text
+
+
+def test_a_batch_that_cannot_be_filled_learns_from_what_it_has(tmp_path: Path) -> None:
+    calls = []
+
+    def first_only(completions: list[Any], **others: Any) -> list[float | None]:
+        calls.append(len(completions))
+        return [float(len(calls) == 1 and index == 0) for index in range(len(completions))]
+
+    trainer = nft(tmp_path, first_only, max_refills=2)
+    trainer.train()
+    (batch,) = trainer.batches
+    informative, *others = groups_of(batch)
+    assert informative["pass_rate"].tolist() == [1 / K] * K
+    assert len(others) == GROUPS - 1
+    assert sum(int(group["completion_mask"].sum()) for group in others) == 0
+
+
+def test_answers_without_a_verdict_are_left_out(tmp_path: Path) -> None:
+    def partly(completions: list[Any], **others: Any) -> list[float | None]:
+        return [[1.0, 0.0, None, 0.0][index % K] for index in range(len(completions))]
+
+    trainer = nft(tmp_path, partly)
+    trainer.train()
+    (batch,) = trainer.batches
+    assert batch["pass_rate"].tolist() == pytest.approx([1 / 3] * GROUPS * K)
+    lengths = batch["completion_mask"].sum(1).view(GROUPS, K)
+    assert (lengths > 0).tolist() == [[True, True, False, True]] * GROUPS
+
+
+def test_truncated_answers_can_be_left_out(tmp_path: Path) -> None:
+    """They leave the pass rate too, and a group needs both verdicts among the others."""
+    trainer = nft(tmp_path, begins_with_two, mask_truncated_completions=True)
+    trainer.train()
+    (batch,) = trainer.batches
+    assert batch["completion_ids"].shape[1] == 5
+    for group in groups_of(batch):
+        ended = group["completion_ids"][:, -1] <= 1  # TRL: ends with <eos> or <pad>
+        taught = ended & (group["pass_rate"] > 0) & (group["pass_rate"] < 1)
+        assert (group["completion_mask"].sum(1) > 0).tolist() == taught.tolist()
+        if ended.any():
+            assert group["pass_rate"][0] == pytest.approx(float(group["correct"][ended].float().mean()))
+
+
+def test_several_rewards_make_one_verdict(tmp_path: Path) -> None:
+    """Those of weight 0 are watched only, and make no verdict where there is none."""
+
+    def long(completions: list[Any], **others: Any) -> list[float | None]:
+        return [3.7] * len(completions)
+
+    def partly(completions: list[Any], **others: Any) -> list[float | None]:
+        return [[1.0, 0.0, None, 0.0][index % K] for index in range(len(completions))]
+
+    trainer = nft(tmp_path, [partly, long], reward_weights=[1.0, 0.0])
+    trainer.train()
+    assert trainer.batches[0]["pass_rate"].tolist() == pytest.approx([1 / 3] * GROUPS * K)
+    assert trainer.state.log_history[0]["rewards/long/mean"] == pytest.approx(3.7)
+    with pytest.raises(ValueError, match=r"rewards add up to 4.69\d*, but NFT needs verdicts"):
+        nft(tmp_path, [partly, long]).train()
+
+
+# --- TRL's own features ---
+
+
+def test_adapters_are_trained(tmp_path: Path) -> None:
+    adapters = {"peft_config": LoraConfig(r=2, target_modules=["q_proj", "v_proj"])}
+    trainer = nft(tmp_path, right_of_each(1, 2), adapters, beta=0.1, max_steps=2, learning_rate=1e-2)
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trainer.train()
+    changed = {name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == {name for name in before if "lora_" in name}
+    assert trainer.losses[:2] == pytest.approx(trainer.expected[:2], abs=1e-6)
+
+
+def test_evaluation_has_the_same_loss(tmp_path: Path) -> None:
+    trainer = nft(
+        tmp_path,
+        right_of_each(1, 2, 3),
+        {"eval_dataset": questions().select(range(4))},
+        per_device_eval_batch_size=2 * K,
+    )
+    metrics = trainer.evaluate()
+    assert len(trainer.batches) == 2
+    assert metrics["eval_loss"] == pytest.approx(sum(trainer.expected) / 2, abs=1e-6)
+    assert "eval_refill/questions_asked" not in metrics
+
+
+def test_a_resumed_run_equals_a_straight_one(tmp_path: Path) -> None:
+    """Refilled batches included."""
+    changes = {"learning_rate": 1e-2, "max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    straight = nft(tmp_path, begins_with_two, **changes)
+    straight.train()
+    resumed = nft(tmp_path, begins_with_two, **changes)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "out/checkpoint-2"))
+    assert len(resumed.batches) == 2
+    for ours, theirs in zip(resumed.batches, straight.batches[2:], strict=True):
+        assert torch.equal(ours["prompt_ids"], theirs["prompt_ids"])
+        assert torch.equal(ours["completion_ids"], theirs["completion_ids"])
+    assert resumed.losses == straight.losses[4:]
+    assert straight.state.log_history[2]["refill/questions_asked"] > GROUPS
+    for ours, theirs in zip(resumed.model.parameters(), straight.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert "2505.18116" in (tmp_path / "out/README.md").read_text()
+
+
+def test_the_command_line_of_trl_reads_it(tmp_path: Path) -> None:
+    (config,) = TrlParser(NFTConfig).parse_args_and_config(
+        ["--output_dir", str(tmp_path), "--prompt_weight", "grpo", "--max_refills", "3", "--use_cpu", "--bf16", "False"]
+    )
+    assert (config.prompt_weight, config.max_refills, config.implicit_floor) == ("grpo", 3, 1.0)
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss_type": "grpo"}, "loss_type is 'grpo', but it shapes GRPO's loss"),
+        ({"epsilon": 0.5}, "epsilon is 0.5, but it shapes GRPO's loss .* implicit_floor"),
+        ({"scale_rewards": False}, "scale_rewards is 'none'"),
+        ({"prompt_weight": "x"}, "prompt_weight is 'x'; choose from uniform, one_minus_rate, grpo"),
+        ({"implicit_floor": -1.0}, "implicit_floor is -1.0; it may not be below 0"),
+    ],
+)
+def test_options_without_a_place_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        NFTConfig(**settings(tmp_path, **changes))
+
+
+def test_a_batch_of_split_groups_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes of six answers, groups of four: the second group lies across them."""
+    monkeypatch.setattr(NFTConfig, "world_size", 2)
+    changes = {"per_device_train_batch_size": 6, "gradient_accumulation_steps": 1}
+    with pytest.raises(ValueError, match=r"generates 6 answers at a time .* no multiple of num_generations \(4\)"):
+        NFTConfig(**settings(tmp_path, **changes))
+    assert NFTConfig(**settings(tmp_path, max_refills=0, **changes)).max_refills == 0
+
+
+def test_another_config_and_a_stream_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="takes an NFTConfig as args, not a GRPOConfig"):
+        make(NFTTrainer, GRPOConfig, tmp_path, begins_with_two)
+    stream = {"train_dataset": questions().to_iterable_dataset()}
+    with pytest.raises(ValueError, match="streamed train_dataset can't be refilled from; set max_refills to 0"):
+        nft(tmp_path, begins_with_two, stream)
+    trainer = nft(tmp_path, right_of_each(1), stream, max_refills=0)
+    trainer.train()
+    assert trainer.losses == pytest.approx(trainer.expected, abs=1e-6)
+
+
+def test_another_version_says_which_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(versions, "version", lambda name: "1.99.0")
+    with pytest.raises(ImportError, match=r"tested with trl 1.16 up to below 1.17, and trl 1.99.0 is installed"):
+        versions.require_version("trl", "1.16", "1.17")

@@ -1,0 +1,79 @@
+"""Two processes of the real TRL (gloo): they refill together, and their gradient is that of one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_trl import GROUPS, K, plain_logprobs
+from transformers import LlamaForCausalLM
+
+from negaware.objectives import OBJECTIVES
+from tiny_run import write_tiny_model
+
+pytestmark = pytest.mark.slow  # three imports of TRL
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """The folder, and what each process saw."""
+    folder = tmp_path_factory.mktemp("processes")
+    write_tiny_model(folder / "model")
+    paths = [str(HERE), str(HERE.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+            *(str(HERE / "two_processes_trl.py"), str(folder)),
+        ],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def test_they_ask_equally_often_and_fill_their_batches(processes: tuple[Path, list[dict[str, Any]]]) -> None:
+    _, (first, second) = processes
+    assert first["calls"] == second["calls"]
+    assert len(first["calls"]) > 1
+    for seen in (first, second):
+        (batch,) = seen["batches"]
+        rights = batch["correct"].view(GROUPS, K).sum(1)
+        assert ((rights > 0) & (rights < K)).all()
+        assert torch.equal(batch["pass_rate"].view(GROUPS, K)[:, 0], rights / K)
+    asked = first["logs"][0]["refill/questions_asked"]
+    assert asked == sum(first["calls"] + second["calls"]) / K
+    assert 0 < first["logs"][0]["refill/informative_share"] < 1
+
+
+def test_they_ask_different_questions(processes: tuple[Path, list[dict[str, Any]]]) -> None:
+    _, seen = processes
+    prompts = [{tuple(row.tolist()) for row in each["batches"][0]["prompt_ids"]} for each in seen]
+    assert not prompts[0] & prompts[1]
+
+
+def test_their_gradient_is_that_of_one_process(processes: tuple[Path, list[dict[str, Any]]]) -> None:
+    """At the second step on the batch, over one count of all tokens."""
+    folder, seen = processes
+    for ours, theirs in zip(seen[0]["steps"], seen[1]["steps"], strict=True):
+        for name, gradient in ours[1].items():
+            assert torch.equal(gradient, theirs[1][name]), name
+            assert torch.equal(ours[0][name], theirs[0][name]), name
+    weights, gradients = seen[0]["steps"][1]
+    model = LlamaForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
+    model.load_state_dict(weights)
+    tokens = sum(each["batches"][0]["completion_mask"].sum() for each in seen)
+    for batch in (each["batches"][0] for each in seen):
+        assert batch["num_items_in_batch"] == tokens
+        tensors = [batch[name] for name in ("old_per_token_logps", "completion_mask", "correct", "pass_rate")]
+        (OBJECTIVES["nft"](plain_logprobs(model, batch), *tensors).sum() / tokens).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        assert (parameter.grad - gradients[name]).norm() < 1e-5 * gradients[name].norm() + 1e-8, name

@@ -1,0 +1,169 @@
+"""A TRL run of a second: a model of a few thousand weights, sums of digits as prompts, a trainer that is watched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import LlamaForCausalLM
+from trl import GRPOConfig, GRPOTrainer
+
+from negaware.integrations.trl import NFTConfig, NFTTrainer
+from negaware.objectives import OBJECTIVES
+from tiny_run import tiny_tokenizer, write_tiny_model
+
+K = 4
+GROUPS = 4
+"""In a batch, over two parts of an accumulated step."""
+Batch = dict[str, Any]
+Reward = Callable[..., list[float | None]]
+
+
+def questions(terms: int = 4) -> Dataset:
+    rows = ["+".join(digits) for digits in product("012", repeat=terms)]
+    return Dataset.from_list([{"prompt": [{"role": "user", "content": row}]} for row in rows])
+
+
+def begins_with_two(completions: list[Any], **others: Any) -> list[float | None]:
+    """One answer in ten at first, so that a third of the groups are informative."""
+    return [float(completion[0]["content"].startswith("2")) for completion in completions]
+
+
+def right_of_each(*rates: int) -> Reward:
+    """So many right answers in each group, in turn, whatever the model says."""
+
+    def given(completions: list[Any], **others: Any) -> list[float | None]:
+        return [float(index % K < rates[index // K % len(rates)]) for index in range(len(completions))]
+
+    return given
+
+
+def settings(folder: Path, **changes: Any) -> dict[str, Any]:
+    return {
+        "output_dir": str(folder / "out"),
+        "use_cpu": True,
+        "bf16": False,
+        "per_device_train_batch_size": GROUPS * K // 2,
+        "gradient_accumulation_steps": 2,
+        "num_generations": K,
+        "max_completion_length": 5,
+        "max_steps": 1,
+        "learning_rate": 1e-9,
+        "max_grad_norm": 0.0,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "logging_steps": 1,
+        "dataloader_pin_memory": False,
+        "seed": 3,
+    } | changes
+
+
+def make(
+    kind: type[GRPOTrainer],
+    config: type[GRPOConfig],
+    folder: Path,
+    reward: Reward | list[Reward],
+    others: dict[str, Any] | None = None,
+    **changes: Any,
+) -> Any:
+    """A trainer; `others` are its arguments, `changes` its config's."""
+    if not (folder / "model").exists():
+        write_tiny_model(folder / "model")
+    return kind(
+        **{
+            "model": LlamaForCausalLM.from_pretrained(folder / "model", dtype=torch.float32),
+            "args": config(**settings(folder, **changes)),
+            "processing_class": tiny_tokenizer(),
+            "reward_funcs": reward,
+            "train_dataset": questions(),
+        }
+        | (others or {})
+    )
+
+
+class Watched(NFTTrainer):
+    """Keeps what it samples, the batches made of it, each loss it computes, and NFT's by a forward pass of its own."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.samples: list[Batch] = []
+        self.batches: list[Batch] = []
+        self.parts: list[Batch] = []
+        self.losses: list[float] = []
+        self.expected: list[float] = []
+        super().__init__(*args, **kwargs)
+
+    def _sample(self, inputs: list[Batch]) -> Batch:
+        self.samples.append(super()._sample(inputs))
+        return self.samples[-1]
+
+    def _generate_and_score_completions(self, inputs: list[Batch]) -> Batch:
+        self.batches.append(super()._generate_and_score_completions(inputs))
+        return self.batches[-1]
+
+    def _compute_loss(self, model: Any, inputs: Batch) -> torch.Tensor:
+        self.expected.append(self.plain_loss(model, inputs))
+        loss = super()._compute_loss(model, inputs)
+        self.losses.append(float(loss.detach()))
+        self.parts.append(inputs)
+        return loss
+
+    @torch.no_grad()
+    def plain_loss(self, model: Any, inputs: Batch) -> float:
+        """This process's share of a part's loss, from logits and `negaware.objectives`."""
+        logprobs = plain_logprobs(model, inputs)
+        args = self.args
+        loss = OBJECTIVES["nft"](
+            logprobs,
+            inputs.get("old_per_token_logps", logprobs),
+            inputs["completion_mask"],
+            inputs["correct"],
+            inputs["pass_rate"],
+            epsilon=args.implicit_floor,
+            negative_weight=args.negative_weight,
+            prompt_weight=args.prompt_weight,
+        )
+        tokens = inputs["num_items_in_batch"]
+        if model.training:
+            tokens = tokens * args.gradient_accumulation_steps / args.steps_per_generation
+        return float(loss.sum() / tokens)
+
+
+def plain_logprobs(model: Any, inputs: Batch) -> torch.Tensor:
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
+    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
+    width = inputs["completion_ids"].shape[1]
+    logits = model(input_ids=ids, attention_mask=mask).logits[:, -width - 1 : -1]
+    return logits.log_softmax(-1).gather(-1, inputs["completion_ids"][..., None])[..., 0]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the optimizer is given, by parameter."""
+
+    weights: dict[str, torch.Tensor]
+    gradients: dict[str, torch.Tensor]
+
+
+def steps_of(trainer: Any) -> list[Step]:
+    """Trains, and says at which weights each step was taken, with which gradients."""
+    steps: list[Step] = []
+
+    def keep(*others: Any) -> None:
+        parameters = [(name, p) for name, p in trainer.model.named_parameters() if p.grad is not None]
+        weights = {name: p.detach().clone() for name, p in parameters}
+        steps.append(Step(weights, {name: p.grad.clone() for name, p in parameters}))
+
+    trainer.create_optimizer()
+    trainer.optimizer.register_step_pre_hook(keep)
+    trainer.train()
+    return steps
+
+
+def nft(folder: Path, reward: Reward | list[Reward], others: dict[str, Any] | None = None, **changes: Any) -> Watched:
+    return make(Watched, NFTConfig, folder, reward, others, **changes)

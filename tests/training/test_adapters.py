@@ -1,0 +1,52 @@
+"""A step with LoRA: adapters alone change, and what training holds in memory shrinks to them."""
+
+from typing import Any
+
+import pytest
+import torch
+from made_groups import sampled_groups
+
+from tiny_models import MODELS, RANK, adapted, llama
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["llama", "mistral"])  # fused, and by transformers
+def test_a_step_changes_adapters_only_and_the_sampler_follows(name: str, dtype: str, make_trainer: Any) -> None:
+    model = adapted(MODELS[name](0).to(getattr(torch, dtype)))
+    before = {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
+    trainer = make_trainer(model, compute_dtype=dtype, learning_rate=0.05)
+    assert (trainer.fused is not None) == (name == "llama")
+    for seed in range(3):
+        metrics = trainer.step(sampled_groups(model, seed=seed), seed)
+        assert metrics["train/sampler_difference"] < (2e-5 if dtype == "float32" else 0.05)
+    for key, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[key]) != ("lora_" in key)
+
+
+def test_gradients_and_optimizer_shrink_to_the_adapters(make_trainer: Any) -> None:
+    """Counted on the real tensors of a real step in bfloat16: 4 + 4 + 8 bytes a trained weight, 2 a frozen one."""
+    counted = {}
+    for kind in ("whole", "adapters"):
+        model = llama(0) if kind == "whole" else adapted(llama(0).bfloat16())
+        trainer = make_trainer(model, compute_dtype="bfloat16")
+        optimizer = trainer.optimizer
+        gradients: list[int] = []
+        optimizer.adamw.register_step_pre_hook(
+            lambda *_, masters=optimizer.masters, found=gradients: found.append(
+                sum(master.grad.nbytes for master in masters.values())
+            )
+        )
+        trainer.step(sampled_groups(model), 0)
+        trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        moments = sum(state[key].nbytes for state in optimizer.adamw.state.values() for key in state if key != "step")
+        masters = sum(master.nbytes for master in optimizer.masters.values())
+        assert (masters, gradients, moments) == (4 * trained, [4 * trained], 8 * trained)
+        assert sum(p.nbytes for p in model.parameters()) == 2 * sum(p.numel() for p in model.parameters())
+        assert all(parameter.grad is None for parameter in model.parameters())
+        counted[kind] = masters + gradients[0] + moments
+    width, inner, keys, layers, vocabulary = 32, 48, 16, 2, 61
+    matrices = 2 * [(width, width)] + 2 * [(keys, width)] + 2 * [(inner, width)] + [(width, inner)]
+    of_adapters = layers * sum(RANK * (rows + columns) for rows, columns in matrices)
+    of_model = layers * (sum(rows * columns for rows, columns in matrices) + 2 * width) + 2 * vocabulary * width + width
+    assert counted["adapters"] * of_model == counted["whole"] * of_adapters
+    assert counted["adapters"] < counted["whole"] / 3

@@ -1,0 +1,90 @@
+"""Truncated importance weights: their numbers, the gradient they give, and what they do to groups of older weights."""
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from made_groups import sampled_groups
+
+from negaware.objectives import OBJECTIVES
+from negaware.training.pack import Answer, Row, collate
+from negaware.training.step import importance_weights
+from tiny_models import llama
+
+
+def recorded_otherwise(groups, shift):
+    """The groups as a sampler records them whose log-probabilities lie `shift(group, token)` below the policy's."""
+    return [
+        replace(
+            group,
+            completions=tuple(
+                replace(done, logprobs=tuple(p - shift(number, i) for i, p in enumerate(done.logprobs)), version=number)
+                for done in group.completions
+            ),
+        )
+        for number, group in enumerate(groups)
+    ]
+
+
+def gradient_of_a_step(trainer, groups):
+    gradients = []
+
+    def collect(norm):
+        gradients.append(torch.cat([master.grad.flatten() for master in trainer.optimizer.masters.values()]))
+        trainer.optimizer.discard_gradients()
+
+    trainer.optimizer.step = collect
+    return gradients, trainer.step(groups, seed=0)
+
+
+def test_weights_are_ratios_up_to_the_cap():
+    answers = [
+        Answer((1,), (2, 3, 4), (math.log(0.5), math.log(0.1), math.log(0.2)), (-9.0, -9.0, -9.0), True, 0.5, 0),
+        Answer((1,), (2,), (math.log(0.4),), (-9.0,), False, 0.5, 0),
+    ]
+    batch = collate([Row((answers[0],)), Row((answers[1],))])
+    old = torch.tensor([[0.25, 0.15, 0.9], [0.4, 1.0, 1.0]]).log()
+    expected = torch.tensor([[0.5, 1.5, 2.0], [1.0, 1.0, 1.0]])  # the last two are padding
+    torch.testing.assert_close(importance_weights(batch, old, cap=2.0), expected)
+
+
+@pytest.mark.parametrize("objective", ["nft", "rft", "grpo", "dapo"])
+def test_the_gradient_is_the_weighted_sum_of_the_tokens_gradients(objective, make_trainer):
+    """Recorded log-probabilities up to a factor 3 off either way, some from older weights; weights end at 1.5."""
+    noise, cap = random.Random(4), 1.5
+    shifts = {(number, i): noise.uniform(-1.1, 1.1) for number in range(4) for i in range(14)}
+    groups = recorded_otherwise(sampled_groups(llama(0), 4), lambda number, i: shifts[number, i])
+    options = {"old_logprobs": "recomputed", "importance_weight_cap": cap, "micro_batch_tokens": 64}
+    (found, *_), metrics = gradient_of_a_step(make_trainer(llama(0), objective, **options), groups)
+
+    model, reference = llama(0), sampled_groups(llama(0), 4)
+    lengths = [len(done.token_ids) for group in groups for done in group.completions]
+    loss, weights = torch.zeros(()), []
+    for number, group in enumerate(reference):
+        for done, verdict in zip(group.completions, group.verdicts, strict=True):
+            sequence = torch.tensor([[*group.prompt_ids, *done.token_ids]])
+            logits = model(sequence).logits[0, len(group.prompt_ids) - 1 : -1]
+            logprobs = logits.log_softmax(-1).gather(-1, sequence[0, len(group.prompt_ids) :, None]).T
+            facts = torch.tensor([verdict.correct]), torch.tensor([group.pass_rate])
+            mask = torch.ones_like(logprobs, dtype=torch.bool)
+            per_token = OBJECTIVES[objective](logprobs, logprobs.detach(), mask, *facts)
+            own = torch.tensor([min(math.exp(shifts[number, i]), cap) for i in range(logprobs.shape[1])])
+            weights += own.tolist()
+            mean_of = len(own) if OBJECTIVES[objective].reduction_under({}) == "sequence_mean" else 1
+            loss = loss + (per_token * own).sum() / mean_of
+    loss = loss / (sum(lengths) if OBJECTIVES[objective].reduction_under({}) == "token_mean" else len(lengths))
+    expected = torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(model.parameters()))])
+    assert float((found - expected).norm() / expected.norm()) < 1e-5
+    assert metrics["train/importance_weight"] == pytest.approx(sum(weights) / len(weights), rel=1e-5)
+
+
+def test_a_sampler_that_agrees_changes_nothing(make_trainer):
+    groups = sampled_groups(llama(0))
+    with_weights = make_trainer(llama(0), old_logprobs="recomputed", importance_weight_cap=2.0)
+    (found,), metrics = gradient_of_a_step(with_weights, groups)
+    (expected,), without = gradient_of_a_step(make_trainer(llama(0), old_logprobs="recomputed"), groups)
+    assert float((found - expected).norm() / expected.norm()) < 1e-5
+    assert metrics["train/importance_weight"] == pytest.approx(1, abs=1e-5)
+    assert "train/importance_weight" not in without
