@@ -20,13 +20,16 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from forked_command import Fault, negaware, negaware_on_ranks, on_ranks
+from negaware.cli import main
 from negaware.models.load import load_policy
+from negaware.ranks import joined_ranks
 from tiny_models import MODELS
 from tiny_run import timeless_metrics, write_tiny_config
 
 NOISE = ("train/sampler_difference", "train/share_at_epsilon")
 """Metrics of what differs by rounding alone: whether a ratio of 1 is a hair above it or below."""
 AT_STEP = "negaware.training.step:Trainer.step"
+SAVE = "torch.distributed.checkpoint:save"
 
 
 @pytest.fixture(scope="module")
@@ -140,14 +143,21 @@ def test_a_checkpoint_of_three_ranks_resumes_on_fewer(folder: Path, num_ranks: i
     assert "step 4/5" not in ended[0].out, "it should go on after step 4"
 
 
-@pytest.mark.parametrize("dead", [pytest.param(0, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize(
+    ("dead", "place", "call"),
+    [
+        pytest.param(0, AT_STEP, 4, marks=pytest.mark.slow, id="first"),
+        pytest.param(2, AT_STEP, 4, id="training"),
+        pytest.param(1, SAVE, 2, marks=pytest.mark.slow, id="writing a checkpoint"),
+    ],
+)
 def test_a_rank_that_dies_is_named_and_the_resumed_run_is_the_whole_one(
-    folder: Path, dead: int, tmp_path: Path
+    folder: Path, dead: int, place: str, call: int, tmp_path: Path
 ) -> None:
     """Without torchrun to bring the others down, they find out by themselves."""
     command = ("train", folder / "tiny.yaml", "--run.folder", tmp_path / "run")
     began = time.monotonic()
-    ended = negaware_on_ranks(3, *command, faults={dead: [Fault("SIGKILL", AT_STEP, 4)]})
+    ended = negaware_on_ranks(3, *command, faults={dead: [Fault("SIGKILL", place, call)]})
     seconds = time.monotonic() - began
     assert [one.code for one in ended] == [-9 if rank == dead else 2 for rank in range(3)], ended
     for rank in {0, 1, 2} - {dead}:
@@ -266,3 +276,12 @@ def test_torchrun_says_a_mistake_once(tmp_path: Path) -> None:
     assert process.returncode == 1
     assert err.count("negaware: error") == 1
     assert "none.yaml can't be read" in err
+
+
+def test_ranks_without_a_launcher_are_asked_for_one(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(ValueError, match=r"WORLD_SIZE is '2'.* start with torchrun, or unset it"), joined_ranks():
+        pass
+    assert main(["evaluate", "m", "--task", "t"]) == 2
+    assert "one process; start it without torchrun" in capsys.readouterr().err

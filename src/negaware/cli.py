@@ -35,8 +35,9 @@ TASK_HELP = "gsm8k:test, math500, arithmetic:test, reasoning_gym:NAME, problems.
 def entry() -> NoReturn:
     """What the shell calls: `main`, and out."""
     exit_code = main()
-    if exit_code == INTERRUPTED:
-        # Python ends itself by SIGINT, not with our code, if the interrupt happened to meet a string in exec().
+    if exit_code == INTERRUPTED or "vllm" in sys.modules:
+        # Python ends itself by SIGINT, not with our code, if the interrupt happened to meet a string in exec(). And
+        # vLLM, taken down with the interpreter, may complain or crash after all is done.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(exit_code)
@@ -240,6 +241,8 @@ def _train(options: argparse.Namespace) -> None:
         from negaware.config import load_config
     config = load_config(options.config, options.overrides)
     if options.dry_run:
+        if os.environ.get("RANK", "0") != "0":
+            return
         with _imports(options):
             from negaware.planning.report import print_plan
         print_plan(config)
@@ -283,6 +286,8 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ValueError("negaware evaluate runs in one process; start it without torchrun.")
     with _imports(options):
         from negaware.evaluate import evaluate_model
     evaluate_model(options)

@@ -108,7 +108,7 @@ class Ranks:
         """Raises RankLostError if the death of another rank explains the error."""
         if self.size == 1:
             return
-        broken = any(sign in str(error).lower() for sign in LOST_CONNECTION)
+        broken = is_lost_connection(error)
         deadline = time.monotonic() + (5 if broken else 0)
         while not (dead := self.dead()) and time.monotonic() < deadline:
             time.sleep(0.02)  # a dying process closes its connections before it has ended
@@ -135,9 +135,15 @@ ALONE = Ranks()
 @contextmanager
 def joined_ranks() -> Iterator[Ranks]:
     """The ranks among which this process was started, until the block ends. Raises RankLostError if one dies."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    declared = os.environ.get("WORLD_SIZE", "1")
+    if declared == "1":
         yield ALONE
         return
+    if not declared.isdecimal() or not {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        raise ValueError(
+            f"WORLD_SIZE is {declared!r}, as if this were one of several ranks, but not all that torchrun sets is "
+            "there; start with torchrun, or unset it."
+        )
     store, rank, size = next(iter(dist.rendezvous("env://", timeout=timedelta(minutes=10))))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
@@ -150,6 +156,11 @@ def joined_ranks() -> Iterator[Ranks]:
         ranks.require_alive(error)
         raise
     dist.destroy_process_group()  # not after an error: it could wait for ranks that have gone
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether a collective's error says that a rank has gone."""
+    return any(sign in str(error).lower() for sign in LOST_CONNECTION)
 
 
 def _has_ended(process: int) -> bool:

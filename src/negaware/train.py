@@ -203,6 +203,11 @@ class _Run:
         found: dict[str, Any] = {}
         for name, sampling in (("greedy_accuracy", greedy), (f"avg_at_{final.completions}", final)):
             result = self._evaluate(self.held_out, sampling)
+            if result.num_unverifiable:
+                self.progress.note(
+                    f"{result.num_unverifiable} of {len(result.answers)} answers can't be judged and count as wrong; "
+                    f"evaluations/{moment}-{name}.jsonl says why"
+                )
             if self.ranks.is_first:
                 write_results(result, self.folder.path / "evaluations" / f"{moment}-{name}.jsonl")
             found[name] = asdict(result.avg_at_k)

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +13,8 @@ from negaware.rollout.options import RolloutOptions
 from negaware.tasks.load import load_task
 from negaware.tasks.options import ArithmeticOptions
 from negaware.tasks.task import Task
-from negaware.types import Completion, FinishReason
+from negaware.types import Completion, FinishReason, Problem
+from negaware.verifiers.function import FunctionVerifier
 
 NUM_PROBLEMS = 20
 K = 4
@@ -265,3 +267,19 @@ def test_one_right_answer_is_enough_where_k_is_one(task):
     rollout = collector.next_rollout(1)
     assert [group.pass_rate for group in rollout.groups] == [1.0] * 4
     assert {group.pass_rate for group in rollout.sampled} == {0.0, 1.0}
+
+
+def raises(text: str, problem: Problem) -> bool:
+    raise KeyError("x")
+
+
+def test_a_verifier_that_fails_is_named_and_not_the_questions(task):
+    verifier = FunctionVerifier(raises)
+    try:
+        collector = make_collector(replace(task, verifier=verifier), mixed)
+        with pytest.raises(
+            NothingToLearnError, match=r"failed on 128 of this step's 128 answers, first with .*KeyError"
+        ):
+            collector.next_rollout(1)
+    finally:
+        verifier.close()

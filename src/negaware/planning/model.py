@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from negaware.config import Config
 from negaware.models.embedded import EMBEDDED_MODEL, embedded_model_folder
 from negaware.models.family import is_llama_like
-from negaware.models.lora import add_adapters, require_peft
+from negaware.models.lora import add_adapters, base_of_adapters, require_peft
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +70,9 @@ class ModelShape:
 def model_shape(config: Config) -> ModelShape:
     """The sizes of the config's model, on torch's meta device. ValueError if the model's config can't be had."""
     name, lora = config.model.name, config.model.lora
-    source = embedded_model_folder() if name == EMBEDDED_MODEL else name
+    source = str(embedded_model_folder() if name == EMBEDDED_MODEL else name)
     try:
-        found: PretrainedConfig = AutoConfig.from_pretrained(source)
+        found: PretrainedConfig = AutoConfig.from_pretrained(base_of_adapters(source) or source)
     except (OSError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), "unknown")
         raise ValueError(f"The config of model {name!r} can't be had, so its memory can't be told: {reason}") from error

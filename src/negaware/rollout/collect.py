@@ -160,6 +160,13 @@ class Collector:
     def _nothing_to_learn(self, sampled: Sequence[Group]) -> str:
         all_right = sum(group.pass_rate == 1 for group in sampled)
         truncated = sum(c.finish_reason == "length" for group in sampled for c in group.completions)
+        verdicts = [verdict for group in sampled for verdict in group.verdicts]
+        failures = [verdict.extracted for verdict in verdicts if verdict.reason == "error"]
+        if len(failures) > len(verdicts) / 2:
+            return (
+                f"The verifier failed on {len(failures)} of this step's {len(verdicts)} answers, first with "
+                f"{failures[0]!r}, so there is nothing to learn from; mend it, then go on with --resume."
+            )
         advice = (
             "The questions are too easy for this model: in a new run, choose a harder task"
             if all_right > len(sampled) / 2

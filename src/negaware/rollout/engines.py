@@ -34,7 +34,7 @@ def make_engine(
 
             shared = options.engine.shared_folder or folder / "weights"
             tied = bool(policy.model.config.get_text_config(decoder=True).tie_word_embeddings)
-            engine = VLLMServerEngine(options.engine.url, shared, tied, max_sequences, ranks)
+            engine = VLLMServerEngine(options.engine.url.rstrip("/"), shared, tied, max_sequences, ranks)
         case _ if ranks.size == 1:  # the very model that is trained
             return LocalEngine(policy.model, max_sequences)
         case _:  # the trainer's weights are in shards: a whole copy

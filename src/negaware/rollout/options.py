@@ -51,7 +51,7 @@ class VLLMServerOptions(_Options):
     """A vLLM server on this machine or others, which is started apart (docs/sampling.md says how)."""
 
     name: Literal["vllm_server"] = "vllm_server"
-    url: str = Field(pattern=r"^https?://[^/]+$")
+    url: str = Field(pattern=r"^https?://[^/]+/?$")
     """Where it listens, such as http://node7:8000."""
     shared_folder: Path | None = None
     """A folder that trainer and server both see, for handing over weights; by default `weights` in the run's folder."""

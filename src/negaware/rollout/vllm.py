@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from negaware.ranks import is_lost_connection
 from negaware.rollout.engine import SamplingParams
 from negaware.rollout.options import VLLMOptions
 from negaware.rollout.sampling import completion_seed
@@ -43,6 +44,8 @@ class VLLMEngine:
         try:
             self.engine = self.vllm.LLMEngine.from_engine_args(self.vllm.EngineArgs(**arguments))
         except (ValueError, RuntimeError, OSError, NotImplementedError) as error:
+            if is_lost_connection(error):
+                raise
             raise ValueError(f"vLLM can't load the model {model!r}: {_reason(error)}") from error
         finally:
             torch.set_num_threads = set_num_threads  # vLLM's CPU build replaces it by one that does nothing
@@ -81,6 +84,10 @@ class VLLMEngine:
                     num_sampled += answers[output.request_id].take(output.outputs[0])
                 if on_progress:
                     on_progress(num_sampled)
+        except RuntimeError as error:
+            if is_lost_connection(error):
+                raise
+            raise ValueError(f"vLLM can't sample from this model here: {_reason(error)}") from error
         except BaseException:  # an interrupt, say: the next call finds an engine with nothing to do
             self.engine.abort_request(list(answers))
             raise

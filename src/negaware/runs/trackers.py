@@ -143,9 +143,15 @@ def open_trackers(
     try:
         for name in names:
             trackers.append(TRACKERS[name](run_folder.path, config, start_step))
-    except BaseException:
+    except BaseException as error:
         for tracker in trackers:
             tracker.close()
+        if isinstance(error, Exception):  # whatever someone else's client may raise
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ValueError(
+                f"trackers: {name} can't be opened ({reason}); mend that or leave it out of run.trackers, then start "
+                "again with --resume."
+            ) from error
         raise
     return trackers
 
