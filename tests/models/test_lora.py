@@ -1,5 +1,6 @@
 """LoRA against peft itself: what adapters compute and what of them is trained; merged, they are the same model."""
 
+import importlib.metadata
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from negaware.models.family import fused_decoder_of
 from negaware.models.load import Policy, load_policy, save_model
 from negaware.models.logprobs import head_of, token_logprobs
-from negaware.models.lora import merged_weights
+from negaware.models.lora import merged_weights, require_peft
 from negaware.models.options import LoraOptions
 from negaware.models.shared_rows import SharedRows
 from negaware.rollout.engine import SamplingParams
@@ -196,6 +197,16 @@ def test_a_target_that_can_not_be_adapted(target: str) -> None:
         "gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj; take some of these, or all-linear.$",
     ):
         adapted(llama(0), LoraOptions(targets=("q_proj", target)))
+
+
+@pytest.mark.parametrize(("version", "fits"), [("0.20.9", False), ("0.21.9", True), ("0.22.0", False)])
+def test_the_range_of_peft_that_was_tested(version: str, fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    if fits:
+        require_peft()
+    else:
+        with pytest.raises(ValueError, match=rf"peft {version} is installed; .* tested with peft>=0.21,<0.22"):
+            require_peft()
 
 
 def test_without_peft_it_says_what_to_install(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ where adapters are made, read or written.
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import warnings
 from collections.abc import Iterator, Mapping
@@ -38,9 +39,14 @@ class Adapter:
 
 
 def require_peft() -> None:
-    """ValueError if peft isn't installed."""
+    """ValueError if peft isn't installed, or is of a version that this wasn't tested with."""
     if importlib.util.find_spec("peft") is None:
         raise ValueError("LoRA adapters need the package peft, which is not installed; run: pip install 'peft==0.21.2'")
+    version = importlib.metadata.version("peft")
+    if version.split(".")[:2] != ["0", "21"]:
+        raise ValueError(
+            f"peft {version} is installed; LoRA adapters were tested with peft>=0.21,<0.22: pip install 'peft==0.21.2'"
+        )
 
 
 def add_adapters(model: PreTrainedModel, options: LoraOptions, base: str) -> None:
