@@ -56,7 +56,7 @@ def _tokenizer(factory: pytest.TempPathFactory) -> Path:
         pytest.param(2, "llama", "float32 kept none 5 nft token", id="two"),
         pytest.param(3, "qwen3", "float32 recomputed none 5 nft sequence", id="tied-recomputed"),
         pytest.param(3, "llama", "float32 kept cpu 1 dapo token", id="more-ranks-than-rows-offloaded"),
-        pytest.param(2, "gpt2", "float32 recomputed none 4 grpo token", id="gpt2"),
+        pytest.param(2, "gpt2", "float32 recomputed none 4 grpo token", id="gpt2", marks=pytest.mark.slow),
         pytest.param(2, "llama", "bfloat16 kept none 5 nft token", id="bfloat16"),
     ],
 )
@@ -187,7 +187,8 @@ def test_ctrl_c_on_one_rank_ends_all_after_the_same_step(folder: Path, tmp_path:
     assert_same_metrics(tmp_path / "run", folder / "run")
 
 
-@pytest.mark.parametrize("save", ["merged", pytest.param("adapter", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("save", ["merged", "adapter"])
 def test_adapters_in_shards(folder: Path, save: str, tmp_path: Path) -> None:
     lora = ("--model.lora.rank", 4, "--model.lora.save", save)
     one, two = tmp_path / "one", tmp_path / "two"
