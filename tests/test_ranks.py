@@ -24,10 +24,8 @@ from negaware.cli import main
 from negaware.models.load import load_policy
 from negaware.ranks import joined_ranks
 from tiny_models import MODELS
-from tiny_run import timeless_metrics, write_tiny_config
+from tiny_run import assert_same_metrics, timeless_metrics, write_tiny_config
 
-NOISE = ("train/sampler_difference", "train/share_at_epsilon")
-"""Metrics of what differs by rounding alone: whether a ratio of 1 is a hair above it or below."""
 AT_STEP = "negaware.training.step:Trainer.step"
 SAVE = "torch.distributed.checkpoint:save"
 
@@ -98,13 +96,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "step 5/5" in ended[0].out
     assert [one.out for one in ended[1:]] == ["", ""], "one rank speaks for all"
     return folder
-
-
-def assert_same_metrics(run: Path, expected: Path) -> None:
-    for found, wanted in zip(timeless_metrics(run), timeless_metrics(expected), strict=True):
-        assert found.keys() == wanted.keys()
-        for name in wanted.keys() - set(NOISE):
-            assert found[name] == pytest.approx(wanted[name], rel=1e-3, abs=1e-6), (wanted["step"], name)
 
 
 def test_a_run_of_three_ranks_is_the_run_of_one(folder: Path) -> None:

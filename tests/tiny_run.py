@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -22,6 +23,8 @@ CHAT_TEMPLATE = (
 )
 TIMES = ("seconds", "time/", "tokens_per_second")
 """What of a metric's name tells that two equal runs may differ in it."""
+NOISE = ("train/sampler_difference", "train/share_at_epsilon")
+"""Metrics of what differs by rounding alone: whether a ratio of 1 is a hair above it or below."""
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
@@ -110,6 +113,14 @@ def timeless_metrics(run: Path) -> list[dict[str, Any]]:
     """A run's metrics without what the clock says."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if not any(time in key for time in TIMES)} for line in lines]
+
+
+def assert_same_metrics(run: Path, expected: Path) -> None:
+    """Two runs are the same but for the order in which they were added up."""
+    for found, wanted in zip(timeless_metrics(run), timeless_metrics(expected), strict=True):
+        assert found.keys() == wanted.keys()
+        for name in wanted.keys() - set(NOISE):
+            assert found[name] == pytest.approx(wanted[name], rel=1e-3, abs=1e-6), (wanted["step"], name)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
