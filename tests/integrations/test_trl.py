@@ -1,5 +1,7 @@
 """NFT in the real TRL: what it minimises, what it is trained on, and that TRL's own features go on working."""
 
+import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from tiny_trl import (
 from transformers import LlamaForCausalLM
 from trl import GRPOConfig, GRPOTrainer, TrlParser
 
-from negaware.integrations import versions
+from negaware import libraries
 from negaware.integrations.trl import NFTConfig, NFTTrainer
 from negaware.objectives import OBJECTIVES
 from negaware.training.options import TrainingOptions
@@ -387,6 +389,7 @@ def test_another_config_and_a_stream_are_refused(tmp_path: Path) -> None:
 
 
 def test_another_version_says_which_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(versions, "version", lambda name: "1.99.0")
-    with pytest.raises(ImportError, match=r"tested with trl 1.16 up to below 1.17, and trl 1.99.0 is installed"):
-        versions.require_version("trl", "1.16", "1.17")
+    monkeypatch.setattr(libraries, "version", lambda name: "1.99.0")
+    monkeypatch.delitem(sys.modules, "negaware.integrations.trl")
+    with pytest.raises(ImportError, match=r"trl that is installed is version 1.99.0; .* tested with trl>=1.16,<1.17: "):
+        importlib.import_module("negaware.integrations.trl")

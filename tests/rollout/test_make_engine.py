@@ -11,7 +11,6 @@ from negaware.ranks import ALONE
 from negaware.rollout.engines import make_engine
 from negaware.rollout.local import LocalEngine
 from negaware.rollout.options import RolloutOptions
-from negaware.rollout.vllm import require_tested
 from tiny_run import write_tiny_model
 
 
@@ -52,14 +51,3 @@ def test_a_server_that_is_not_there_is_named(policy, tmp_path):
     with pytest.raises(ValueError, match=rf"The vLLM server {url} can't be reached .*Connection refused"):
         made(policy, tmp_path, {"name": "vllm_server", "url": url})
     assert not (tmp_path / "weights").exists()
-
-
-@pytest.mark.parametrize(
-    ("version", "fits"), [("0.31.9", False), ("0.32.0", True), ("0.32.1+cpu", True), ("0.33.0", False), ("1.0", False)]
-)
-def test_the_range_of_vllm_that_was_tested(version, fits):
-    if fits:
-        require_tested(version, "it")
-    else:
-        with pytest.raises(ValueError, match=rf"it is version {version}; negaware was tested with vllm>=0.32,<0.33"):
-            require_tested(version, "it")

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, fields
 from math import ceil
 from typing import Any
 
-from negaware.integrations.versions import require_version
+from negaware.libraries import require_installed
 
-require_version("trl", "1.16", "1.17")
+require_installed("trl>=1.16,<1.17", __name__)
 
 import torch  # noqa: E402
 from accelerate.logging import get_logger  # noqa: E402

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from negaware.integrations.versions import require_version
+from negaware.libraries import require_installed
 
-require_version("verl", "0.9.1", "0.9.2")
+require_installed("verl>=0.9.1,<0.9.2", __name__)
 
 from verl.trainer.ppo.core_algos import agg_loss, register_adv_est, register_policy_loss  # noqa: E402
 from verl.utils.groupwise import as_torch_index  # noqa: E402

@@ -22,6 +22,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from negaware.libraries import reason
 from negaware.models.embedded import EMBEDDED_MODEL, embedded_model_folder
 from negaware.models.lora import (
     adapter_tensors,
@@ -101,7 +102,7 @@ def load_policy(
             model = put_on(model, source)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         of_base = "" if base is None else f" (adapters on {base!r})"
-        raise ValueError(f"The model {name!r}{of_base} can't be loaded: {_first_line(error)}") from error
+        raise ValueError(f"The model {name!r}{of_base} can't be loaded: {reason(error)}") from error
     if lora is not None:
         add_adapters(model, lora, str(Path(source).absolute()) if Path(source).is_dir() else str(source))
     # So that a finished run's folder generates until the same tokens that ended an answer in training.
@@ -138,7 +139,7 @@ def load_codec(name: str) -> Codec:
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ValueError(
-            f"The model {name!r} has no tokenizer that can be loaded ({_first_line(error)}); "
+            f"The model {name!r} has no tokenizer that can be loaded ({reason(error)}); "
             "put the tokenizer's files into its folder, or name a model that has them."
         ) from error
     if not tokenizer.chat_template:
@@ -177,7 +178,7 @@ def explained_writing(folder: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         raise OSError(
-            f"The model {folder} can't be written ({_first_line(error)}); make room, then go on with --resume."
+            f"The model {folder} can't be written ({reason(error)}); make room, then go on with --resume."
         ) from error
 
 
@@ -200,8 +201,3 @@ def _locate(name: str) -> str | Path:
             f"There is no model folder {name!r}; name a folder that exists, a hub model, or {EMBEDDED_MODEL!r}."
         )
     return name
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

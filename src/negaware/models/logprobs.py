@@ -141,8 +141,8 @@ def hidden_states(model: PreTrainedModel, tokens: Tensor, **inputs: Any) -> Tens
 
 
 def token_logprobs(
-    hidden: Float[Tensor, "N D"], head: Head, targets: Int[Tensor, "N"], temperature: float = 1.0
-) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
+    hidden: Float[Tensor, "N D"], head: Head, targets: Int[Tensor, " N"], temperature: float = 1.0
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
     """log π(target) and the entropy (nats, no gradient) of each token's distribution, both float32.
 
     Memory: `LOGITS_AT_ONCE` logits, whatever N and V are; beyond 8,192 tokens on the CPU, N · `LEAST_COLUMNS`.

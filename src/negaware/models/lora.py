@@ -7,8 +7,6 @@ where adapters are made, read or written.
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 from transformers import Conv1D, PreTrainedModel
 from transformers.utils import find_adapter_config_file
 
+from negaware.libraries import require_installed
 from negaware.models.options import ALL_LINEAR, LoraOptions
 
 ADAPTER = "default"
@@ -40,13 +39,7 @@ class Adapter:
 
 def require_peft() -> None:
     """ValueError if peft isn't installed, or is of a version that this wasn't tested with."""
-    if importlib.util.find_spec("peft") is None:
-        raise ValueError("LoRA adapters need the package peft, which is not installed; run: pip install 'peft==0.21.2'")
-    version = importlib.metadata.version("peft")
-    if version.split(".")[:2] != ["0", "21"]:
-        raise ValueError(
-            f"peft {version} is installed; LoRA adapters were tested with peft>=0.21,<0.22: pip install 'peft==0.21.2'"
-        )
+    require_installed("peft>=0.21,<0.22", "model.lora")
 
 
 def add_adapters(model: PreTrainedModel, options: LoraOptions, base: str) -> None:

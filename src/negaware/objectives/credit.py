@@ -17,12 +17,12 @@ PASS_RATE_RANGE = (0.02, 0.98)
 PromptWeight = Literal["uniform", "one_minus_rate", "grpo"]
 
 
-def clamp_pass_rate(pass_rate: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
+def clamp_pass_rate(pass_rate: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
     """r̂ within `PASS_RATE_RANGE`."""
     return pass_rate.clamp(*PASS_RATE_RANGE)
 
 
-def prompt_weight(pass_rate: Float[Tensor, "B"], name: PromptWeight) -> Float[Tensor, "B"]:
+def prompt_weight(pass_rate: Float[Tensor, " B"], name: PromptWeight) -> Float[Tensor, " B"]:
     """ω(q): `uniform` 1, `one_minus_rate` 1 − r̂, `grpo` sqrt((1 − r̂)/r̂) in NFT's loss. ValueError for another name."""
     if name not in PROMPT_WEIGHTS:
         raise ValueError(f"prompt_weight is {name!r}; it must be one of {', '.join(PROMPT_WEIGHTS)}.")
@@ -36,17 +36,17 @@ PROMPT_WEIGHTS = {
 }
 
 
-def centred_advantage(correct: Bool[Tensor, "B"], pass_rate: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
+def centred_advantage(correct: Bool[Tensor, " B"], pass_rate: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
     """A = r − mean over the group (Dr. GRPO, arXiv 2503.20783)."""
     return correct.to(pass_rate.dtype) - pass_rate
 
 
-def standardised_advantage(correct: Bool[Tensor, "B"], pass_rate: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
+def standardised_advantage(correct: Bool[Tensor, " B"], pass_rate: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
     """A = (r − mean)/std over the group (GRPO, arXiv 2402.03300)."""
     return centred_advantage(correct, pass_rate) * inverse_std(pass_rate)
 
 
-def inverse_std(pass_rate: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
+def inverse_std(pass_rate: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
     """1 / sqrt(r̂(1 − r̂)), the population std of the group's verdicts; 0 for a group with nothing to compare."""
     variance = pass_rate * (1 - pass_rate)
     return torch.where(variance > 0, variance.rsqrt(), torch.zeros_like(variance))

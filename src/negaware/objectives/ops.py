@@ -40,7 +40,7 @@ def floor_value(x: Tensor, epsilon: float) -> Tensor:
     return x.detach().clamp(min=epsilon) + (x - x.detach())
 
 
-def answer_lengths(mask: Shaped[Tensor, "B T"]) -> Shaped[Tensor, "B"]:
+def answer_lengths(mask: Shaped[Tensor, "B T"]) -> Shaped[Tensor, " B"]:
     """Tokens of each answer, at least 1 so that it can divide."""
     return mask.bool().sum(-1).clamp(min=1)
 

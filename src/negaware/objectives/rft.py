@@ -20,8 +20,8 @@ def rft_loss(
     logprobs: Float[Tensor, "B T"],
     old_logprobs: Float[Tensor, "B T"],
     mask: Shaped[Tensor, "B T"],
-    correct: Bool[Tensor, "B"],
-    pass_rate: Float[Tensor, "B"],
+    correct: Bool[Tensor, " B"],
+    pass_rate: Float[Tensor, " B"],
 ) -> Float[Tensor, "B T"]:
     """−r log R for each token: the gradient of −log π_θ on right answers, 0 on wrong ones."""
     kept = mask.bool() & correct[:, None]
@@ -33,8 +33,8 @@ def rft_counts(
     logprobs: Float[Tensor, "B T"],
     old_logprobs: Float[Tensor, "B T"],
     mask: Shaped[Tensor, "B T"],
-    correct: Bool[Tensor, "B"],
-    pass_rate: Float[Tensor, "B"],
+    correct: Bool[Tensor, " B"],
+    pass_rate: Float[Tensor, " B"],
 ) -> dict[str, Int[Tensor, ""]]:
     """RFT has no safeguard to report but the log-ratio that NFT would cap."""
     return {"at_log_ratio_cap": (log_ratio(logprobs, old_logprobs, mask) > LOG_RATIO_CAP).sum()}

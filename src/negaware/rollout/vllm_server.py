@@ -23,10 +23,11 @@ from urllib.parse import urlsplit
 
 from torch import Tensor
 
+from negaware.libraries import require_tested
 from negaware.ranks import ALONE, Ranks
 from negaware.rollout.engine import SamplingParams
 from negaware.rollout.sampling import completion_seed
-from negaware.rollout.vllm import require_tested
+from negaware.rollout.vllm import TESTED
 from negaware.types import Completion, FinishReason
 
 PATIENCE = 3600  # seconds without a byte from the server after which it counts as gone
@@ -54,7 +55,7 @@ class VLLMServerEngine:
         self.url, self.shared_folder, self.max_sequences = url, shared_folder.absolute(), max_sequences
         self.version: int | None = None
         self._connections: set[HTTPConnection] = set()
-        require_tested(self._call("GET", "/version")["version"], f"The vLLM server {url}")
+        require_tested(TESTED, self._call("GET", "/version")["version"], f"the vLLM server {url}")
         self._require_settings(tied)
 
     def generate(

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from negaware.libraries import reason
 from negaware.runs.folder import RunFolder
 
 _PROJECT = "negaware"
@@ -147,10 +148,9 @@ def open_trackers(
         for tracker in trackers:
             tracker.close()
         if isinstance(error, Exception):  # whatever someone else's client may raise
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise ValueError(
-                f"trackers: {name} can't be opened ({reason}); mend that or leave it out of run.trackers, then start "
-                "again with --resume."
+                f"trackers: {name} can't be opened ({reason(error)}); mend that or leave it out of run.trackers, then "
+                "start again with --resume."
             ) from error
         raise
     return trackers

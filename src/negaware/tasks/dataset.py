@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from negaware.libraries import reason
 from negaware.tasks.options import DatasetOptions, did_you_mean
 from negaware.types import Problem
 
@@ -135,8 +136,7 @@ def _load_dataset(source: str, *arguments: Any, **options: Any) -> Iterator[Row]
     try:
         loaded = datasets.load_dataset(*arguments, **options)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error).strip().split("\n")[0]
         raise ValueError(
-            f"{source} could not be loaded ({reason}); check name, subset and split, or use a local file"
+            f"{source} could not be loaded ({reason(error)}); check name, subset and split, or use a local file"
         ) from error
     return ((f"{source}, row {number}", row) for number, row in enumerate(loaded))

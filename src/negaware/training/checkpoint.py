@@ -24,6 +24,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint import CheckpointException
 
+from negaware.libraries import reason
 from negaware.ranks import ALONE, Ranks
 
 _MANIFEST, _STATE, _TENSORS = "manifest.json", "state.json", "tensors"
@@ -179,7 +180,7 @@ def _cause(error: BaseException) -> str:
     text = f"{error} {error.__cause__ or ''} {error.__context__ or ''}"
     if "No space left" in text or "enforce fail" in text or getattr(error, "errno", None) == errno.ENOSPC:
         return "no space left on the device"
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return reason(error)
 
 
 @contextmanager
