@@ -9,11 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from negaware.models.load import COMPUTE_DTYPES, load_policy
+from negaware.models.lora import merged_weights
 from negaware.models.parallel import load_sharded_policy, named_weights, save_sharded_model
 from negaware.objectives import OBJECTIVES
 from negaware.ranks import Ranks, joined_ranks
@@ -22,11 +25,12 @@ from negaware.rollout.local import LocalEngine
 from negaware.rollout.options import RolloutOptions
 from negaware.rollout.shares import SharedEngine, SharedVerifier
 from negaware.tasks.task import Task
+from negaware.training.checkpoint import CheckpointError, list_checkpoints, save_checkpoint
 from negaware.training.optimizer import MasterOptimizer
 from negaware.training.options import TrainingOptions
 from negaware.training.step import LossSettings, NonFiniteLossError, Trainer
 from negaware.types import Problem, Verdict
-from tiny_models import llama
+from tiny_models import LORA, adapters, llama
 from training.made_groups import sampled_groups
 
 
@@ -50,7 +54,8 @@ def gradients_kept() -> Iterator[list[dict[str, Tensor]]]:
 
 def train_whole_and_shared(arguments: Sequence[str]) -> None:
     """Gradients, metrics and weights after two optimizer steps equal those of a trainer that isn't sharded."""
-    folder, dtype, activations, offload, num_groups, objective, ratio = arguments
+    folder, dtype, activations, offload, num_groups, objective, ratio, trained = arguments
+    lora = LORA if trained == "adapters" else None
     options = TrainingOptions(
         compute_dtype=dtype,  # type: ignore[arg-type]
         activations=activations,  # type: ignore[arg-type]
@@ -62,12 +67,16 @@ def train_whole_and_shared(arguments: Sequence[str]) -> None:
     )
     loss = LossSettings(OBJECTIVES[objective], {"ratio": ratio} if objective == "nft" else {}, 1.0, 14)
     with joined_ranks() as ranks:
-        policy, sharded = load_sharded_policy(folder, ranks, "cpu", COMPUTE_DTYPES[dtype], options.offload)
-        whole = {name: weight.clone() for name, weight in named_weights(policy.model, torch.float32)}
+        policy, sharded = load_sharded_policy(folder, ranks, "cpu", COMPUTE_DTYPES[dtype], offload == "cpu", lora)
+        if lora is not None:
+            torch.manual_seed(1)
+            for parameter in adapters(policy.model).values():
+                torch.nn.init.normal_(parameter, std=0.1)
+        whole = {name: parameter.full_tensor() for name, parameter in policy.model.named_parameters()}  # type: ignore[attr-defined]
         shards = sum(parameter.to_local().numel() for parameter in policy.model.parameters())  # type: ignore[attr-defined]
         total = sum(weight.numel() for weight in whole.values())
         assert shards < 1.2 * total / ranks.size
-        alone = type(policy.model)(policy.model.config).eval()
+        alone = load_policy(folder, torch.float32 if lora is None else COMPUTE_DTYPES[dtype], lora=lora).model
         alone.load_state_dict(whole, strict=False)
         groups = sampled_groups(alone, num_groups=int(num_groups))
         with gradients_kept() as of_shards:
@@ -77,6 +86,8 @@ def train_whole_and_shared(arguments: Sequence[str]) -> None:
             expected = Trainer(alone, loss, replace_model(options), 10).step(groups, 0)
         assert len(of_shards) == len(of_whole) == min(2, int(num_groups))
         tolerance = 1e-5 if dtype == "float32" else 0.15  # two ways of rounding, each up to 6 % off float32
+        if lora is not None:
+            tolerance *= 2  # an adapter's gradient is the small rest of larger ones
         for ours, theirs in zip(of_shards, of_whole, strict=True):
             assert ours.keys() == theirs.keys()
             for name in ours:
@@ -87,9 +98,10 @@ def train_whole_and_shared(arguments: Sequence[str]) -> None:
                 assert abs(metrics[name] - value) <= tolerance * max(abs(value), 0.01), (name, metrics[name], value)
         assert len({tuple(sorted(each.items())) for each in ranks.gather(metrics)}) == 1
         if dtype == "float32":
+            expected_weights = dict(merged_weights(alone))
             for name, weight in named_weights(policy.model, torch.float32):
                 if not name.endswith("bias"):  # a key's bias has no gradient but rounding, which AdamW makes a step of
-                    assert torch.allclose(weight, dict(alone.named_parameters())[name], atol=2e-5), name
+                    assert torch.allclose(weight, expected_weights[name], atol=2e-5), name
 
 
 def replace_model(options: TrainingOptions) -> TrainingOptions:
@@ -161,7 +173,7 @@ def collect_with_poor_shares(arguments: Sequence[str]) -> None:
 def nan_on_one_rank(arguments: Sequence[str]) -> None:
     """A loss that isn't finite in one rank's share stops all of them, and leaves the weights as they were."""
     with joined_ranks() as ranks:
-        policy, sharded = load_sharded_policy(arguments[0], ranks, "cpu", torch.float32, "none")
+        policy, sharded = load_sharded_policy(arguments[0], ranks, "cpu", torch.float32, False)
         before = {name: weight.clone() for name, weight in named_weights(policy.model, torch.float32)}
         groups = sampled_groups(llama(0), num_groups=4)
         (first, *others) = groups[0].completions
@@ -182,7 +194,7 @@ def save_and_hand_over_one_by_one(arguments: Sequence[str]) -> None:
     """While the finished model is written or handed over, no rank holds a second whole weight."""
     model_folder, folder = arguments
     with joined_ranks() as ranks:
-        policy, _ = load_sharded_policy(model_folder, ranks, "cpu", torch.bfloat16, "none")
+        policy, _ = load_sharded_policy(model_folder, ranks, "cpu", torch.bfloat16, False)
         engine = LocalEngine(load_policy(model_folder, torch.bfloat16).model)
         original, made = DTensor.full_tensor, []
 
@@ -196,6 +208,22 @@ def save_and_hand_over_one_by_one(arguments: Sequence[str]) -> None:
         save_sharded_model(policy, Path(folder), torch.bfloat16, ranks)
         engine.load_weights(named_weights(policy.model, torch.bfloat16), 1)
         assert len(made) == 2 * len(list(policy.model.parameters()))
+        _stay(ranks)
+
+
+def write_where_others_do_not_look(arguments: Sequence[str]) -> None:
+    """Each rank has a folder of its own under the same name, as if the disk were each machine's."""
+    with joined_ranks() as ranks:
+        shared, own = Path(arguments[0]), Path(arguments[0], str(ranks.rank))
+        own.mkdir()
+        ranks.require_shared(shared)
+        assert not list(shared.glob(".*"))
+        with pytest.raises(ValueError, match=r"rank 1 \(on .*\) doesn't see what the first rank writes in "):
+            ranks.require_shared(own)
+        weight = distribute_tensor(torch.arange(8.0), init_device_mesh("cpu", (ranks.size,)), [Shard(0)])
+        with pytest.raises(CheckpointError, match=r"can't be written .*No such file"):
+            save_checkpoint(own, 1, {"weight": weight}, {}, 2, ranks)
+        assert list_checkpoints(own) == []
         _stay(ranks)
 
 

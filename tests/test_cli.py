@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from forked_command import Ended, Fault, negaware
 from negaware.cli import main
@@ -232,6 +233,22 @@ def test_a_loss_that_is_not_finite(folder: Path, tmp_path: Path) -> None:
     assert re.match(said, ended.err)
     assert ended.err.count("\n") == 1
     assert "NaN" not in (run / "metrics.jsonl").read_text()
+
+
+def host_is_full() -> None:
+    torch.empty(10**15)
+
+
+def gpu_is_full() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+@pytest.mark.parametrize("full", [host_is_full, gpu_is_full])
+def test_a_lack_of_memory_says_what_to_lower(folder: Path, full, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("negaware.training.step.Trainer.step", lambda *_: full())
+    assert main(["train", str(folder / "tiny.yaml"), "--run.folder", str(tmp_path / "run")]) == 2
+    said = r"negaware: error: not enough memory \(.*tried to allocate .*\); lower training.micro_batch_tokens or .*\n$"
+    assert re.match(said, capsys.readouterr().err, re.IGNORECASE)
 
 
 def test_grade(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from transformers import AutoModelForCausalLM
 from forked_command import Fault, negaware, negaware_on_ranks, on_ranks
 from negaware.cli import main
 from negaware.models.load import load_policy
-from negaware.ranks import joined_ranks
-from tiny_models import MODELS
+from negaware.ranks import Ranks, joined_ranks
+from tiny_models import gemma4, gpt2, llama, qwen3
 from tiny_run import assert_same_metrics, timeless_metrics, write_tiny_config
 
 AT_STEP = "negaware.training.step:Trainer.step"
@@ -33,8 +33,8 @@ SAVE = "torch.distributed.checkpoint:save"
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    for name in ("llama", "qwen3", "gpt2"):
-        model = MODELS[name](1)
+    for make in (llama, qwen3, gpt2, gemma4):
+        name, model = make.__name__, make(1)
         model.save_pretrained(folder / name)
         shutil.copytree(_tokenizer(tmp_path_factory), folder / name, dirs_exist_ok=True)
     return folder
@@ -51,11 +51,13 @@ def _tokenizer(factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("num_ranks", "model", "options"),
     [
-        pytest.param(2, "llama", "float32 kept none 5 nft token", id="two"),
-        pytest.param(3, "qwen3", "float32 recomputed none 5 nft sequence", id="tied-recomputed"),
-        pytest.param(3, "llama", "float32 kept cpu 1 dapo token", id="more-ranks-than-rows-offloaded"),
-        pytest.param(2, "gpt2", "float32 recomputed none 4 grpo token", id="gpt2", marks=pytest.mark.slow),
-        pytest.param(2, "llama", "bfloat16 kept none 5 nft token", id="bfloat16"),
+        pytest.param(2, "llama", "float32 kept none 5 nft token weights", id="two"),
+        pytest.param(3, "qwen3", "float32 recomputed none 5 nft sequence weights", id="tied-recomputed"),
+        pytest.param(3, "llama", "float32 kept cpu 1 dapo token weights", id="more-ranks-than-rows-offloaded"),
+        pytest.param(2, "gpt2", "float32 recomputed none 4 grpo token weights", id="gpt2", marks=pytest.mark.slow),
+        pytest.param(2, "llama", "bfloat16 kept none 5 nft token weights", id="bfloat16"),
+        pytest.param(3, "llama", "float32 kept none 4 nft token adapters", id="lora", marks=pytest.mark.slow),
+        pytest.param(2, "llama", "bfloat16 recomputed none 4 nft token adapters", id="lora-bfloat16"),
     ],
 )
 def test_gradients_metrics_and_weights_are_those_of_one_process(
@@ -73,11 +75,22 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_all(models: Path) -> None:
 
 
 def test_weights_are_whole_one_at_a_time(models: Path, tmp_path: Path) -> None:
-    on_ranks(2, "rank_programs:save_and_hand_over_one_by_one", str(models / "qwen3"), str(tmp_path / "model"))
+    on_ranks(2, "rank_programs:save_and_hand_over_one_by_one", str(models / "gemma4"), str(tmp_path / "model"))
     saved = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.bfloat16)
-    expected = AutoModelForCausalLM.from_pretrained(models / "qwen3", dtype=torch.bfloat16)
-    for (name, weight), other in zip(saved.named_parameters(), expected.parameters(), strict=True):
-        assert torch.equal(weight, other), name
+    expected = AutoModelForCausalLM.from_pretrained(models / "gemma4", dtype=torch.bfloat16).state_dict()
+    for name, weight in saved.state_dict().items():
+        assert torch.equal(weight, expected[name]), name
+    assert saved.model.layers[0].layer_scalar == 0.5
+
+
+def test_a_disk_that_is_not_shared_is_found_out(tmp_path: Path) -> None:
+    on_ranks(2, "rank_programs:write_where_others_do_not_look", str(tmp_path))
+
+
+def test_more_ranks_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    with pytest.raises(ValueError, match=r"rank 13 is number 6 on its machine, where torch sees 4 GPUs; start "):
+        Ranks(13, 16, local_rank=5).device("cuda")
 
 
 def test_what_ranks_tell_one_another() -> None:

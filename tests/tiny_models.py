@@ -12,6 +12,8 @@ from transformers import (
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    Gemma4ForCausalLM,
+    Gemma4TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -89,6 +91,16 @@ def gemma3(seed: int = 0) -> PreTrainedModel:
     layers = ["sliding_attention", "full_attention"]
     config = Gemma3TextConfig(**SHAPE, sliding_window=WINDOW, layer_types=layers, query_pre_attn_scalar=8)
     return _finished(Gemma3ForCausalLM(config))
+
+
+def gemma4(seed: int = 0) -> PreTrainedModel:
+    """A constant in each layer, no parameter and yet in the model's files."""
+    torch.manual_seed(seed)
+    sizes = {"global_head_dim": 8, "hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": VOCABULARY}
+    model = Gemma4ForCausalLM(Gemma4TextConfig(**SHAPE, **sizes, num_kv_shared_layers=0))
+    for layer in model.model.layers:
+        layer.layer_scalar.fill_(0.5)
+    return _finished(model)
 
 
 RANK, ALPHA = 4, 12

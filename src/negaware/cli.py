@@ -74,9 +74,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError) as error:
-        print(f"negaware: error{_on_rank()}: {_sentence(error)}", file=sys.stderr)
-        return 2
+        return _failed(_sentence(error))
+    except (RuntimeError, MemoryError) as error:
+        if not _is_lack_of_memory(error):
+            raise
+        return _failed(
+            f"not enough memory ({_sentence(error)}); lower training.micro_batch_tokens or rollout.max_sequences, or "
+            "set training.activations to recomputed; `negaware plan` says what takes how much."
+        )
     return exit_code or 0
+
+
+def _failed(sentence: str) -> int:
+    print(f"negaware: error{_on_rank()}: {sentence}", file=sys.stderr)
+    return 2
+
+
+def _is_lack_of_memory(error: BaseException) -> bool:
+    """On a GPU (torch's own error), or on the host (which has none, but a text)."""
+    return type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "can't allocate memory" in str(error)
 
 
 def _on_rank() -> str:

@@ -10,9 +10,11 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
@@ -48,9 +50,14 @@ class Ranks:
         return self.rank == 0
 
     def device(self, name: str) -> str:
-        """This rank's own device where `name` is cuda."""
+        """This rank's own device where `name` is cuda. ValueError if there are more ranks here than GPUs."""
         if name != "cuda" or self.size == 1:
             return name
+        if self.local_rank >= (num_gpus := torch.cuda.device_count()):
+            raise ValueError(
+                f"rank {self.rank} is number {self.local_rank + 1} on its machine, where torch sees {num_gpus} GPUs; "
+                f"start at most {num_gpus} processes a machine (torchrun --nproc-per-node) and let each see all."
+            )
         torch.cuda.set_device(self.local_rank)
         return f"cuda:{self.local_rank}"
 
@@ -80,6 +87,19 @@ class Ranks:
     def meet(self) -> None:
         """Waits until every rank is here."""
         self.gather(None)
+
+    def require_shared(self, folder: Path) -> None:
+        """ValueError unless what the first rank writes in the folder is there for all."""
+        if self.size == 1:
+            return
+        with TemporaryDirectory(prefix=".seen-by-all-", dir=folder) if self.is_first else nullcontext() as made:
+            name = self.of_first(lambda: Path(str(made)).name)
+            blind = [rank for rank, sees in enumerate(self.gather((folder / name).exists())) if not sees]
+        if blind:
+            raise ValueError(
+                f"rank {blind[0]} (on {self.processes[blind[0]][0]}) doesn't see what the first rank writes in "
+                f"{folder}; set run.folder to a place on a file system that all machines share."
+            )
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on some rank."""

@@ -92,6 +92,7 @@ def train(config: Config, *, resume: bool = False, force: bool = False, ranks: R
             run.trackers = open_trackers(config.run.trackers, folder, config.resolved(), start_step=start)
             for tracker in run.trackers:
                 stack.callback(tracker.close)
+        ranks.require_shared(folder.path)
         if state is not None:
             run.restore(state)
         run.hand_over(version=start)
@@ -162,7 +163,7 @@ class _Run:
             # float32: the trainer makes the copy that computes. What LoRA freezes is only ever that copy.
             self.policy = load_policy(name, torch.float32 if lora is None else self.dtype, device, lora)
         else:
-            self.policy, sharded = load_sharded_policy(name, ranks, device, self.dtype, training.offload, lora)
+            self.policy, sharded = load_sharded_policy(name, ranks, device, self.dtype, training.offload == "cpu", lora)
         self.engine = make_engine(rollout, self.policy, name, training.compute_dtype, device, folder.path, ranks)
         codec = self.policy.codec
         self.collector = Collector(

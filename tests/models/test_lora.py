@@ -19,7 +19,7 @@ from negaware.models.options import LoraOptions
 from negaware.models.shared_rows import SharedRows
 from negaware.rollout.engine import SamplingParams
 from negaware.rollout.local import LocalEngine
-from tiny_models import ALPHA, LORA, MODELS, RANK, adapted, adapters, llama
+from tiny_models import ALPHA, LORA, MODELS, RANK, adapted, adapters, gemma4, llama
 
 TOKENS = torch.randint(2, 40, (1, 17), generator=torch.Generator().manual_seed(0))
 
@@ -90,6 +90,19 @@ def test_merged_weights_are_pefts(name: str) -> None:
     assert all(
         weight is parameter for (_, weight), parameter in zip(merged_weights(plain), plain.parameters(), strict=True)
     )
+
+
+def test_a_constant_in_the_models_files_stays_there(tmp_path: Path) -> None:
+    gemma4(0).save_pretrained(tmp_path / "base")
+    make_tokenizer().save_pretrained(tmp_path / "base")
+    policy = trained_policy(tmp_path / "base", torch.float32)
+    save_model(policy, tmp_path / "merged")
+    again, handed = (load_policy(str(tmp_path / name), torch.float32).model for name in ("merged", "base"))
+    handed.model.layers[0].layer_scalar.fill_(1)
+    LocalEngine(handed).load_weights(merged_weights(policy.model), version=1)
+    for model in (again, handed):
+        assert model.model.layers[0].layer_scalar == 0.5
+        assert torch.allclose(model(TOKENS).logits, policy.model(TOKENS).logits, atol=1e-5)
 
 
 def test_an_engine_with_weights_of_its_own_samples_what_the_adapted_model_does() -> None:

@@ -104,12 +104,21 @@ def has_adapters(model: nn.Module) -> bool:
 
 
 def merged_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The model's parameters by the names that they have without adapters, each merged when its turn comes.
+    """All that the model's files hold, by the names that it has without adapters, each merged when its turn comes.
 
     A model without adapters gives its very parameters.
     """
     for name, parameter, adapted in own_parameters(model):
         yield name, parameter if adapted is None else merged_weight(adapted)
+    yield from saved_buffers(model)
+
+
+def saved_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What the model's files hold beside its parameters: constants, such as the scale of a layer in Gemma 4."""
+    in_files = model.state_dict().keys()
+    for name, buffer in model.named_buffers():
+        if name in in_files:
+            yield name.replace(".base_layer.", "."), buffer
 
 
 def own_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, Any]]:

@@ -10,14 +10,15 @@ import json
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
@@ -25,14 +26,23 @@ from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from negaware.models.load import Policy, explained_writing, load_policy, load_skeleton
-from negaware.models.lora import adapter_tensors, merged_weights, own_parameters, save_adapters
+from negaware.models.lora import adapter_tensors, merged_weights, own_parameters, save_adapters, saved_buffers
 from negaware.models.options import LoraOptions
 from negaware.ranks import Ranks
 
 T = TypeVar("T")
-Offload = Literal["none", "cpu"]
 
-_SAFETENSORS_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16"}
+PATIENCE = timedelta(minutes=30)
+"""Computing together they wait for a micro-batch at most; and NCCL doesn't notice by itself that another has gone."""
+
+_SAFETENSORS_DTYPES = {
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.bool: "BOOL",
+}
 
 
 class ShardedModel(nn.Module):
@@ -45,18 +55,17 @@ class ShardedModel(nn.Module):
     def __init__(
         self,
         model: PreTrainedModel,
-        ranks: Ranks,
         device: torch.device,
         compute_dtype: torch.dtype,
-        offload: Offload,
+        offloads: bool,
     ) -> None:
         super().__init__()
         self.model, self.device = model, device
-        mesh = init_device_mesh(device.type, (ranks.size,))
+        mesh = DeviceMesh.from_group(dist.new_group(timeout=PATIENCE), device.type)
         # What enters a layer keeps its dtype: the residual stream may be float32 while weights are bfloat16.
         precision = MixedPrecisionPolicy(compute_dtype, torch.float32, cast_forward_inputs=False)
         to_cpu = CPUOffloadPolicy(pin_memory=torch.cuda.is_available())
-        policies: Any = {"mp_policy": precision, "offload_policy": to_cpu if offload == "cpu" else OffloadPolicy()}
+        policies: Any = {"mp_policy": precision, "offload_policy": to_cpu if offloads else OffloadPolicy()}
         for layer in layers_of(model):
             fully_shard(layer, mesh=mesh, **policies)
         fully_shard(self, mesh=mesh, **policies)
@@ -82,7 +91,7 @@ def load_sharded_policy(
     ranks: Ranks,
     device: torch.device | str,
     compute_dtype: torch.dtype,
-    offload: Offload,
+    offloads: bool,
     lora: LoraOptions | None = None,
 ) -> tuple[Policy, ShardedModel]:
     """The model `name` in shards, what is trained in float32: the first rank reads it and sends each weight in turn.
@@ -103,7 +112,7 @@ def load_sharded_policy(
     whole = {name: parameter.detach() for name, parameter in model.named_parameters()}
     for _, buffer in model.named_buffers():
         dist.broadcast(buffer, src=0)
-    sharded = ShardedModel(model, ranks, torch.device(device), compute_dtype, offload)
+    sharded = ShardedModel(model, torch.device(device), compute_dtype, offloads)
     for name, parameter in model.named_parameters():
         shard = cast(DTensor, parameter.detach())
         sent = distribute_tensor(whole.pop(name).to(device), shard.device_mesh, shard.placements)
@@ -113,7 +122,7 @@ def load_sharded_policy(
 
 def require_own_names(model: PreTrainedModel) -> None:
     """ValueError for a model whose files hold other tensors than it does: its shards couldn't be written as such."""
-    own = {name: torch.empty(weight.shape, device="meta") for name, weight, _ in own_parameters(model)}
+    own = {name: torch.empty(shape, device="meta") for name, (_, shape) in _in_file(model, torch.float32).items()}
     in_files = revert_weight_conversion(model, dict(own))
     if {name: weight.shape for name, weight in in_files.items()} != {name: own[name].shape for name in own}:
         different = next(iter(own.keys() ^ in_files.keys()), "a weight's shape")
@@ -147,7 +156,10 @@ def _recomputed(forward: Callable[..., T], *arguments: Any, **options: Any) -> T
 def named_weights(model: nn.Module, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
     """The model's weights by name, each whole on every rank in its turn; all ranks must take all of them."""
     for name, weight in merged_weights(model):
-        yield name, cast(DTensor, weight.detach().to(dtype)).full_tensor() if isinstance(weight, DTensor) else weight
+        if not isinstance(weight, DTensor):
+            yield name, weight
+        else:  # a shard that is kept on the host meets the others on the GPUs
+            yield name, cast(DTensor, weight.detach().to(weight.device_mesh.device_type, dtype)).full_tensor()
 
 
 def save_sharded_model(policy: Policy, folder: Path, dtype: torch.dtype, ranks: Ranks) -> None:
@@ -173,17 +185,22 @@ def save_sharded_model(policy: Policy, folder: Path, dtype: torch.dtype, ranks: 
         model.config.save_pretrained(folder)
         model.generation_config.save_pretrained(folder)
         policy.codec.tokenizer.save_pretrained(folder)
-        shapes = {name: parameter.shape for name, parameter, _ in own_parameters(model)}
-        _write_safetensors(folder / "model.safetensors", shapes, dtype, weights)
+        _write_safetensors(folder / "model.safetensors", _in_file(model, dtype), weights)
+
+
+def _in_file(model: nn.Module, dtype: torch.dtype) -> dict[str, tuple[torch.dtype, torch.Size]]:
+    """What `named_weights` will give, in its order."""
+    parameters = {name: (dtype, parameter.shape) for name, parameter, _ in own_parameters(model)}
+    return parameters | {name: (buffer.dtype, buffer.shape) for name, buffer in saved_buffers(model)}
 
 
 def _write_safetensors(
-    path: Path, shapes: Mapping[str, torch.Size], dtype: torch.dtype, weights: Iterable[tuple[str, Tensor]]
+    path: Path, sizes: Mapping[str, tuple[torch.dtype, torch.Size]], weights: Iterable[tuple[str, Tensor]]
 ) -> None:
     """The file that safetensors would write if it had all the weights at once: a header, then their bytes in order."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
-    for name, shape in shapes.items():
+    for name, (dtype, shape) in sizes.items():
         begin, end = end, end + shape.numel() * dtype.itemsize
         header[name] = {"dtype": _SAFETENSORS_DTYPES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()

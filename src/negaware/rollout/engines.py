@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 from negaware.models.load import COMPUTE_DTYPES, Policy, load_policy
@@ -32,7 +33,9 @@ def make_engine(
         case VLLMServerOptions():
             from negaware.rollout.vllm_server import VLLMServerEngine
 
-            shared = options.engine.shared_folder or folder / "weights"
+            shared = folder / "weights"
+            if options.engine.shared_folder is not None:  # several runs may have the same
+                shared = options.engine.shared_folder / f"{folder.name}-{zlib.crc32(bytes(folder.absolute())):08x}"
             tied = bool(policy.model.config.get_text_config(decoder=True).tie_word_embeddings)
             engine = VLLMServerEngine(options.engine.url.rstrip("/"), shared, tied, max_sequences, ranks)
         case _ if ranks.size == 1:  # the very model that is trained

@@ -65,9 +65,9 @@ class ReferenceEngine:
 
 @torch.no_grad()
 def copy_weights(model: nn.Module, named_weights: Iterable[tuple[str, Tensor]]) -> None:
-    """Copies the weights into the model's parameters; those that are the model's own are left as they are."""
-    parameters = dict(model.named_parameters())
+    """Copies the weights into the model's; those that are the model's own are left as they are."""
+    own = model.state_dict(keep_vars=True)
     for name, weight in named_weights:
-        if parameters[name] is not weight:
-            parameters[name].copy_(weight)
+        if own[name] is not weight:
+            own[name].copy_(weight)
         del weight  # before the next one is made

@@ -39,7 +39,8 @@ class SharedEngine:
         own = self.engine.generate(
             prompts[place::num_engines], num_completions, params, seed, on_progress, indices[place::num_engines]
         )
-        gathered = self.ranks.gather(own)[:: self.ranks_per_engine]
+        speaks = self.ranks.rank % self.ranks_per_engine == 0  # the ranks of an engine have the same answers
+        gathered = self.ranks.gather(own if speaks else [])[:: self.ranks_per_engine]
         if on_progress:
             others = (done for share in gathered[:place] + gathered[place + 1 :] for group in share for done in group)
             on_progress(sum(len(done.token_ids) for done in others))

@@ -7,8 +7,10 @@ are then called with the same prompts, in the same order, and get the same answe
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -66,7 +68,7 @@ class VLLMEngine:
         indices: Sequence[int] | None = None,
     ) -> list[tuple[Completion, ...]]:
         """See `Engine.generate`. ValueError for a prompt whose longest answer doesn't fit vLLM's cache."""
-        self._require_room(prompts, params)
+        require_room(prompts, params, self.max_tokens, "vLLM's cache", "raise rollout.engine.cache_gib")
         # Keys and values of the last call may be those of other weights; and with nothing kept, a call's rounding
         # doesn't hang on the calls before it.
         assert self.engine.reset_prefix_cache(), "an earlier call's requests still hold parts of vLLM's cache"
@@ -100,7 +102,8 @@ class VLLMEngine:
             torch.cuda.empty_cache()  # what torch keeps of the training's peak is vLLM's again
             self.engine.wake_up(["weights"])
         weights = ((name, weight.detach()) for name, weight in named_weights)
-        self.engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        with _all_loaded():
+            self.engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         if not torch.cuda.is_available():
             self.engine.collective_rpc(_pack_head_again)
         if self.engine.is_sleeping():
@@ -126,14 +129,6 @@ class VLLMEngine:
             output_kind=self.vllm.sampling_params.RequestOutputKind.DELTA,
         )
 
-    def _require_room(self, prompts: Sequence[Sequence[int]], params: SamplingParams) -> None:
-        longest = max(map(len, prompts), default=0) + params.max_new_tokens
-        if longest > self.max_tokens:
-            raise ValueError(
-                f"A prompt with its longest answer has {longest} tokens, and vLLM's cache holds sequences of at most "
-                f"{self.max_tokens}; raise rollout.engine.cache_gib, or lower max_new_tokens."
-            )
-
 
 class _Answer:
     """One completion in the making."""
@@ -157,11 +152,45 @@ class _Answer:
         return Completion(tuple(self.token_ids), tuple(self.logprobs), reason, int(version), self.seed)
 
 
+def require_room(
+    prompts: Sequence[Sequence[int]], params: SamplingParams, max_tokens: int, place: str, remedy: str
+) -> None:
+    """ValueError unless a `place` of `max_tokens` holds the longest prompt with its longest answer; vLLM cuts it."""
+    longest = max(map(len, prompts), default=0) + params.max_new_tokens
+    if longest > max_tokens:
+        raise ValueError(
+            f"A prompt with its longest answer has {longest} tokens, and {place} holds sequences of at most "
+            f"{max_tokens}; {remedy}, or lower max_new_tokens."
+        )
+
+
 def _pack_head_again(worker: Any) -> None:
     """On a CPU vLLM multiplies by a packed copy of the head; `reload_weights` leaves that of a tied head as it was."""
     for layer in worker.get_model().modules():
         if type(layer).__name__ == "ParallelLMHead":
             layer.quant_method.process_weights_after_loading(layer)
+
+
+@contextmanager
+def _all_loaded() -> Iterator[None]:
+    """A block of `reload_weights`. ValueError if it left some as they were, of which vLLM only warns in its log."""
+    left: list[str] = []
+
+    def note(record: logging.LogRecord) -> bool:
+        left.append(record.getMessage())
+        return False
+
+    log = logging.getLogger("vllm.model_executor.model_loader.reload.inplace")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    log.addFilter(note)
+    try:
+        yield
+    finally:
+        log.removeFilter(note)
+        log.setLevel(level)
+    if left:
+        raise ValueError(f"vLLM did not take all new weights ({left[0]}); set rollout.engine to local for this model.")
 
 
 def import_vllm() -> Any:
@@ -205,7 +234,11 @@ def _arguments(model: str, dtype: str, max_tokens: int, options: VLLMOptions, ma
         "seed": 0,  # every request has its own
     }
     if torch.cuda.is_available():
-        arguments |= {"enable_sleep_mode": True, "gpu_memory_utilization": GPU_MEMORY_SHARE}
+        arguments |= {
+            "enable_sleep_mode": True,
+            "gpu_memory_utilization": GPU_MEMORY_SHARE,
+            "max_num_batched_tokens": 8192,  # LLMEngine's own 2048 is a server's, that has users who wait
+        }
     else:
         arguments |= {
             "enable_sleep_mode": False,

@@ -1,9 +1,9 @@
 """A vLLM server, sampled from over its API: `rollout.engine: {name: vllm_server, url: …}`. It doesn't import vLLM.
 
 Tokens go in and come out, a request a completion. New weights are laid down as files in a folder that the server sees
-too, and the server is told to load them while nothing is being sampled. Every answer says which version of the weights
-sampled each of its tokens; any but the one handed over last is an error, so a server that was restarted, or that
-another run writes to, is found out at once.
+too, and the server is told to load them while nothing is being sampled. Every answer says which weights sampled each of
+its tokens, by a name that is given once; any but those handed over last are an error, so a server that was restarted,
+or that another run writes to, is found out at once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from negaware.libraries import require_tested
 from negaware.ranks import ALONE, Ranks
 from negaware.rollout.engine import SamplingParams
 from negaware.rollout.sampling import completion_seed
-from negaware.rollout.vllm import TESTED
+from negaware.rollout.vllm import TESTED, require_room
 from negaware.types import Completion, FinishReason
 
 PATIENCE = 3600  # seconds without a byte from the server after which it counts as gone
@@ -43,17 +43,20 @@ class ServerRefusedError(ValueError):
 
 
 class VLLMServerEngine:
-    """Samples with the vLLM server at `url`; weights go through `shared_folder`.
+    """Samples with the vLLM server at `url`; weights go through `shared_folder`, which is the run's own.
 
     At most `max_sequences` requests are under way at once. `tied`: the model's head is its embedding. Of several
-    `ranks` each samples, and the first hands the weights over. ValueError if the server can't be reached, is of a
-    version that wasn't tested, or wasn't started as docs/sampling.md says.
+    `ranks` each samples its part of them, and the first hands the weights over. ValueError if the server can't be
+    reached, is of a version that wasn't tested, or wasn't started as docs/sampling.md says.
     """
 
     def __init__(self, url: str, shared_folder: Path, tied: bool, max_sequences: int, ranks: Ranks = ALONE) -> None:
         self.ranks = ranks
-        self.url, self.shared_folder, self.max_sequences = url, shared_folder.absolute(), max_sequences
+        self.url, self.shared_folder = url, shared_folder.absolute()
+        self.max_sequences = max(1, max_sequences // ranks.size)
         self.version: int | None = None
+        self.weights: str | None = None
+        """What the server calls the weights of that version."""
         self._connections: set[HTTPConnection] = set()
         require_tested(TESTED, self._call("GET", "/version")["version"], f"the vLLM server {url}")
         self._require_settings(tied)
@@ -68,6 +71,7 @@ class VLLMServerEngine:
         indices: Sequence[int] | None = None,
     ) -> list[tuple[Completion, ...]]:
         """See `Engine.generate`; progress is told an answer at a time. ValueError for what the server refuses."""
+        require_room(prompts, params, self.max_tokens, f"the vLLM server {self.url}", "start it with --max-model-len")
         with ThreadPoolExecutor(self.max_sequences) as pool:
             waiting = [
                 [
@@ -88,16 +92,18 @@ class VLLMServerEngine:
 
     def load_weights(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """See `Engine.load_weights`. OSError for a folder that can't be written, ValueError if the server refuses."""
-        if self.ranks.is_first:
-            self._hand_over(named_weights, version)
-        else:
-            deque(named_weights, maxlen=0)  # which all ranks make together
-        self.ranks.meet()
+        handed = self._hand_over(named_weights, version) if self.ranks.is_first else deque(named_weights, maxlen=0)
+        self.weights = str(self.ranks.of_first(lambda: handed))
         self.version = version
 
-    def _hand_over(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """What another client has under way is finished first, with the old weights, and what comes meanwhile waits."""
+    def _hand_over(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> str:
+        """What another client has under way is finished first, with the old weights, and what comes meanwhile waits.
+
+        Returns the name that the server gives these weights.
+        """
         self.shared_folder.mkdir(parents=True, exist_ok=True)
+        for leftover in self.shared_folder.glob("version-*"):  # of a process that was killed here
+            shutil.rmtree(leftover, ignore_errors=True)
         # A name never used before: a network file system may show what an old one held.
         folder = Path(tempfile.mkdtemp(prefix=f"version-{version:06d}-", dir=self.shared_folder))
         folder.chmod(0o755)  # the server may be another user's
@@ -108,11 +114,12 @@ class VLLMServerEngine:
                 self._reload(folder)
                 if not self._call("POST", "/reset_prefix_cache")["success"]:
                     raise ValueError(f"The vLLM server {self.url} can't forget the old weights' keys and values.")
-                self._call("POST", "/update_weight_version", {"new_version": str(version)})
+                self._call("POST", "/update_weight_version", {"new_version": folder.name})
             finally:
                 self._call("POST", "/resume")
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+        return folder.name
 
     def sleep(self) -> None:
         """See `Engine.sleep`. The server's memory is its own."""
@@ -142,12 +149,17 @@ class VLLMServerEngine:
         }
         reply = self._call("POST", "/inference/v1/generate", {"token_ids": prompt, "sampling_params": sampling})
         (choice,) = reply["choices"]
-        versions = {span["version"] for span in choice["weight_versions"]}
-        if self.version is None or versions != {str(self.version)}:
+        weights = {span["version"] for span in choice["weight_versions"]}
+        if self.version is None or weights != {self.weights}:
             raise ValueError(
-                f"The vLLM server {self.url} answered with weights of version {', '.join(sorted(versions))}, not "
-                f"{self.version}: it was restarted, or another run writes to it; give the run a server of its own and "
+                f"The vLLM server {self.url} answered with the weights {', '.join(sorted(weights))}, not "
+                f"{self.weights}: it was restarted, or another run writes to it; give the run a server of its own and "
                 "go on with --resume."
+            )
+        if choice["finish_reason"] not in ("stop", "length"):
+            raise ValueError(
+                f"The vLLM server {self.url} broke an answer off ({choice['finish_reason']}): someone else paused it; "
+                "give the run a server of its own and go on with --resume."
             )
         logprobs = tuple(at["logprob"] for at in choice["logprobs"]["content"])
         reason: FinishReason = "stop" if choice["token_ids"][-1] in params.stop_token_ids else "length"
@@ -155,6 +167,7 @@ class VLLMServerEngine:
 
     def _require_settings(self, tied: bool) -> None:
         settings = self._call("GET", "/server_info?config_format=json")["vllm_config"]
+        self.max_tokens = int(settings["model_config"]["max_model_len"])
         on_cpu = settings["device_config"]["device"] == "cpu"
         if (mode := settings["model_config"]["logprobs_mode"]) != "processed_logprobs":
             raise ValueError(

@@ -148,16 +148,28 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 
 
 def _checksums(path: Path, ranks: Ranks) -> dict[str, list[int]]:
-    """Size and CRC-32 of every file below `path` but the manifest; each rank reads its share of them."""
-    found = {}
-    files = [file for file in sorted(path.rglob("*")) if file.is_file() and file.name != _MANIFEST]
-    for file in files[ranks.rank :: ranks.size]:
-        checksum = 0
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 24):
-                checksum = zlib.crc32(block, checksum)
-        found[str(file.relative_to(path))] = [file.stat().st_size, checksum]
-    return {name: facts for share in ranks.gather(found) for name, facts in share.items()}
+    """Size and CRC-32 of every file below `path` but the manifest; each rank reads its share of them.
+
+    OSError on all ranks if one of them can't read its share.
+    """
+    # One list for all: over a network, the folder may look older from another machine.
+    names = ranks.of_first(lambda: sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()))
+    found: dict[str, list[int]] = {}
+    failed: OSError | None = None
+    try:
+        for name in [name for name in names if name != _MANIFEST][ranks.rank :: ranks.size]:
+            checksum = 0
+            with (path / name).open("rb") as stream:
+                while block := stream.read(1 << 24):
+                    checksum = zlib.crc32(block, checksum)
+            found[name] = [(path / name).stat().st_size, checksum]
+    except OSError as error:
+        failed = error
+    shares = ranks.gather((found, failed))
+    for _, failure in shares:
+        if failure is not None:
+            raise failure
+    return {name: facts for share, _ in shares for name, facts in share.items()}
 
 
 def _write_durably(path: Path, text: str) -> None:
