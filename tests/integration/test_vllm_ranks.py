@@ -58,6 +58,10 @@ def test_ranks_share_a_server(tmp_path: Path) -> None:
         engine = ("--rollout.engine", f"{{name: vllm_server, url: '{server.url}'}}")
         alone = negaware("train", config, *engine)
         assert alone.code == 0, alone.err
+        engine = (
+            "--rollout.engine",
+            f"{{name: vllm_server, url: '{server.url}', shared_folder: {tmp_path / 'shared'}}}",
+        )
         ended = negaware_on_ranks(2, "train", config, *engine, "--run.folder", tmp_path / "two")
         assert [one.code for one in ended] == [0, 0], ended
     finally:
@@ -66,4 +70,7 @@ def test_ranks_share_a_server(tmp_path: Path) -> None:
     for run in ("run", "two"):
         metrics = timeless_metrics(tmp_path / run)[1:]
         assert all(step["train/grad_norm"] > 0 and step["train/sampler_difference"] < 1e-5 for step in metrics)
-        assert not list((tmp_path / run / "weights").iterdir()), "handed over, and deleted"
+    (of_two,) = (tmp_path / "shared").iterdir()
+    assert of_two.name.startswith("two-")
+    for handed_over in (tmp_path / "run/weights", of_two):
+        assert not list(handed_over.iterdir()), "handed over, and deleted"

@@ -110,6 +110,13 @@ class TestStaleWeights:
         assert engine.generate(self.PROMPTS, 2, self.PARAMS, 0) == from_float32
         shutil.rmtree(folder)
 
+    @pytest.mark.parametrize("missing", ["model.norm.weight", "model.layers.1.mlp.down_proj.weight"])
+    def test_a_weight_that_was_not_taken_is_named(self, missing):
+        engine = new_engine(llama(8))
+        new = {name: weight for name, weight in llama(9).named_parameters() if name != missing}
+        with pytest.raises(ValueError, match=rf"vLLM did not take all new weights \(.*{missing}"):
+            engine.load_weights(new.items(), version=1)
+
 
 def tokens(groups):
     return [[completion.token_ids for completion in group] for group in groups]

@@ -4,6 +4,7 @@ import pytest
 from conformance import MAX_SEQUENCES, EngineConformance, random_prompts, trainer_logprobs
 
 import tiny_models
+from negaware.ranks import Ranks
 from negaware.rollout.engine import SamplingParams
 from negaware.rollout.vllm_server import VLLMServerEngine
 from served_vllm import Server
@@ -43,6 +44,7 @@ class TestVLLMServerEngine(EngineConformance):
 
 def test_no_answer_comes_from_the_weights_before(server, tmp_path):
     old, new = llama(8), llama(9)
+    (tmp_path / "weights/version-000005-left").mkdir(parents=True)  # by a process that was killed
     engine = VLLMServerEngine(server.url, tmp_path / "weights", False, MAX_SEQUENCES)
     engine.load_weights(old.named_parameters(), version=6)
     before = engine.generate(PROMPTS, 3, PARAMS, 0)
@@ -60,18 +62,25 @@ def test_no_answer_comes_from_the_weights_before(server, tmp_path):
 def test_another_writer_is_found_out(server, tmp_path):
     ours, theirs = (VLLMServerEngine(server.url, tmp_path, False, MAX_SEQUENCES) for _ in range(2))
     ours.load_weights(llama(0).named_parameters(), version=1)
-    theirs.load_weights(llama(0).named_parameters(), version=2)
-    with pytest.raises(ValueError, match="answered with weights of version 2, not 1: it was restarted, or another run"):
+    theirs.load_weights(llama(0).named_parameters(), version=1)
+    said = r"answered with the weights version-000001-(\S+), not version-000001-(?!\1)\S+: it was restarted, or"
+    with pytest.raises(ValueError, match=said):
         ours.generate(PROMPTS, 2, PARAMS, 0)
 
 
 def test_what_the_server_refuses_is_said(server, tmp_path):
     engine = VLLMServerEngine(server.url, tmp_path, False, MAX_SEQUENCES)
     engine.load_weights(llama(0).named_parameters(), version=1)
-    with pytest.raises(ValueError, match=r"The vLLM server .* refused /inference/v1/generate: .*512"):
-        engine.generate([[1] * 600], 1, PARAMS, 0)
+    with pytest.raises(ValueError, match=r"The vLLM server .* refused /inference/v1/generate: .*top_p"):
+        engine.generate([[1]], 1, SamplingParams(16, top_p=7), 0)
+    with pytest.raises(ValueError, match=r"has 516 tokens, and the vLLM server .* at most 512; start it with a longer"):
+        engine.generate([[1] * 500], 1, PARAMS, 0)  # which it would cut short
     with pytest.raises(ValueError, match="runs on a CPU, where it goes on sampling with the old head"):
         VLLMServerEngine(server.url, tmp_path, True, MAX_SEQUENCES)
+
+
+def test_ranks_share_what_a_server_is_asked_at_once(server, tmp_path):
+    assert VLLMServerEngine(server.url, tmp_path, False, 64, Ranks(1, 4)).max_sequences == 16
 
 
 def test_a_server_started_otherwise_and_its_death(server, tmp_path):

@@ -71,7 +71,9 @@ class VLLMServerEngine:
         indices: Sequence[int] | None = None,
     ) -> list[tuple[Completion, ...]]:
         """See `Engine.generate`; progress is told an answer at a time. ValueError for what the server refuses."""
-        require_room(prompts, params, self.max_tokens, f"the vLLM server {self.url}", "start it with --max-model-len")
+        require_room(
+            prompts, params, self.max_tokens, f"the vLLM server {self.url}", "start it with a longer --max-model-len"
+        )
         with ThreadPoolExecutor(self.max_sequences) as pool:
             waiting = [
                 [
