@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,9 +19,11 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from negaware.models.load import COMPUTE_DTYPES, load_policy
 from negaware.models.lora import merged_weights
-from negaware.models.parallel import load_sharded_policy, named_weights, save_sharded_model
+from negaware.models.options import LoraOptions
+from negaware.models.parallel import load_sharded_policy, named_weights
+from negaware.models.save import save_model
 from negaware.objectives import OBJECTIVES
-from negaware.ranks import Ranks, joined_ranks
+from negaware.ranks import RankLostError, Ranks, joined_ranks
 from negaware.rollout.collect import Collector
 from negaware.rollout.local import LocalEngine
 from negaware.rollout.options import RolloutOptions
@@ -83,7 +87,7 @@ def train_whole_and_shared(arguments: Sequence[str]) -> None:
             trainer = Trainer(policy.model, loss, options, 10, ranks, sharded)
             metrics = trainer.step(groups, 0)
         with gradients_kept() as of_whole:
-            expected = Trainer(alone, loss, replace_model(options), 10).step(groups, 0)
+            expected = Trainer(alone, loss, options_of_one_process(options), 10).step(groups, 0)
         assert len(of_shards) == len(of_whole) == min(2, int(num_groups))
         tolerance = 1e-5 if dtype == "float32" else 0.15  # two ways of rounding, each up to 6 % off float32
         if lora is not None:
@@ -104,7 +108,7 @@ def train_whole_and_shared(arguments: Sequence[str]) -> None:
                     assert torch.allclose(weight, expected_weights[name], atol=2e-5), name
 
 
-def replace_model(options: TrainingOptions) -> TrainingOptions:
+def options_of_one_process(options: TrainingOptions) -> TrainingOptions:
     """The same options for one process."""
     return options.model_copy(update={"offload": "none", "activations": "kept"})
 
@@ -205,9 +209,29 @@ def save_and_hand_over_one_by_one(arguments: Sequence[str]) -> None:
             return whole
 
         DTensor.full_tensor = full_tensor  # type: ignore[method-assign, assignment]
-        save_sharded_model(policy, Path(folder), torch.bfloat16, ranks)
+        save_model(policy, Path(folder), torch.bfloat16, ranks)
         engine.load_weights(named_weights(policy.model, torch.bfloat16), 1)
         assert len(made) == 2 * len(list(policy.model.parameters()))
+        _stay(ranks)
+
+
+def merge_adapters_of_a_real_width(arguments: Sequence[str]) -> None:
+    """Wide products' layouts are torch's choice unless they are asked for; narrow ones come out right by themselves."""
+    (folder,) = arguments
+    lora = LoraOptions()
+    with joined_ranks() as ranks:
+        policy, _ = load_sharded_policy(folder, ranks, "cpu", torch.bfloat16, False, lora)
+        torch.manual_seed(1)
+        for parameter in adapters(policy.model).values():
+            torch.nn.init.normal_(parameter, std=0.1)
+        whole = {name: parameter.full_tensor() for name, parameter in policy.model.named_parameters()}  # type: ignore[attr-defined]
+        alone = load_policy(folder, torch.bfloat16, lora=lora).model
+        alone.load_state_dict(whole, strict=False)
+        expected = dict(merged_weights(alone))
+        found = dict(named_weights(policy.model, torch.bfloat16))
+        assert found.keys() == expected.keys()
+        for name, weight in found.items():
+            assert torch.equal(weight, expected[name]), name
         _stay(ranks)
 
 
@@ -217,6 +241,7 @@ def write_where_others_do_not_look(arguments: Sequence[str]) -> None:
         shared, own = Path(arguments[0]), Path(arguments[0], str(ranks.rank))
         own.mkdir()
         ranks.require_shared(shared)
+        ranks.meet()  # the first rank tidies up after the others have looked
         assert not list(shared.glob(".*"))
         with pytest.raises(ValueError, match=r"rank 1 \(on .*\) doesn't see what the first rank writes in "):
             ranks.require_shared(own)
@@ -240,6 +265,22 @@ def leave_alone(arguments: Sequence[str]) -> None:
         }
         assert ranks.dead() == []
         _stay(ranks)
+
+
+def lose_one_on_another_machine(arguments: Sequence[str]) -> None:
+    """The last of three ranks, which seems to be on a machine of its own, leaves without a word."""
+    place = "node1" if os.environ["RANK"] == "2" else "node0"
+    socket.gethostname = lambda: place
+    said = ""
+    try:
+        with joined_ranks() as ranks:
+            ranks.meet()
+            if ranks.rank == 2:
+                os._exit(0)
+            ranks.meet()
+    except RankLostError as error:
+        said = str(error)
+    assert said.startswith("a rank on node1 has died, so the others can't go on")
 
 
 def _stay(ranks: Ranks) -> None:

@@ -24,7 +24,7 @@ from negaware.cli import main
 from negaware.models.load import load_policy
 from negaware.ranks import Ranks, joined_ranks
 from tiny_models import gemma4, gpt2, llama, qwen3
-from tiny_run import assert_same_metrics, timeless_metrics, write_tiny_config
+from tiny_run import assert_same_metrics, timeless_metrics, tiny_tokenizer, write_tiny_config
 
 AT_STEP = "negaware.training.step:Trainer.step"
 SAVE = "torch.distributed.checkpoint:save"
@@ -33,18 +33,10 @@ SAVE = "torch.distributed.checkpoint:save"
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
+    tiny_tokenizer().save_pretrained(folder / "tokenizer")
     for make in (llama, qwen3, gpt2, gemma4):
-        name, model = make.__name__, make(1)
-        model.save_pretrained(folder / name)
-        shutil.copytree(_tokenizer(tmp_path_factory), folder / name, dirs_exist_ok=True)
-    return folder
-
-
-def _tokenizer(factory: pytest.TempPathFactory) -> Path:
-    from tiny_run import tiny_tokenizer
-
-    folder = factory.mktemp("tokenizer")
-    tiny_tokenizer().save_pretrained(folder)
+        make(1).save_pretrained(folder / make.__name__)
+        shutil.copytree(folder / "tokenizer", folder / make.__name__, dirs_exist_ok=True)
     return folder
 
 
@@ -83,6 +75,16 @@ def test_weights_are_whole_one_at_a_time(models: Path, tmp_path: Path) -> None:
     assert saved.model.layers[0].layer_scalar == 0.5
 
 
+def test_adapters_of_a_real_width_are_merged_in_shards(models: Path, tmp_path: Path) -> None:
+    """SmolLM2's widths, and GPT-2's layers, which keep their weights the other way round."""
+    sizes = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3}
+    llama(1, num_hidden_layers=1, head_dim=64, **sizes).save_pretrained(tmp_path / "wide")
+    gpt2(1, n_embd=576, n_head=9, n_layer=1).save_pretrained(tmp_path / "wide_gpt2")
+    for name in ("wide", "wide_gpt2"):
+        shutil.copytree(models / "tokenizer", tmp_path / name, dirs_exist_ok=True)
+        on_ranks(2, "rank_programs:merge_adapters_of_a_real_width", str(tmp_path / name))
+
+
 def test_a_disk_that_is_not_shared_is_found_out(tmp_path: Path) -> None:
     on_ranks(2, "rank_programs:write_where_others_do_not_look", str(tmp_path))
 
@@ -91,6 +93,11 @@ def test_more_ranks_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     with pytest.raises(ValueError, match=r"rank 13 is number 6 on its machine, where torch sees 4 GPUs; start "):
         Ranks(13, 16, local_rank=5).device("cuda")
+
+
+@pytest.mark.slow
+def test_of_a_rank_that_dies_elsewhere_the_machine_is_named() -> None:
+    on_ranks(3, "rank_programs:lose_one_on_another_machine")
 
 
 def test_what_ranks_tell_one_another() -> None:
@@ -270,6 +277,7 @@ def test_ctrl_c_under_torchrun_leaves_a_checkpoint_of_the_last_step(tmp_path: Pa
     wait_for(tmp_path / "run/answers/000003.jsonl", process)
     os.killpg(process.pid, signal.SIGINT)
     out, _ = process.communicate(timeout=60)
+    assert out.count("Stopping after this step") == 1
     last = [line.split("/")[0].removeprefix("step ") for line in out.splitlines() if line.startswith("step ")][-1]
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == [f"step-{int(last):06d}"]
 

@@ -57,10 +57,10 @@ def llama(seed: int = 0, **changes: Any) -> PreTrainedModel:
     return _finished(LlamaForCausalLM(LlamaConfig(**SHAPE | {"tie_word_embeddings": False} | changes)))
 
 
-def gpt2(seed: int = 0) -> PreTrainedModel:
+def gpt2(seed: int = 0, **changes: Any) -> PreTrainedModel:
     """Learned positions, tied head."""
     torch.manual_seed(seed)
-    sizes = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}
+    sizes = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256} | changes
     tokens = {"bos_token_id": None, "eos_token_id": None}
     return _finished(GPT2LMHeadModel(GPT2Config(**sizes, **tokens, initializer_range=0.25)))
 

@@ -22,7 +22,10 @@ import torch.distributed as dist
 
 T = TypeVar("T")
 
-LOST_CONNECTION = ("connection closed", "connection reset", "connection refused", "broken pipe", "nccl remote error")
+LOST_CONNECTION = (
+    *("connection closed", "connection reset", "connection refused", "broken pipe"),  # gloo's, and sockets'
+    *("remote process exited", "ncclremoteerror"),
+)
 """What a collective's error says when a rank that it waits for has gone."""
 PATIENCE = timedelta(days=1)
 """A rank may wait long for another that downloads, reads or evaluates; one that dies closes its connections."""
@@ -134,14 +137,29 @@ class Ranks:
             time.sleep(0.02)  # a dying process closes its connections before it has ended
         if dead:
             lost = " and ".join(f"rank {rank} (process {self.processes[rank][1]})" for rank in dead)
-        elif broken and len({host for host, _ in self.processes}) > 1:
-            lost = "a rank on another machine"
+        elif broken and (hosts := self._silent_hosts()):
+            lost = f"a rank on {' or '.join(hosts)}"
         else:
             return
         raise RankLostError(
             f"{lost} has died, so the others can't go on; its own message or the system's log says why (a lack of "
             "memory?). The same command with --resume goes on from the last checkpoint."
         ) from error
+
+    def _silent_hosts(self, seconds: float = 5.0) -> list[str]:
+        """The other machines with ranks that don't come here too, as all do that have lost one; asked of the store."""
+        others = {rank: host for rank, (host, _) in enumerate(self.processes) if host != socket.gethostname()}
+        if self.store is None or not others:
+            return []
+        deadline = time.monotonic() + seconds
+        with suppress(RuntimeError):  # the store may have gone with the first rank
+            self.store.set(f"rank {self.rank} has lost one", "")
+            while others and time.monotonic() < deadline:
+                time.sleep(0.1)
+                others = {
+                    rank: host for rank, host in others.items() if not self.store.check([f"rank {rank} has lost one"])
+                }
+        return sorted(set(others.values()))
 
     def dead(self) -> list[int]:
         """The ranks on this machine whose process has ended."""

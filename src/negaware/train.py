@@ -17,8 +17,9 @@ import torch
 from negaware.config import Config, ConfigError, parse_config
 from negaware.evaluation.evaluate import EvaluationResult, evaluate, write_results
 from negaware.evaluation.options import EvaluationSampling
-from negaware.models.load import COMPUTE_DTYPES, load_policy, pick_device, save_model
-from negaware.models.parallel import ShardedModel, load_sharded_policy, named_weights, save_sharded_model
+from negaware.models.load import COMPUTE_DTYPES, load_policy, pick_device
+from negaware.models.parallel import ShardedModel, load_sharded_policy, named_weights
+from negaware.models.save import save_model
 from negaware.objectives import OBJECTIVES
 from negaware.ranks import ALONE, Ranks
 from negaware.rollout.collect import Collector, Rollout, call_seed, require_fit
@@ -77,9 +78,13 @@ def train(config: Config, *, resume: bool = False, force: bool = False, ranks: R
             require_trackers(config.run.trackers)
             if not is_new:  # before its state is read: whoever trains here now would move on from it
                 stack.enter_context(folder.locked())
-        state = None if is_new else _last_state(folder, config, ranks)
+        state = None
+        if not is_new:
+            ranks.require_shared(folder.path)  # or some would take the state that they don't see for a broken one
+            state = _last_state(folder, config, ranks)
         start = 0 if state is None else int(state["step"])
         progress = stack.enter_context(Progress(config.run.steps, start_step=start, silent=not ranks.is_first))
+        interrupt.announce = progress.note
         progress.phase("loading data and model", announce=True)
         run = _Run(config, folder, progress, stack, ranks)
         if ranks.is_first:
@@ -92,7 +97,8 @@ def train(config: Config, *, resume: bool = False, force: bool = False, ranks: R
             run.trackers = open_trackers(config.run.trackers, folder, config.resolved(), start_step=start)
             for tracker in run.trackers:
                 stack.callback(tracker.close)
-        ranks.require_shared(folder.path)
+        if is_new:
+            ranks.require_shared(folder.path)
         if state is not None:
             run.restore(state)
         run.hand_over(version=start)
@@ -112,7 +118,7 @@ def train(config: Config, *, resume: bool = False, force: bool = False, ranks: R
                     f"{len(rollout.groups)} of {config.rollout.questions} informative questions found in "
                     f"{len(rollout.sampled)} asked (rollout.max_sampled_questions); training on those"
                 )
-            with interrupt.shield(progress.note):
+            with interrupt.shield():
                 progress.phase("training")
                 run.engine.sleep()
                 metrics = run.trainer.step(rollout.groups, call_seed(config.run.seed, step, -2), progress.advance)
@@ -128,7 +134,7 @@ def train(config: Config, *, resume: bool = False, force: bool = False, ranks: R
         progress.phase("evaluating after training", announce=True)
         after = run.judge("after")
         progress.phase("writing the model and the report", announce=True)
-        run.save_model(folder.path / "model")
+        save_model(run.policy, folder.path / "model", run.dtype, ranks)
         summary = {
             "before": run.before,
             "after": after,
@@ -227,13 +233,6 @@ class _Run:
         """Gives the engine the weights that were trained, unless it samples with that very model."""
         has_them = isinstance(self.engine, LocalEngine) and self.engine.model is self.policy.model
         self.engine.load_weights(() if has_them else named_weights(self.policy.model, self.dtype), version)
-
-    def save_model(self, folder: Path) -> None:
-        """Writes the finished model."""
-        if self.ranks.size == 1:
-            save_model(self.policy, folder)
-        else:
-            save_sharded_model(self.policy, folder, self.dtype, self.ranks)
 
     def log(self, step: int, metrics: dict[str, float], answers: Iterable[dict[str, Any]] = ()) -> None:
         """Writes a finished step's metrics everywhere they go, its answers first."""

@@ -9,7 +9,8 @@ import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from negaware.models.load import load_codec, load_policy, save_model
+from negaware.models.load import load_codec, load_policy
+from negaware.models.save import save_model
 from tiny_models import llama
 
 TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}{% if add_generation_prompt %}:{% endif %}"
@@ -117,7 +118,7 @@ def test_a_saved_model_is_an_ordinary_folder(folder, tmp_path):
     policy = load_policy(str(folder), torch.float32)
     with torch.no_grad():
         policy.model.lm_head.weight.mul_(1.5)
-    save_model(policy, tmp_path / "saved")
+    save_model(policy, tmp_path / "saved", torch.float32)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "saved")
     messages = [{"role": "user", "content": "2+2"}]

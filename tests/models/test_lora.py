@@ -1,5 +1,6 @@
 """LoRA against peft itself: what adapters compute and what of them is trained; merged, they are the same model."""
 
+import weakref
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ from test_load_policy import make_tokenizer
 from transformers import AutoModelForCausalLM
 
 from negaware import libraries
+from negaware.models import lora
 from negaware.models.family import fused_decoder_of
-from negaware.models.load import Policy, load_policy, save_model
+from negaware.models.load import Policy, load_policy
 from negaware.models.logprobs import head_of, token_logprobs
-from negaware.models.lora import merged_weights
+from negaware.models.lora import merged_weight, merged_weights
 from negaware.models.options import LoraOptions
+from negaware.models.save import save_model
 from negaware.models.shared_rows import SharedRows
 from negaware.rollout.engine import SamplingParams
 from negaware.rollout.local import LocalEngine
@@ -92,11 +95,27 @@ def test_merged_weights_are_pefts(name: str) -> None:
     )
 
 
+def test_merged_weights_are_written_one_at_a_time(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a model that just fits can be saved."""
+    made: list[weakref.ref[torch.Tensor]] = []
+
+    def merged(layer: Any) -> torch.Tensor:
+        assert all(weight() is None for weight in made), "an earlier weight is still held"
+        weight = merged_weight(layer)
+        made.append(weakref.ref(weight))
+        return weight
+
+    policy = trained_policy(base, torch.float32)
+    monkeypatch.setattr(lora, "merged_weight", merged)
+    save_model(policy, tmp_path / "merged", torch.float32)
+    assert len(made) == 2 * 7  # all products of two layers
+
+
 def test_a_constant_in_the_models_files_stays_there(tmp_path: Path) -> None:
     gemma4(0).save_pretrained(tmp_path / "base")
     make_tokenizer().save_pretrained(tmp_path / "base")
     policy = trained_policy(tmp_path / "base", torch.float32)
-    save_model(policy, tmp_path / "merged")
+    save_model(policy, tmp_path / "merged", torch.float32)
     again, handed = (load_policy(str(tmp_path / name), torch.float32).model for name in ("merged", "base"))
     handed.model.layers[0].layer_scalar.fill_(1)
     LocalEngine(handed).load_weights(merged_weights(policy.model), version=1)
@@ -137,7 +156,7 @@ def test_saved_merged_or_as_adapters_it_is_the_same_model(base: Path, tmp_path: 
     said, merged = [], []
     for kind in ("merged", "adapter"):
         policy = trained_policy(base, dtype, save=kind)
-        save_model(policy, tmp_path / kind)
+        save_model(policy, tmp_path / kind, dtype)
         again = load_policy(str(tmp_path / kind), dtype)
         merged.append(dict(merged_weights(policy.model)))
         assert {key: parameter.dtype for key, parameter in again.model.named_parameters()} == dict.fromkeys(
@@ -158,7 +177,7 @@ def test_saved_merged_or_as_adapters_it_is_the_same_model(base: Path, tmp_path: 
 def test_peft_and_transformers_load_the_adapter_folder(base: Path, tmp_path: Path) -> None:
     policy = trained_policy(base, torch.float32, save="adapter")
     folder = tmp_path / "adapter"
-    save_model(policy, folder)
+    save_model(policy, folder, torch.float32)
     expected = policy.model(TOKENS).logits
     by_hand = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder)
     for loaded in (
@@ -186,17 +205,17 @@ def test_adapters_that_peft_made_are_loaded_merged(base: Path, tmp_path: Path) -
 
 def test_adapters_on_adapters_are_saved_merged(base: Path, tmp_path: Path) -> None:
     first = tmp_path / "first"
-    save_model(trained_policy(base, torch.float32, save="adapter"), first)
+    save_model(trained_policy(base, torch.float32, save="adapter"), first, torch.float32)
     with pytest.raises(ValueError, match=r"is itself adapters on .*base'.*set model.lora.save to merged\.$"):
         load_policy(str(first), torch.float32, lora=LoraOptions(save="adapter"))
     second = load_policy(str(first), torch.float32, lora=LORA)
-    save_model(second, tmp_path / "second")
+    save_model(second, tmp_path / "second", torch.float32)
     again = load_policy(str(tmp_path / "second"), torch.float32)
     assert torch.allclose(again.model(TOKENS).logits, second.model(TOKENS).logits, atol=1e-5)
 
 
 def test_a_base_that_is_gone(base: Path, tmp_path: Path) -> None:
-    save_model(trained_policy(base, torch.float32, save="adapter"), tmp_path / "adapter")
+    save_model(trained_policy(base, torch.float32, save="adapter"), tmp_path / "adapter", torch.float32)
     base.rename(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match=rf"^The model .*adapter' \(adapters on '{base}'\) can't be loaded: "):
         load_policy(str(tmp_path / "adapter"), torch.float32)

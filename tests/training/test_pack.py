@@ -15,6 +15,7 @@ from negaware.training.pack import (
     collate,
     micro_batches,
     rows_of,
+    shares,
 )
 from tiny_models import MODELS
 
@@ -137,3 +138,17 @@ def test_micro_batches_keep_to_the_budget_and_lose_nothing(seed):
     assert Counter(id(a) for batch in batches for a in collate(batch).answers) == Counter(
         id(a) for row in rows for a in row.answers
     )
+
+
+@pytest.mark.parametrize("num_shares", [1, 2, 3, 7])
+def test_rows_are_dealt_out_by_tokens(num_shares):
+    """Each row once; no two shares are further apart than the longest row, where dealing in turn is."""
+    choose = random.Random(0)
+    rows = [Row((answer,)) for answer in made_up(5, [choose.choice([10, 20, 900]) for _ in range(30)])]
+    dealt = shares(rows, num_shares)
+    assert Counter(map(id, rows)) == Counter(id(row) for share in dealt for row in share)
+    tokens = [sum(row.length for row in share) for share in dealt]
+    assert max(tokens) - min(tokens) <= max(row.length for row in rows)
+    assert shares([Row((answer,)) for answer in made_up(1, [900, 500, 400, 100, 100])], 2) == [
+        [Row((answer,)) for answer in made_up(1, lengths)] for lengths in ([900, 100], [500, 400, 100])
+    ]

@@ -5,8 +5,7 @@ It refuses, in one sentence, what could not be trained or prompted later.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,14 +24,10 @@ from transformers.utils import logging as transformers_logging
 from negaware.libraries import reason
 from negaware.models.embedded import EMBEDDED_MODEL, embedded_model_folder
 from negaware.models.lora import (
-    adapter_tensors,
     add_adapters,
     base_of_adapters,
-    has_adapters,
-    merged_weights,
     put_on,
     require_peft,
-    save_adapters,
 )
 from negaware.models.options import LoraOptions
 
@@ -150,36 +145,6 @@ def load_codec(name: str) -> Codec:
     if tokenizer.eos_token_id is None:
         raise ValueError(f"The tokenizer of {name!r} has no eos token; set eos_token in its tokenizer_config.json.")
     return Codec(tokenizer, _stop_token_ids(source, int(tokenizer.eos_token_id)))
-
-
-def save_model(policy: Policy, folder: Path) -> None:
-    """Writes the model, in its compute dtype, as a folder that transformers and vLLM load with no code of ours.
-
-    Adapters are merged into it, or written alone, as their options say. OSError where it can't be written, on a full
-    disk say.
-    """
-    model = policy.model
-    with explained_writing(folder):
-        if policy.lora is not None and policy.lora.save == "adapter":
-            save_adapters(model, folder, adapter_tensors(model))
-        elif has_adapters(model):
-            model.save_pretrained(folder, state_dict={name: weight.cpu() for name, weight in merged_weights(model)})
-        else:
-            model.save_pretrained(folder)
-        policy.codec.tokenizer.save_pretrained(folder)
-
-
-@contextmanager
-def explained_writing(folder: Path) -> Iterator[None]:
-    """Writing a model: whatever goes wrong becomes an OSError of one sentence."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise OSError(
-            f"The model {folder} can't be written ({reason(error)}); make room, then go on with --resume."
-        ) from error
 
 
 def _stop_token_ids(source: str | Path, eos_token_id: int) -> tuple[int, ...]:

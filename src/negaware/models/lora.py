@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Replicate
 from transformers import Conv1D, PreTrainedModel
 from transformers.utils import find_adapter_config_file
 
@@ -87,15 +88,27 @@ def adapter_of(layer: Any) -> Adapter | None:
 
 @torch.no_grad()
 def merged_weight(layer: Any) -> Tensor:
-    """The layer's weight, its adapter added: computed in float32 and rounded once. A plain layer's is its own."""
+    """The layer's weight, its adapter added: computed in float32 and rounded once. A plain layer's is its own.
+
+    Of a layer in shards each rank gets its shard; all must ask.
+    """
     adapter = adapter_of(layer)
     weight: Tensor = plain(layer).weight
     if adapter is None:
         return weight
-    added = adapter.scale * (adapter.up.float() @ adapter.down.float())
-    if isinstance(plain(layer), Conv1D):  # keeps its weight as [D, O]
-        added = added.T
-    return added.add_(weight).to(weight.dtype)
+    # What computes is in the weight's dtype; of shards these are the masters, which FSDP rounds so.
+    up, down = (part.detach().to(weight.dtype).float() for part in (adapter.up, adapter.down))
+    left: Any = up
+    right: Any = down
+    if isinstance(plain(layer), Conv1D):  # it keeps its weight as [D, O]
+        left, right = down.T, up.T
+    if isinstance(weight, DTensor):  # its shards are of rows, as those of a product with a whole right side are
+        device = weight.device_mesh.device_type
+        left = left.to(device).redistribute(placements=weight.placements)
+        right = right.to(device).redistribute(placements=[Replicate()])
+        weight = weight.to(device)
+    merged: Tensor = (adapter.scale * (left @ right)).add_(weight).to(weight.dtype)
+    return merged
 
 
 def has_adapters(model: nn.Module) -> bool:

@@ -6,13 +6,9 @@ function of the model through `ShardedModel`.
 
 from __future__ import annotations
 
-import json
-import struct
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
@@ -25,8 +21,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from negaware.models.load import Policy, explained_writing, load_policy, load_skeleton
-from negaware.models.lora import adapter_tensors, merged_weights, own_parameters, save_adapters, saved_buffers
+from negaware.models.load import Policy, load_policy, load_skeleton
+from negaware.models.lora import merged_weights, own_parameters, saved_buffers
 from negaware.models.options import LoraOptions
 from negaware.ranks import Ranks
 
@@ -34,15 +30,6 @@ T = TypeVar("T")
 
 PATIENCE = timedelta(minutes=30)
 """Computing together they wait for a micro-batch at most; and NCCL doesn't notice by itself that another has gone."""
-
-_SAFETENSORS_DTYPES = {
-    torch.float32: "F32",
-    torch.bfloat16: "BF16",
-    torch.float16: "F16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.bool: "BOOL",
-}
 
 
 class ShardedModel(nn.Module):
@@ -109,27 +96,36 @@ def load_sharded_policy(
         if parameter.requires_grad:  # adapters too
             parameter.data = parameter.data.float()
     require_own_names(model)
-    whole = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
     for _, buffer in model.named_buffers():
         dist.broadcast(buffer, src=0)
     sharded = ShardedModel(model, torch.device(device), compute_dtype, offloads)
     for name, parameter in model.named_parameters():
         shard = cast(DTensor, parameter.detach())
-        sent = distribute_tensor(whole.pop(name).to(device), shard.device_mesh, shard.placements)
+        weight = weights.pop(name)  # of the first rank the model's, of others a place for it
+        placed = weight.to(device) if ranks.is_first else torch.empty_like(weight, device=device)
+        sent = distribute_tensor(placed, shard.device_mesh, shard.placements)
         shard.to_local().copy_(sent.to_local())
     return policy, sharded
 
 
 def require_own_names(model: PreTrainedModel) -> None:
     """ValueError for a model whose files hold other tensors than it does: its shards couldn't be written as such."""
-    own = {name: torch.empty(shape, device="meta") for name, (_, shape) in _in_file(model, torch.float32).items()}
-    in_files = revert_weight_conversion(model, dict(own))
-    if {name: weight.shape for name, weight in in_files.items()} != {name: own[name].shape for name in own}:
-        different = next(iter(own.keys() ^ in_files.keys()), "a weight's shape")
+    if different := other_name_in_files(model):
         raise ValueError(
             f"{type(model).__name__} keeps its weights otherwise than its files do ({different}), so it can't be "
             "shared out over ranks; train it in one process."
         )
+
+
+def other_name_in_files(model: PreTrainedModel) -> str | None:
+    """What is otherwise in the model's files than in itself, adapters apart; None if nothing is."""
+    own = {name: torch.empty(parameter.shape, device="meta") for name, parameter, _ in own_parameters(model)}
+    own |= {name: torch.empty(buffer.shape, device="meta") for name, buffer in saved_buffers(model)}
+    in_files = revert_weight_conversion(model, dict(own))
+    if {name: weight.shape for name, weight in in_files.items()} == {name: own[name].shape for name in own}:
+        return None
+    return next(iter(own.keys() ^ in_files.keys()), "a weight's shape")
 
 
 def layers_of(model: PreTrainedModel) -> list[nn.Module]:
@@ -156,57 +152,13 @@ def _recomputed(forward: Callable[..., T], *arguments: Any, **options: Any) -> T
 def named_weights(model: nn.Module, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
     """The model's weights by name, each whole on every rank in its turn; all ranks must take all of them."""
     for name, weight in merged_weights(model):
-        if not isinstance(weight, DTensor):
-            yield name, weight
-        else:  # a shard that is kept on the host meets the others on the GPUs
-            yield name, cast(DTensor, weight.detach().to(weight.device_mesh.device_type, dtype)).full_tensor()
+        yield name, whole(weight, dtype)
+        del weight  # before the next one is made
 
 
-def save_sharded_model(policy: Policy, folder: Path, dtype: torch.dtype, ranks: Ranks) -> None:
-    """What `save_model` writes, by the first rank, weight after weight: none holds more than one of them.
-
-    Every rank must call it. OSError where it can't be written.
-    """
-    model = policy.model
-    if policy.lora is not None and policy.lora.save == "adapter":
-        adapters = {name: cast(DTensor, shard).full_tensor() for name, shard in adapter_tensors(model).items()}
-        if ranks.is_first:
-            with explained_writing(folder):
-                save_adapters(model, folder, adapters)
-                policy.codec.tokenizer.save_pretrained(folder)
-        return
-    weights = named_weights(model, dtype)
-    if not ranks.is_first:
-        deque(weights, maxlen=0)
-        return
-    model.config.dtype = dtype
-    with explained_writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        model.config.save_pretrained(folder)
-        model.generation_config.save_pretrained(folder)
-        policy.codec.tokenizer.save_pretrained(folder)
-        _write_safetensors(folder / "model.safetensors", _in_file(model, dtype), weights)
-
-
-def _in_file(model: nn.Module, dtype: torch.dtype) -> dict[str, tuple[torch.dtype, torch.Size]]:
-    """What `named_weights` will give, in its order."""
-    parameters = {name: (dtype, parameter.shape) for name, parameter, _ in own_parameters(model)}
-    return parameters | {name: (buffer.dtype, buffer.shape) for name, buffer in saved_buffers(model)}
-
-
-def _write_safetensors(
-    path: Path, sizes: Mapping[str, tuple[torch.dtype, torch.Size]], weights: Iterable[tuple[str, Tensor]]
-) -> None:
-    """The file that safetensors would write if it had all the weights at once: a header, then their bytes in order."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, (dtype, shape) in sizes.items():
-        begin, end = end, end + shape.numel() * dtype.itemsize
-        header[name] = {"dtype": _SAFETENSORS_DTYPES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for _, weight in weights:
-            weight.cpu().flatten().view(torch.uint8).numpy().tofile(file)
-            del weight  # before the next one is made
+def whole(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weight of which this rank may have but a shard; then in this dtype, and all ranks must ask for it."""
+    if not isinstance(weight, DTensor):
+        return weight
+    # A shard that is kept on the host meets the others on the GPUs.
+    return cast(DTensor, weight.detach().to(weight.device_mesh.device_type, dtype)).full_tensor()

@@ -28,6 +28,7 @@ TESTED = "vllm>=0.32,<0.33"
 
 CPU_CACHE_GIB = 1.0
 GPU_MEMORY_SHARE = 0.5  # of the whole GPU, weights counted: the trainer has its shards and activations there too
+LEAST_MEMORY_SHARE = 0.01
 
 
 class VLLMEngine:
@@ -37,16 +38,14 @@ class VLLMEngine:
     isn't installed, has another version than was tested, or can't load the model.
     """
 
-    def __init__(
-        self, model: str, dtype: str, max_tokens: int, options: VLLMOptions, max_sequences: int, version: int = 0
-    ) -> None:
+    def __init__(self, model: str, dtype: str, max_tokens: int, options: VLLMOptions, max_sequences: int) -> None:
         arguments = _arguments(model, dtype, max_tokens, options, max_sequences)
         self.vllm = import_vllm()
         set_num_threads = torch.set_num_threads
         try:
             self.engine = self.vllm.LLMEngine.from_engine_args(self.vllm.EngineArgs(**arguments))
         except (ValueError, RuntimeError, OSError, NotImplementedError) as error:
-            if is_lost_connection(error):
+            if is_lost_connection(error) or isinstance(error, torch.OutOfMemoryError):
                 raise
             raise ValueError(f"vLLM can't load the model {model!r}: {_first_cause(error)}") from error
         finally:
@@ -56,7 +55,7 @@ class VLLMEngine:
             self.engine.engine_core._finalizer.detach()
         self.max_tokens = int(self.engine.model_config.max_model_len)
         self.sleeps = bool(arguments["enable_sleep_mode"])
-        self.engine.set_weight_version(str(version))
+        self.engine.set_weight_version("0")
 
     def generate(
         self,
@@ -71,7 +70,8 @@ class VLLMEngine:
         require_room(prompts, params, self.max_tokens, "vLLM's cache", "raise rollout.engine.cache_gib")
         # Keys and values of the last call may be those of other weights; and with nothing kept, a call's rounding
         # doesn't hang on the calls before it.
-        assert self.engine.reset_prefix_cache(), "an earlier call's requests still hold parts of vLLM's cache"
+        is_empty = self.engine.reset_prefix_cache()
+        assert is_empty, "an earlier call's requests still hold parts of vLLM's cache"
         answers: dict[str, _Answer] = {}
         try:
             for place, index in enumerate(indices or range(len(prompts))):
@@ -87,7 +87,7 @@ class VLLMEngine:
                 if on_progress:
                     on_progress(num_sampled)
         except RuntimeError as error:
-            if is_lost_connection(error):
+            if is_lost_connection(error) or isinstance(error, torch.OutOfMemoryError):
                 raise
             raise ValueError(f"vLLM can't sample from this model here: {_first_cause(error)}") from error
         except BaseException:  # an interrupt, say: the next call finds an engine with nothing to do
@@ -99,8 +99,7 @@ class VLLMEngine:
     def load_weights(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """See `Engine.load_weights`. Layer by layer: what is held twice is a layer's weights."""
         if self.engine.is_sleeping():
-            torch.cuda.empty_cache()  # what torch keeps of the training's peak is vLLM's again
-            self.engine.wake_up(["weights"])
+            self.engine.wake_up(["weights"])  # what torch keeps of the training's peak is vLLM's again
         weights = ((name, weight.detach()) for name, weight in named_weights)
         with _all_loaded():
             self.engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
@@ -236,7 +235,8 @@ def _arguments(model: str, dtype: str, max_tokens: int, options: VLLMOptions, ma
     if torch.cuda.is_available():
         arguments |= {
             "enable_sleep_mode": True,
-            "gpu_memory_utilization": GPU_MEMORY_SHARE,
+            # With a cache of a given size it no longer says how large; and so much must be free at the start.
+            "gpu_memory_utilization": GPU_MEMORY_SHARE if options.cache_gib is None else LEAST_MEMORY_SHARE,
             "max_num_batched_tokens": 8192,  # LLMEngine's own 2048 is a server's, that has users who wait
         }
     else:

@@ -25,7 +25,9 @@ class Interrupt:
 
     def __init__(self, agree: Callable[[bool], bool] | None = None) -> None:
         self._agree = agree
-        self._announce: Callable[[str], None] | None = None
+        self.announce: Callable[[str], object] = lambda sentence: None
+        """Says what an interrupt that must wait will do."""
+        self._shielded = False
         self._asked = False
 
     @contextmanager
@@ -40,13 +42,13 @@ class Interrupt:
                 signal.signal(number, handler)
 
     @contextmanager
-    def shield(self, announce: Callable[[str], None]) -> Iterator[None]:
-        """A block that one Ctrl-C doesn't break off: `announce` says so, and it is heard at the block's end."""
-        self._announce = announce
+    def shield(self) -> Iterator[None]:
+        """A block that one Ctrl-C doesn't break off: it is heard at the block's end."""
+        self._shielded = True
         try:
             yield
         finally:
-            self._announce = None
+            self._shielded = False
         self.stop_if_asked()
 
     def stop_if_asked(self) -> None:
@@ -56,8 +58,8 @@ class Interrupt:
 
     def _handle(self, signal_number: int, frame: FrameType | None) -> None:
         if self._agree:
-            if self._announce and not self._asked:
-                self._announce("Stopping after this step.")
+            if not self._asked:
+                self.announce("Stopping after this step.")
             self._asked = True
             return
         if self._asked:
@@ -65,6 +67,6 @@ class Interrupt:
             os.write(2, (_SHOW_CURSOR if os.isatty(2) else b"") + b"\nStopped at once.\n")
             os._exit(130)
         self._asked = True
-        if self._announce is None:
+        if not self._shielded:
             raise KeyboardInterrupt
-        self._announce("Stopping after this step; Ctrl-C again stops at once.")
+        self.announce("Stopping after this step; Ctrl-C again stops at once.")
