@@ -25,11 +25,15 @@ class PeakMemory:
     """`with PeakMemory() as memory: …`, then `memory.measured()`: peak, and growth over what was resident before."""
 
     def __enter__(self) -> PeakMemory:
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)  # what earlier work freed must not hide what this work takes
-        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+        self.forget()
         self.before = _status_megabytes("VmRSS")
         return self
+
+    def forget(self) -> None:
+        """Earlier peaks don't count, nor what earlier work freed."""
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
 
     def __exit__(self, *exception: object) -> None:
         self.peak = _status_megabytes("VmHWM")

@@ -2,8 +2,8 @@
 
 Each case is a process of its own, one after another. "autograd" is what is kept for the backward pass, byte by byte,
 as autograd's hooks see it; "process" is how far the resident size grew at its peak, from before the model was there. A
-step is a real one of the real trainer; the last cases are two layers of the 7B and 32B models at full width, forward
-and backward. Holes in the C library's heap are left out: they have no counterpart on a GPU.
+step is a real one of the real trainer, of several ranks the one that took most; the last cases are two layers of the 7B
+and 32B models at full width, forward and backward. Holes in the C library's heap are left out: they have no counterpart on a GPU.
 """
 
 from __future__ import annotations
@@ -33,17 +33,19 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Case:
-    """Rows of so many tokens in one micro-batch of a model; by the fused decoder, or by transformers' own code."""
+    """Rows of so many tokens in one micro-batch of a model; by the fused decoder, or by transformers' own code, in
+    shards if there are several ranks."""
 
     model: str
     tokens: int
     rows: int = 1
     fused: bool = False
     recomputed: bool = False
+    ranks: int = 1
 
     @property
     def title(self) -> str:
-        path = "fused" if self.fused else "transformers"
+        path = f"{self.ranks} ranks" if self.ranks > 1 else "fused" if self.fused else "transformers"
         return f"{self.model}, {self.rows} × {self.tokens:,} tokens, {path}{', recomputed' * self.recomputed}"
 
 
@@ -69,6 +71,9 @@ CASES = {
     "recomputed_4k": Case(SMALL, 4096, recomputed=True),
     "recomputed_8k": Case(SMALL, 8192, recomputed=True),
     "recomputed_16k": Case(SMALL, 16384, recomputed=True),
+    "two_ranks": Case(SMALL, 2048, ranks=2),
+    "two_ranks_recomputed": Case(SMALL, 4096, recomputed=True, ranks=2),
+    "three_ranks": Case(SMALL, 1024, ranks=3),
     "middle_fused": Case(MIDDLE, 2048, fused=True),
     "middle_kept": Case(MIDDLE, 2048),
     "layers_7b": Case("Qwen2.5-Math-7B", 2048),
@@ -77,7 +82,9 @@ CASES = {
 
 
 def measure(case: Case) -> list[Compared]:
-    """Planned and measured, in this process."""
+    """Planned and measured, in this process; of several ranks, on each."""
+    if case.ranks > 1:
+        return of_shards(case)
     return of_layers(case) if case.model.startswith("Qwen2.5") else of_a_step(case)
 
 
@@ -118,6 +125,38 @@ def of_a_step(case: Case) -> list[Compared]:
         *keys_and_values(case, model, trainer.fused),
         Compared(case.title, "process", planned.total("training"), peak.growth),
     ]
+
+
+def of_shards(case: Case) -> list[Compared]:
+    """The same two steps by several ranks, whose sampler is elsewhere. What loading takes at its peak isn't counted: it
+    is the host's memory where ranks have GPUs."""
+    import torch
+
+    from negaware.models.parallel import load_sharded_policy
+    from negaware.objectives import OBJECTIVES
+    from negaware.planning.memory import memory
+    from negaware.planning.setting import Sampler
+    from negaware.ranks import joined_ranks
+    from negaware.training.options import TrainingOptions
+    from negaware.training.step import LossSettings, Trainer
+
+    activations = "recomputed" if case.recomputed else "kept"
+    options = TrainingOptions(optimizer_steps=1, micro_batch_tokens=case.rows * case.tokens, activations=activations)
+    loss = LossSettings(OBJECTIVES["nft"], {}, 1.0, case.tokens)
+    with joined_ranks() as ranks:
+        with PeakMemory() as peak:
+            policy, sharded = load_sharded_policy("smollm2-135m-instruct", ranks, "cpu", torch.bfloat16, False)
+            vocabulary = policy.model.config.vocab_size
+            trainer = Trainer(policy.model, loss, options, 2, ranks, sharded)
+            trainer.step([made_group(2 * ranks.size, 2, vocabulary)], seed=0)
+            for master in trainer.optimizer.masters.values():  # as after an earlier micro-batch of the same step
+                master.grad = torch.full_like(master, 0.0)
+            group = made_group(case.rows * ranks.size, case.tokens - PROMPT + 1, vocabulary)
+            peak.forget()
+            trainer.step([group], seed=0)
+        grown = max(ranks.gather(peak.growth))
+    planned = memory(replace(setting_like(case), sampler=Sampler("vllm_server"))).peak
+    return [Compared(case.title, "process", planned, grown)] if ranks.is_first else []
 
 
 def of_layers(case: Case) -> list[Compared]:
@@ -243,7 +282,7 @@ def setting_like(case: Case) -> Any:
                 "run": {"steps": 1},
             }
         )
-        setting = setting_of(config, 1, "cpu")
+        setting = setting_of(config, case.ranks, "cpu")
     return setting if case.fused else replace(setting, model=replace(setting.model, is_llama_like=False))
 
 
@@ -269,13 +308,15 @@ def main() -> None:
     if unknown := [name for name in names if name not in CASES]:
         parser.error(f"no case {unknown[0]!r}; known are {', '.join(CASES)}")
     if options.here:
-        print(json.dumps([asdict(one) for one in measure(CASES[names[0]])]))
+        if compared := measure(CASES[names[0]]):
+            print(json.dumps([asdict(one) for one in compared]))
         return
     print("| step | what | planned MiB | measured MiB | error |\n|---|---|---|---|---|")
     worst = 0.0
     for name in names:
         environment = ENVIRONMENT | os.environ
-        command = [sys.executable, __file__, name, "--here"]
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(CASES[name].ranks)]
+        command = [sys.executable, *(launcher if CASES[name].ranks > 1 else []), __file__, name, "--here"]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
             sys.exit(f"{name} failed:\n{done.stderr}")

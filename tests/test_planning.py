@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,9 +17,9 @@ from negaware.models.decoder import FusedDecoder
 from negaware.models.parallel import recompute_activations
 from negaware.models.residual import keep_residual_float32
 from negaware.models.shared_rows import SharedRows
-from negaware.planning.advice import advice, fits
+from negaware.planning.advice import advice, applied, fits
 from negaware.planning.cost import seconds, work
-from negaware.planning.memory import activations, memory, sequence_bytes
+from negaware.planning.memory import activations, memory, rows_at_once, sequence_bytes
 from negaware.planning.model import model_shape
 from negaware.planning.setting import GIB, Machine, Sampler, Setting, setting_of
 from negaware.rollout.cache import RowDecoder
@@ -186,6 +187,7 @@ def test_a_32b_model_trains_on_16k_tokens_a_gpu() -> None:
 
 
 VLLM = "--rollout.engine.name vllm --rollout.engine.tensor_parallel"
+CACHE = "--rollout.engine.cache_gib"
 SMALLER, FEWER = "--training.micro_batch_tokens 8192", "--rollout.max_sequences 64"
 
 
@@ -196,24 +198,49 @@ SMALLER, FEWER = "--training.micro_batch_tokens 8192", "--rollout.max_sequences 
         (("7b", 32, "--training.activations", "kept"), 80, ["--training.activations recomputed"]),
         (("7b", 8), 80, [SMALLER]),
         (("7b", 4), 80, [SMALLER, FEWER]),
-        (("7b", 2), 80, [SMALLER, f"{VLLM} 1"]),
-        (("7b", 1), 80, [SMALLER, f"{VLLM} 1", "--gpus 2"]),
-        (("32b", 128, "--rollout.engine", "local"), 80, [f"{VLLM} 2"]),
-        (("32b", 8, "--rollout.engine", "local"), 80, [f"{VLLM} 4", "--gpus 16"]),
+        (("7b", 2), 80, [SMALLER, f"{VLLM} 1 {CACHE} 15"]),
+        (("7b", 1), 80, [SMALLER, f"{VLLM} 1 {CACHE} 15", "--gpus 2"]),
+        (("7b", 32, "--rollout.engine", "vllm", *SMALLER.split()), 28, [f"{VLLM} 1 {CACHE} 8.3"]),
+        (("32b", 128, "--rollout.engine.cache_gib", "75"), 80, [f"{VLLM} 8 {CACHE} 32"]),
+        (("32b", 128, "--rollout.engine.cache_gib", "0.25"), 80, [f"{VLLM} 8 {CACHE} 32"]),
+        (("32b", 128, "--rollout.engine", "local"), 80, [f"{VLLM} 2 {CACHE} 38"]),
+        (("32b", 8, "--rollout.engine", "local"), 80, [f"{VLLM} 4 {CACHE} 33", "--gpus 16"]),
         (("32b", 128, "--rollout.engine", "local"), 24, None),
     ],
 )
-def test_the_advice_fits_and_nothing_less_does(setting: tuple, machine: int, expected: list[str] | None) -> None:
+def test_the_advice_fits_as_it_is_typed_and_nothing_less_does(
+    setting: tuple[Any, ...], machine: int, expected: list[str] | None
+) -> None:
     before, gpu = recipe(*setting), Machine(machine * GIB)
     changes = advice(before, gpu)
     assert (changes is None) == (expected is None)
     if changes is None:
         return
     assert [str(change) for change in changes] == expected
-    values = {change.field: change.value for change in changes}
-    assert fits(replace(before, **values), gpu)
-    for field in values:
-        assert not fits(replace(before, **{name: value for name, value in values.items() if name != field}), gpu)
+    typed = " ".join(map(str, changes)).split()
+    ranks = int(typed[typed.index("--gpus") + 1]) if "--gpus" in typed else before.ranks
+    options = [word for change in changes if change.field != "ranks" for word in str(change).split()]
+    size, _, *given = setting
+    assert fits(recipe(size, ranks, *given, *options), gpu)
+    for left_out in changes:
+        assert not fits(applied(before, tuple(change for change in changes if change is not left_out)), gpu)
+
+
+def test_vllm_has_room_for_an_answer_or_it_does_not_fit(capsys: pytest.CaptureFixture) -> None:
+    """Half of a GPU of 24 GiB holds less than the 7B model; answers that don't fit together wait, so one is enough."""
+    half = replace(recipe("7b", 32, "--rollout.engine", "vllm", *SMALLER.split()))
+    assert memory(half, Machine(24 * GIB)).peak <= Machine(24 * GIB).usable
+    assert not fits(half, Machine(24 * GIB))
+    one = sequence_bytes(half)
+    for cache, does_fit in ((one, True), (one - 1, False)):
+        setting = replace(half, sampler=Sampler("vllm", cache=cache))
+        assert rows_at_once(setting, Machine()) == 1
+        assert fits(setting, Machine()) == does_fit
+    command = ["plan", str(ROOT / "configs/math_nft_32b.yaml"), "--gpus", "128", "--memory-gib", "80"]
+    model = ["--model", str(ROOT / "configs/models/Qwen2.5-32B")]
+    assert main([*command, *model, "--rollout.engine.cache_gib", "0.25"]) == 1
+    said = "It doesn't fit: vLLM has 0.25 GiB for keys and values, and the longest answer takes 0.50.\nIt fits with"
+    assert said in capsys.readouterr().out
 
 
 def test_a_tiny_steps_operations(tmp_path: Path) -> None:
@@ -240,6 +267,8 @@ def test_time_follows_the_machine() -> None:
     slow = seconds(setting, replace(machine, network=1e9))
     gathered = 16 * 4 * 8 * setting.model.num_parameters / 1e9
     assert slow.communication + slow.training == pytest.approx(gathered)
+    again = seconds(replace(setting, recomputes_old=True), replace(machine, network=1e9))  # a forward pass more
+    assert again.communication + again.training == pytest.approx(gathered * 10 / 8)
     assert seconds(setting, replace(machine, bandwidth=machine.bandwidth / 2)).sampling > 1.9 * spent.sampling
     # Half the ranks, twice the micro-batches; a rank too many has nothing to do.
     assert seconds(replace(setting, ranks=16), machine).training == pytest.approx(2 * spent.training)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from negaware.planning.memory import memory
-from negaware.planning.setting import Machine, Sampler, Setting
+from negaware.planning.memory import memory, rows_at_once, sequence_bytes, vllm_cache
+from negaware.planning.setting import GIB, Machine, Sampler, Setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,23 +19,61 @@ class Change:
     value: Any
 
     def __str__(self) -> str:
-        value = self.value.tensor_parallel if isinstance(self.value, Sampler) else self.value
-        return f"{self.option} {value}"
+        if not isinstance(self.value, Sampler):
+            return f"{self.option} {self.value}"
+        cache = "" if self.value.cache is None else f" --rollout.engine.cache_gib {self.value.cache / GIB:g}"
+        return f"{self.option} {self.value.tensor_parallel}{cache}"
 
 
 def fits(setting: Setting, machine: Machine) -> bool:
-    """Whether every moment fits what is usable of a GPU, and engines fill the ranks."""
-    return setting.ranks % setting.sampler.tensor_parallel == 0 and memory(setting, machine).peak <= machine.usable
+    """Whether every moment fits what is usable of a GPU, engines fill the ranks, and each has room for an answer."""
+    return (
+        _engines_fill_ranks(setting)
+        and holds_an_answer(setting, machine)
+        and memory(setting, machine).peak <= machine.usable
+    )
+
+
+def _engines_fill_ranks(setting: Setting) -> bool:
+    return setting.ranks % setting.sampler.tensor_parallel == 0
+
+
+def holds_an_answer(setting: Setting, machine: Machine) -> bool:
+    """Whether what vLLM has for keys and values holds the longest answer; it waits with others, but not with one."""
+    room = vllm_cache(setting, machine) if setting.sampler.name == "vllm" else None
+    return room is None or room >= sequence_bytes(setting)
 
 
 def advice(setting: Setting, machine: Machine) -> tuple[Change, ...] | None:
-    """The mildest changes with which the run fits; empty if it does, None if nothing tried is enough."""
+    """The mildest changes with which the run fits; empty if it does, None if nothing tried is enough.
+
+    vLLM is advised with room for a question's answers at once: with less it fits, but is hardly worth its GPU.
+    """
+    if fits(setting, machine):
+        return ()
     # The first of all combinations: the dearest lever is the last to be touched, and each no further than it must be.
     for values in product(*([None, *lever] for lever in reversed(_levers(setting)))):
         changes = tuple(change for change in reversed(values) if change is not None)
-        if fits(replace(setting, **{change.field: change.value for change in changes}), machine):
+        changed = applied(setting, changes)
+        if changed.sampler != setting.sampler:
+            if not _engines_fill_ranks(changed) or rows_at_once(changed, machine) < setting.completions:
+                continue
+            sampler = _with_cache(changed, machine)
+            changes = tuple(replace(one, value=sampler) if one.field == "sampler" else one for one in changes)
+        if fits(applied(setting, changes), machine):
             return changes
     return None
+
+
+def applied(setting: Setting, changes: tuple[Change, ...]) -> Setting:
+    """The setting with the changes."""
+    return replace(setting, **{change.field: change.value for change in changes})
+
+
+def _with_cache(setting: Setting, machine: Machine) -> Sampler:
+    """vLLM with room for the answers that fit, in tenths of a GiB, as its option is given."""
+    tenths = 10 * rows_at_once(setting, machine) * sequence_bytes(setting) // GIB
+    return replace(setting.sampler, cache=int(tenths / 10 * GIB))
 
 
 def _levers(setting: Setting) -> list[list[Change]]:
@@ -53,9 +91,8 @@ def _levers(setting: Setting) -> list[list[Change]]:
     before = setting.sampler.tensor_parallel if setting.sampler.name == "vllm" else 1
     option = "--rollout.engine.name vllm --rollout.engine.tensor_parallel"
     heads = setting.model.num_key_heads
-    again = setting.sampler.name == "local" or setting.sampler.takes_half  # with a cache of its own choice, then
-    splits = [n for n in (1, 2, 4, 8, 16) if n > before or (again and n == before)]
-    levers.append([Change(option, "sampler", Sampler("vllm", n)) for n in splits if heads % n == 0])
+    splits = [n for n in (1, 2, 4, 8, 16) if n >= before and heads % n == 0]
+    levers.append([Change(option, "sampler", Sampler("vllm", n)) for n in splits])
     levers.append([Change("--gpus", "ranks", setting.ranks << n) for n in range(1, 11)])
     if setting.offload == "none":
         levers.append([Change("--training.offload", "offload", "cpu")])

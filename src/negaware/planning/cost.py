@@ -94,8 +94,9 @@ def seconds(setting: Setting, machine: Machine) -> Seconds:
     cut, model, several = work(setting), setting.model, setting.ranks > 1
     rows = cut.micro_batches * cut.rows_together
     computing = rows * cut.row(setting) / (machine.operations * machine.efficiency)
-    # Weights are gathered for the forward and for the backward pass, gradients summed in float32 after it.
-    moved = (2 * setting.itemsize * model.num_parameters + SINGLE * model.num_trained) * several
+    # Weights are gathered for each forward pass and for the backward pass, gradients summed in float32 after it.
+    gathers = 2 + setting.recomputes_old
+    moved = (gathers * setting.itemsize * model.num_parameters + SINGLE * model.num_trained) * several
     moving = cut.micro_batches * moved / machine.network
     return Seconds(
         sampling=_sampling_seconds(setting, machine),

@@ -165,12 +165,11 @@ def _sampling(setting: Setting, machine: Machine | None) -> Parts:
     if sampler.name == "vllm_server":
         return {}
     if sampler.name == "vllm":
-        cache = sampler.cache or rows * sequence_bytes(setting)
-        if sampler.takes_half and machine is not None:
-            cache = max(cache, _half(setting, machine))
+        needed = rows * sequence_bytes(setting)
+        given = vllm_cache(setting, machine) if sampler.cache or sampler.takes_half else None
         return {
             f"vLLM's weights, 1/{sampler.tensor_parallel}": _vllm_weights(setting),
-            f"keys and values of {rows} answers": cache,
+            f"keys and values of {rows} answers": needed if given is None else max(given, 0),
         }
     packed = c * model.num_layers * model.layer_parameters + SINGLE * model.head_parameters
     parts = {
@@ -182,19 +181,25 @@ def _sampling(setting: Setting, machine: Machine | None) -> Parts:
 
 
 def rows_at_once(setting: Setting, machine: Machine | None = None) -> int:
-    """Answers that an engine decodes at once: a question's at least; vLLM no more than it has room for."""
-    rows, sampler = min(setting.max_sequences, setting.sequences_an_engine), setting.sampler
-    if sampler.name == "vllm" and sampler.cache is not None:
-        rows = min(rows, sampler.cache // sequence_bytes(setting))
-    elif sampler.name == "vllm" and machine is not None:
-        left = machine.usable - sum(_always(setting)[0].values()) - _vllm_weights(setting)
-        rows = min(rows, (_half(setting, machine) if sampler.takes_half else left) // sequence_bytes(setting))
-    return max(setting.completions, rows)
+    """Answers that an engine decodes at once: a question's at least; by vLLM no more than it has room for."""
+    rows = min(setting.max_sequences, setting.sequences_an_engine)
+    if setting.sampler.name != "vllm":
+        return max(setting.completions, rows)
+    room = vllm_cache(setting, machine)
+    return rows if room is None else max(1, min(rows, room // sequence_bytes(setting)))
 
 
-def _half(setting: Setting, machine: Machine) -> int:
-    """What vLLM keeps for keys and values where nothing is said: what its weights leave of its share of the GPU."""
-    return max(0, int(GPU_MEMORY_SHARE * machine.memory) - _vllm_weights(setting))
+def vllm_cache(setting: Setting, machine: Machine | None) -> int | None:
+    """Bytes of a GPU for vLLM's keys and values: as the config says, or what its weights leave of its share of the GPU
+    (below 0 if they leave nothing), or all that is left. None where there is no GPU to say."""
+    sampler = setting.sampler
+    if sampler.cache is not None:
+        return sampler.cache
+    if machine is None:
+        return None
+    always = sum(_always(setting)[0].values())
+    share = int(GPU_MEMORY_SHARE * machine.memory) if sampler.takes_half else machine.usable - always
+    return share - _vllm_weights(setting)
 
 
 def _vllm_weights(setting: Setting) -> int:

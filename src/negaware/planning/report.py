@@ -6,7 +6,6 @@ It does no arithmetic but sums.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -16,9 +15,9 @@ from rich.table import Table
 
 from negaware.config import Config, ConfigError, load_config
 from negaware.models.load import pick_device
-from negaware.planning.advice import advice, fits
+from negaware.planning.advice import advice, fits, holds_an_answer
 from negaware.planning.cost import seconds, work
-from negaware.planning.memory import Memory, memory, rows_at_once, sequence_bytes
+from negaware.planning.memory import Memory, memory, sequence_bytes, vllm_cache
 from negaware.planning.setting import GIB, Machine, Setting, setting_of
 
 WIDTH = 116
@@ -34,6 +33,8 @@ def print_plan(config: Config) -> None:
     print("\n# Memory (GiB)")
     for name, size in memory_lines(memory(setting)):
         print(f"#   {size / GIB:8.2f}  {name}")
+    if setting.device == "cpu" and setting.activations == "recomputed":
+        print("#   The C library's heap adds up to half of it: holes between layers' tensors (docs/scaling.md).")
 
 
 def plan_command(path: Path, overrides: Sequence[str], gpus: int, machine: Machine) -> int:
@@ -124,16 +125,19 @@ def verdict(setting: Setting, machine: Machine, held: Memory) -> str:
         host = f"; {held.on_the_host / GIB:.1f} GiB of the CPU's memory for each" if held.on_the_host else ""
         return f"It fits: {held.peak / GIB:.1f} of {room}{host}."
     over = [f"{name} takes {held.total(name) / GIB:.1f}" for name in held.moments if held.total(name) > machine.usable]
+    reasons = [f"{', '.join(over)} of {room}"] if over else []
+    if not holds_an_answer(setting, machine):
+        left = max(0, vllm_cache(setting, machine) or 0)
+        reasons.append(
+            f"vLLM has {left / GIB:.2f} GiB for keys and values, and the longest answer takes "
+            f"{sequence_bytes(setting) / GIB:.2f}"
+        )
     changes = advice(setting, machine)
     if changes is None:
         change = "No option is enough: take GPUs with more memory, or lower rollout.max_new_tokens."
     else:
         change = f"It fits with {' '.join(map(str, changes))}"
-        changed = replace(setting, **{each.field: each.value for each in changes})
-        if changed.sampler != setting.sampler:
-            cache = rows_at_once(changed, machine) * sequence_bytes(changed)
-            change += f" --rollout.engine.cache_gib {-(-cache // GIB)}"
-    return f"It doesn't fit: {', '.join(over)} of {room}.\n{change}"
+    return f"It doesn't fit: {'; '.join(reasons)}.\n{change}"
 
 
 def _memory_table(held: Memory, machine: Machine) -> Table:
