@@ -1,21 +1,17 @@
 """Two processes of the real TRL (gloo): they refill together, and their gradient is that of one."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_trl import GROUPS, K, plain_logprobs
+from tiny_trl import GROUPS, K, plain_logprobs, torchrun
 from transformers import LlamaForCausalLM
 
 from negaware.objectives import OBJECTIVES
 from tiny_run import write_tiny_model
 
 pytestmark = pytest.mark.slow  # three imports of TRL
-HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -23,19 +19,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict
     """The folder, and what each process saw."""
     folder = tmp_path_factory.mktemp("processes")
     write_tiny_model(folder / "model")
-    paths = [str(HERE), str(HERE.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-            *(str(HERE / "two_processes_trl.py"), str(folder)),
-        ],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
+    torchrun(2, "two_processes_trl.py", str(folder))
     return folder, [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
@@ -17,6 +20,7 @@ from negaware.integrations.trl import NFTConfig, NFTTrainer
 from negaware.objectives import OBJECTIVES
 from tiny_run import tiny_tokenizer, write_tiny_model
 
+HERE = Path(__file__).parent
 K = 4
 GROUPS = 4
 """In a batch, over two parts of an accumulated step."""
@@ -167,3 +171,20 @@ def steps_of(trainer: Any) -> list[Step]:
 
 def nft(folder: Path, reward: Reward | list[Reward], others: dict[str, Any] | None = None, **changes: Any) -> Watched:
     return make(Watched, NFTConfig, folder, reward, others, **changes)
+
+
+def torchrun(num_processes: int, program: str, *arguments: str) -> None:
+    """Runs a program of this folder in so many processes, to its good end."""
+    paths = [str(HERE), str(HERE.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes)),
+            *(str(HERE / program), *arguments),
+        ],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr

@@ -132,9 +132,10 @@ class NFTTrainer(GRPOTrainer):
     # --- what is learnt from ---
 
     def _generate_and_score_completions(self, inputs: list[Batch]) -> Batch:
+        logged = {name: len(values) for name, values in self._metrics["train"].items()}
         batch = self._sample(inputs)
         if self.model.training and self.args.max_refills:
-            batch = self._refilled(batch)
+            batch = self._refilled(batch, logged)
         num_tokens = self.accelerator.gather(_learnt(batch).sum()).sum()
         return batch | {"num_items_in_batch": num_tokens}
 
@@ -157,24 +158,30 @@ class NFTTrainer(GRPOTrainer):
         rates = self.accelerator.gather(verdicts).view(-1, size).nanmean(1).nan_to_num(0.0)
         rates = rates.repeat_interleave(size)[start : start + len(inputs)]
         teaches = ~verdicts.isnan() & (rates > 0) & (rates < 1)
-        mask = batch["completion_mask"] * teaches[:, None]
-        return batch | {"completion_mask": mask, "correct": verdicts == 1, "pass_rate": rates}
+        changes = {"completion_mask": batch["completion_mask"] * teaches[:, None]}
+        if "old_per_token_logps" in batch:  # where the mask is 0, TRL's log π_θ is 0: their ratio could be infinite
+            changes["old_per_token_logps"] = batch["old_per_token_logps"].masked_fill(~teaches[:, None], 0.0)
+        return batch | changes | {"correct": verdicts == 1, "pass_rate": rates}
 
-    def _refilled(self, batch: Batch) -> Batch:
-        """The batch with informative groups in place of the others; every process asks equally often, and as much."""
+    def _refilled(self, batch: Batch, logged: dict[str, int]) -> Batch:
+        """The batch with informative groups in place of the others; every process asks equally often, and as much.
+
+        `logged` is how many entries each of TRL's metrics had before the batch.
+        """
         groups = self._groups(batch)
-        size, asked = len(groups), len(groups)
+        size, calls = len(groups), [len(groups)]
         kept = [group for group in groups if _is_informative(group)]
         examples = self._examples()
         for _ in range(self.args.max_refills):
             missing = max(size - len(kept), 0)
-            number = self._of_all(min(size, ceil(missing * asked / max(len(kept), 1)))).max()
+            number = int(self._of_all(min(size, ceil(missing * sum(calls) / max(len(kept), 1)))).max())
             if not number:
                 break
-            kept += filter(_is_informative, self._groups(self._sample(self._share(examples, int(number)))))
-            asked += int(number)
+            kept += filter(_is_informative, self._groups(self._sample(self._share(examples, number))))
+            calls.append(number)
+        self._join_metrics(logged, calls)
         found, filled = self._of_all(len(kept)).sum(), self._of_all(min(len(kept), size)).sum()
-        wanted, asked_of_all = (number * self.accelerator.num_processes for number in (size, asked))
+        wanted, asked_of_all = (number * self.accelerator.num_processes for number in (size, sum(calls)))
         self._metrics["train"]["refill/questions_asked"].append(float(asked_of_all))
         self._metrics["train"]["refill/informative_share"].append(int(found) / asked_of_all)
         if filled < wanted:
@@ -185,6 +192,18 @@ class NFTTrainer(GRPOTrainer):
             )
         kept += [group for group in groups if not _is_informative(group)]
         return self._merged(kept[:size])
+
+    def _join_metrics(self, logged: dict[str, int], calls: Sequence[int]) -> None:
+        """One entry a batch in each metric that TRL has logged once a call: a question counts as much in any call."""
+        for name, values in self._metrics["train"].items():
+            new = values[logged.get(name, 0) :]
+            if len(new) != len(calls):
+                continue
+            if name.endswith(("/min", "/max")) or "/min_" in name or "/max_" in name:
+                joined = min(new) if "/min" in name else max(new)
+            else:
+                joined = sum(value * number for value, number in zip(new, calls, strict=True)) / sum(calls)
+            values[logged.get(name, 0) :] = [joined]
 
     def _groups(self, batch: Batch) -> list[Batch]:
         """The batch question by question."""
