@@ -3,7 +3,9 @@ benchmarks/lockstep.py`.
 
 Counted, not run: mini-batches of the 32B recipe with made-up lengths are dealt out and packed by the code that trains.
 A micro-batch's cost is its operations; all ranks wait for the dearest of each round, since FSDP2 gathers every layer
-for all of them at once. "busy" is the part of their time in which ranks compute.
+for all of them at once. "busy" is the part of their time in which ranks compute. Ranks that share rows can have
+micro-batches so many times as long, or shorter ones, which even out more and move the weights more often: "moving" is
+the time in which the plan's network moves them, over the time in which ranks compute. Above 100 % they wait for it.
 """
 
 from __future__ import annotations
@@ -15,11 +17,13 @@ from pathlib import Path
 from statistics import mean
 
 from negaware.config import load_config
-from negaware.planning.cost import FLASH_BACKWARD
-from negaware.planning.setting import Setting, setting_of
+from negaware.planning.cost import FLASH_BACKWARD, moved_bytes
+from negaware.planning.setting import Machine, Setting, setting_of
 from negaware.training.pack import Answer, Row, answers_per_row, micro_batches, rows_of, shares
 
 ROOT = Path(__file__).parents[1]
+SPLIT = 8
+"""Ranks that share a row, as the paper's run does."""
 LENGTHS = {"answers of about 3,000 tokens": 2_500, "of about 6,000": 6_000, "of about 10,000": 13_000}
 """Medians of the log-normal lengths (σ = 0.8 over all questions) from which answers are drawn, cut at the limit."""
 
@@ -31,14 +35,19 @@ def main() -> None:
     options = parser.parse_args()
     model = ["--model", str(ROOT / "configs/models/Qwen2.5-32B")]
     setting = setting_of(load_config(ROOT / "configs/math_nft_32b.yaml", model), options.ranks, "cuda")
-    print(f"| {options.ranks} ranks | mean length | at the limit | busy, a row a rank | busy, 8 ranks a row |")
-    print("|---|---|---|---|---|")
+    longer = (8, 4, 2, 1)
+    shared = " | ".join(f"{SPLIT} ranks a row, micro-batches × {times}" for times in longer)
+    print(f"| {options.ranks} ranks: busy / moving | mean length | at the limit | a row a rank | {shared} |")
+    print(f"|{'---|' * (4 + len(longer))}")
     for title, median in LENGTHS.items():
         drawn = [mini_batch(setting, median, seed) for seed in range(options.mini_batches)]
         lengths = [len(answer.token_ids) for answers in drawn for group in answers for answer in group]
         cut = mean(length == setting.answer_tokens for length in lengths)
-        alone, shared = (mean(busy(setting, own, options.ranks, split) for own in drawn) for split in (1, 8))
-        print(f"| {title} | {mean(lengths):,.0f} | {cut:.0%} | {alone:.0%} | {shared:.0%} |")
+        cells = [
+            cell(setting, drawn, options.ranks, 1, 1),
+            *(cell(setting, drawn, options.ranks, SPLIT, n) for n in longer),
+        ]
+        print(f"| {title} | {mean(lengths):,.0f} | {cut:.0%} | {' | '.join(cells)} |")
 
 
 def mini_batch(setting: Setting, median: int, seed: int) -> list[list[Answer]]:
@@ -53,14 +62,30 @@ def mini_batch(setting: Setting, median: int, seed: int) -> list[list[Answer]]:
     return questions
 
 
-def busy(setting: Setting, questions: list[list[Answer]], ranks: int, split: int) -> float:
-    """The part of ranks' time in which they compute, `split` of them sharing micro-batches `split` times as long."""
-    limit = setting.micro_batch_tokens * split
+def cell(setting: Setting, drawn: list[list[list[Answer]]], ranks: int, split: int, times: int) -> str:
+    """Both shares, meant over the mini-batches."""
+    both = [busy_and_moving(setting, own, ranks, split, times) for own in drawn]
+    return " / ".join(f"{mean(share):.0%}" for share in zip(*both, strict=True))
+
+
+def busy_and_moving(
+    setting: Setting, questions: list[list[Answer]], ranks: int, split: int, times: int
+) -> tuple[float, float]:
+    """The part of ranks' time in which they compute, `split` of them sharing micro-batches `times` as long; and the
+    time in which weights and gradients are moved over that in which the slowest compute."""
+    limit = setting.micro_batch_tokens * times
     rows = [row for own in questions for row in rows_of(own, answers_per_row(own, limit))]
     dealt = [micro_batches(share, limit) for share in shares(rows, ranks // split)]
-    rounds = zip_longest(*([sum(cost(setting, row) for row in batch) for batch in own] for own in dealt), fillvalue=0.0)
-    costs = list(rounds)
-    return sum(map(sum, costs)) / sum(max(own) * len(own) for own in costs)
+    rounds = list(
+        zip_longest(*([sum(cost(setting, row) for row in batch) for batch in own] for own in dealt), fillvalue=0.0)
+    )
+    slowest = [max(own) for own in rounds]
+    machine = Machine()
+    computing = sum(slowest) / split / (machine.operations * machine.efficiency)
+    moving = len(rounds) * moved_bytes(setting) / machine.network
+    return sum(map(sum, rounds)) / sum(
+        most * len(own) for most, own in zip(slowest, rounds, strict=True)
+    ), moving / computing
 
 
 def cost(setting: Setting, row: Row) -> float:

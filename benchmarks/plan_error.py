@@ -3,7 +3,8 @@
 Each case is a process of its own, one after another. "autograd" is what is kept for the backward pass, byte by byte,
 as autograd's hooks see it; "process" is how far the resident size grew at its peak, from before the model was there. A
 step is a real one of the real trainer, of several ranks the one that took most; the last cases are two layers of the 7B
-and 32B models at full width, forward and backward. Holes in the C library's heap are left out: they have no counterpart on a GPU.
+and 32B models at full width, forward and backward, the very last one the longest row of the 32B recipe (half an hour).
+Holes in the C library's heap are left out: they have no counterpart on a GPU.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ CASES = {
     "middle_kept": Case(MIDDLE, 2048),
     "layers_7b": Case("Qwen2.5-Math-7B", 2048),
     "layers_32b": Case("Qwen2.5-32B", 2048),
+    "layers_32b_16k": Case("Qwen2.5-32B", 16384, recomputed=True),
 }
 
 
@@ -164,6 +166,7 @@ def of_layers(case: Case) -> list[Compared]:
     import torch
 
     from negaware.models.attention import use_own_attention
+    from negaware.models.parallel import recompute_activations
     from negaware.models.residual import keep_residual_float32
     from negaware.planning.memory import activations
 
@@ -172,6 +175,8 @@ def of_layers(case: Case) -> list[Compared]:
         model = new_model(config, case, torch.bfloat16)
         assert keep_residual_float32(model)
         assert use_own_attention(model)
+        if case.recomputed:
+            recompute_activations(model)
         for parameter in model.get_decoder().parameters():  # as after an earlier micro-batch
             parameter.grad = torch.full_like(parameter, 0.0)
         tokens = torch.randint(config.vocab_size, (case.rows, case.tokens))

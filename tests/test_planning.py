@@ -184,6 +184,8 @@ def test_a_32b_model_trains_on_16k_tokens_a_gpu() -> None:
     for name, size in memory(setting).moments["training"].items():
         assert grown[name] <= 2 * size
     assert not fits(replace(setting, activations="kept"), Machine())
+    for tokens, does_fit in ((32_900, True), (33_000, False)):
+        assert fits(replace(setting, answer_tokens=tokens - setting.prompt_tokens), Machine()) == does_fit
 
 
 VLLM = "--rollout.engine.name vllm --rollout.engine.tensor_parallel"

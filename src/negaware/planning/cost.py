@@ -91,19 +91,25 @@ class Seconds:
 
 def seconds(setting: Setting, machine: Machine) -> Seconds:
     """What a step takes on these machines."""
-    cut, model, several = work(setting), setting.model, setting.ranks > 1
+    cut, model = work(setting), setting.model
     rows = cut.micro_batches * cut.rows_together
     computing = rows * cut.row(setting) / (machine.operations * machine.efficiency)
-    # Weights are gathered for each forward pass and for the backward pass, gradients summed in float32 after it.
-    gathers = 2 + setting.recomputes_old
-    moved = (gathers * setting.itemsize * model.num_parameters + SINGLE * model.num_trained) * several
-    moving = cut.micro_batches * moved / machine.network
+    moving = cut.micro_batches * moved_bytes(setting) / machine.network
     return Seconds(
         sampling=_sampling_seconds(setting, machine),
         training=setting.optimizer_steps * computing,
         communication=setting.optimizer_steps * max(0.0, moving - computing),
-        handover=setting.itemsize * model.num_parameters * several / machine.network,
+        handover=setting.itemsize * model.num_parameters * (setting.ranks > 1) / machine.network,
     )
+
+
+def moved_bytes(setting: Setting) -> int:
+    """What a rank gets from the others in a micro-batch."""
+    if setting.ranks == 1:
+        return 0
+    # Weights are gathered for each forward pass and for the backward pass, gradients summed in float32 after it.
+    gathers = 2 + setting.recomputes_old
+    return gathers * setting.itemsize * setting.model.num_parameters + SINGLE * setting.model.num_trained
 
 
 def _sampling_seconds(setting: Setting, machine: Machine) -> float:
