@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
@@ -218,7 +219,7 @@ def save_and_hand_over_one_by_one(arguments: Sequence[str]) -> None:
 def merge_adapters_of_a_real_width(arguments: Sequence[str]) -> None:
     """Wide products' layouts are torch's choice unless they are asked for; narrow ones come out right by themselves."""
     (folder,) = arguments
-    lora = LoraOptions()
+    lora = LoraOptions(save="adapter")
     with joined_ranks() as ranks:
         policy, _ = load_sharded_policy(folder, ranks, "cpu", torch.bfloat16, False, lora)
         torch.manual_seed(1)
@@ -232,6 +233,14 @@ def merge_adapters_of_a_real_width(arguments: Sequence[str]) -> None:
         assert found.keys() == expected.keys()
         for name, weight in found.items():
             assert torch.equal(weight, expected[name]), name
+        save_model(policy, Path(folder, "adapter"), torch.bfloat16, ranks)
+        if ranks.is_first:
+            saved = load_file(Path(folder, "adapter", "adapter_model.safetensors"))
+            assert len(saved) == len(adapters(alone))
+            for name, weight in adapters(alone).items():
+                key = f"base_model.model.{name.replace('.default', '')}"
+                assert torch.equal(saved[key], weight.to(torch.bfloat16)), key
+                assert saved[key].dtype == torch.bfloat16
         _stay(ranks)
 
 

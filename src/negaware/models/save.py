@@ -53,7 +53,7 @@ def save_model(policy: Policy, folder: Path, dtype: torch.dtype, ranks: Ranks = 
             if ranks.is_first:
                 save_adapters(model, folder, adapters)
         elif ranks.size == 1 and (not has_adapters(model) or other_name_in_files(model)):
-            merged = dict(merged_weights(model)) if has_adapters(model) else None
+            merged = {name: weight.cpu() for name, weight in merged_weights(model)} if has_adapters(model) else None
             model.save_pretrained(folder, state_dict=merged)
         elif ranks.is_first:
             _save_one_by_one(model, folder, dtype)
