@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,9 +38,11 @@ class Fault:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended: its exit code (minus the signal's number if one killed it), and what it printed."""
+    """How a command ended: its exit code (minus the signal's number if one killed it), when, and what it printed."""
 
     code: int
+    second: float
+    """By a clock that all share."""
     out: str
     err: str
 
@@ -90,10 +93,10 @@ def _run(
             )
         server.stdin.write(json.dumps(requests) + "\n")
         server.stdin.flush()
-        codes = json.loads(server.stdout.readline())
+        ends = json.loads(server.stdout.readline())
         return [
-            Ended(code, Path(place, "out").read_text(), Path(place, "err").read_text())
-            for code, place in zip(codes, streams, strict=True)
+            Ended(code, second, Path(place, "out").read_text(), Path(place, "err").read_text())
+            for (code, second), place in zip(ends, streams, strict=True)
         ]
 
 
@@ -120,11 +123,11 @@ def _serve() -> None:
             processes.append(os.fork())
             if processes[-1] == 0:
                 _become_command(**request)
-        codes = {}
-        while len(codes) < len(processes):  # as they end, so that none is long a zombie
+        ends = {}
+        while len(ends) < len(processes):  # as they end, so that none is long a zombie
             process, status = os.wait()
-            codes[process] = os.waitstatus_to_exitcode(status)
-        print(json.dumps([codes[process] for process in processes]), flush=True)
+            ends[process] = os.waitstatus_to_exitcode(status), time.monotonic()
+        print(json.dumps([ends[process] for process in processes]), flush=True)
 
 
 def _become_command(

@@ -167,9 +167,7 @@ def test_a_rank_that_dies_is_named_and_the_resumed_run_is_the_whole_one(
 ) -> None:
     """Without torchrun to bring the others down, they find out by themselves."""
     command = ("train", folder / "tiny.yaml", "--run.folder", tmp_path / "run")
-    began = time.monotonic()
     ended = negaware_on_ranks(3, *command, faults={dead: [Fault("SIGKILL", place, call)]})
-    seconds = time.monotonic() - began
     assert [one.code for one in ended] == [-9 if rank == dead else 2 for rank in range(3)], ended
     for rank in {0, 1, 2} - {dead}:
         assert f"rank {dead} (process " in ended[rank].err, ended[rank].err
@@ -177,7 +175,7 @@ def test_a_rank_that_dies_is_named_and_the_resumed_run_is_the_whole_one(
         assert "--resume" in ended[rank].err
         own = [line for line in ended[rank].err.splitlines() if "c10d" not in line and not line.startswith("frame #")]
         assert dead == 0 or len(own) == 1  # torch has more to say if the store goes with the first rank
-    assert seconds < 60
+    assert max(one.second for one in ended) - ended[dead].second < 15
     assert [one.code for one in negaware_on_ranks(3, *command, "--resume")] == [0, 0, 0]
     assert_same_metrics(tmp_path / "run", folder / "three")
 
