@@ -33,6 +33,8 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=128)
     parser.add_argument("--mini-batches", type=int, default=8, help="how many are averaged (default 8)")
     options = parser.parse_args()
+    if options.ranks < SPLIT or options.ranks % SPLIT:
+        parser.error(f"--ranks is {options.ranks}; give a multiple of {SPLIT}")
     model = ["--model", str(ROOT / "configs/models/Qwen2.5-32B")]
     setting = setting_of(load_config(ROOT / "configs/math_nft_32b.yaml", model), options.ranks, "cuda")
     longer = (8, 4, 2, 1)
@@ -83,9 +85,8 @@ def busy_and_moving(
     machine = Machine()
     computing = sum(slowest) / split / (machine.operations * machine.efficiency)
     moving = len(rounds) * moved_bytes(setting) / machine.network
-    return sum(map(sum, rounds)) / sum(
-        most * len(own) for most, own in zip(slowest, rounds, strict=True)
-    ), moving / computing
+    busy = sum(map(sum, rounds)) / sum(most * len(own) for most, own in zip(slowest, rounds, strict=True))
+    return busy, moving / computing
 
 
 def cost(setting: Setting, row: Row) -> float:

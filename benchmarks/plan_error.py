@@ -3,8 +3,8 @@
 Each case is a process of its own, one after another. "autograd" is what is kept for the backward pass, byte by byte,
 as autograd's hooks see it; "process" is how far the resident size grew at its peak, from before the model was there. A
 step is a real one of the real trainer, of several ranks the one that took most; the last cases are two layers of the 7B
-and 32B models at full width, forward and backward, the very last one the longest row of the 32B recipe (half an hour).
-Holes in the C library's heap are left out: they have no counterpart on a GPU.
+and 32B models at full width, forward and backward, the very last one on the longest row of the 32B recipe (a quarter of
+an hour). Holes in the C library's heap are left out: they have no counterpart on a GPU.
 """
 
 from __future__ import annotations

@@ -147,7 +147,10 @@ class Ranks:
         ) from error
 
     def _silent_hosts(self, seconds: float = 5.0) -> list[str]:
-        """The other machines with ranks that don't come here too, as all do that have lost one; asked of the store."""
+        """The other machines of whose ranks some say nothing: the lost one's, and those that haven't noticed yet.
+
+        All that have noticed say so in the store.
+        """
         others = {rank: host for rank, (host, _) in enumerate(self.processes) if host != socket.gethostname()}
         if self.store is None or not others:
             return []

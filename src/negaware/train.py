@@ -131,6 +131,7 @@ def train(config: Config, *, resume: bool = False, force: bool = False, ranks: R
                 run.log(step, metrics | clock.seconds | {"time/step": clock.total}, answer_records(step, rollout))
                 if step % config.run.checkpoint_every == 0 or step == config.run.steps:
                     run.save_last_step()
+        interrupt.announce = lambda _: progress.note("The run is about to end.")
         progress.phase("evaluating after training", announce=True)
         after = run.judge("after")
         progress.phase("writing the model and the report", announce=True)

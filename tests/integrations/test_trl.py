@@ -1,5 +1,6 @@
 """NFT in the real TRL: what it minimises, what it is trained on, and that TRL's own features go on working."""
 
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tiny_trl import (
 from transformers import LlamaForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
-from negaware.integrations.trl import NFTConfig, NFTTrainer
+from negaware.integrations.trl import NFTConfig, NFTTrainer, _joined
 from negaware.objectives import OBJECTIVES
 from negaware.training.options import TrainingOptions
 from negaware.training.step import LossSettings, Trainer
@@ -177,9 +178,10 @@ def test_batches_are_refilled_with_informative_groups(tmp_path: Path) -> None:
     """Real answers under a real verdict: one group in three is informative."""
     asked = []
 
-    rights = []
+    rights, lengths = [], []
 
-    def counted(completions: list[Any], **others: Any) -> list[float | None]:
+    def counted(completions: list[Any], completion_ids: list[list[int]], **others: Any) -> list[float | None]:
+        lengths.append([len(ids) for ids in completion_ids])
         asked.append(len(completions) // K)
         rights.append(begins_with_two(completions))
         return rights[-1]
@@ -205,12 +207,31 @@ def test_batches_are_refilled_with_informative_groups(tmp_path: Path) -> None:
     assert len(set(asked)) > 1, "or calls would count alike"
     calls = list(zip(asked, rights, strict=True))
     for log in logs:  # over all questions of the step, however many a call asked
-        of_step = []
+        of_step, widths = [], []
         while len(of_step) < K * log["refill/questions_asked"]:
             of_step += calls.pop(0)[1]
+            widths.append(lengths.pop(0))
         assert log["reward"] == log["rewards/counted/mean"] == pytest.approx(sum(of_step) / len(of_step), rel=1e-5)
-        assert log["completions/min_length"] >= 1
+        assert log["completions/min_length"] == min(map(min, widths))
+        assert log["completions/max_length"] == max(map(max, widths))
     assert min(log["refill/informative_share"] for log in logs) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "joined"),
+    [
+        ("reward", [0.5, 0.0], 0.4),
+        ("rewards/code/mean", [0.5, nan], 0.5),
+        ("rewards/max_words/mean", [1.0, 0.0], 0.8),
+        ("completions/min_length", [3.0, 2.0], 2.0),
+        ("completions/min_terminated_length", [3.0, 0.0], 3.0),
+        ("completions/max_terminated_length", [0.0, 0.0], 0.0),
+        ("sampling/importance_sampling_ratio/max", [1.5, 2.0], 2.0),
+    ],
+)
+def test_a_metric_of_two_calls(name: str, values: list[float], joined: float) -> None:
+    assert _joined(name, values, [16, 4]) == pytest.approx(joined)
+    assert isnan(_joined(name, [nan, nan], [16, 4]))
 
 
 def test_refills_keep_what_answers_have(tmp_path: Path) -> None:

@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
 from test_load_policy import make_tokenizer
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from negaware import libraries
 from negaware.models import lora
 from negaware.models.family import fused_decoder_of
 from negaware.models.load import Policy, load_policy
 from negaware.models.logprobs import head_of, token_logprobs
-from negaware.models.lora import merged_weight, merged_weights
+from negaware.models.lora import add_adapters, merged_weight, merged_weights
 from negaware.models.options import LoraOptions
 from negaware.models.save import save_model
 from negaware.models.shared_rows import SharedRows
@@ -109,6 +110,29 @@ def test_merged_weights_are_written_one_at_a_time(base: Path, tmp_path: Path, mo
     monkeypatch.setattr(lora, "merged_weight", merged)
     save_model(policy, tmp_path / "merged", torch.float32)
     assert len(made) == 2 * 7  # all products of two layers
+
+
+def test_what_transformers_keeps_in_float32_is_saved_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LlamaForCausalLM, "_keep_in_fp32_modules_strict", {"norm"})
+    llama(0).save_pretrained(tmp_path / "base")
+    make_tokenizer().save_pretrained(tmp_path / "base")
+    policy = trained_policy(tmp_path / "base", torch.bfloat16)
+    save_model(policy, tmp_path / "merged", torch.bfloat16)
+    saved = load_file(tmp_path / "merged/model.safetensors")
+    assert saved["model.norm.weight"].dtype == torch.float32
+    assert saved["lm_head.weight"].dtype == torch.bfloat16
+    assert "LlamaForCausalLM" in (tmp_path / "merged/config.json").read_text()
+
+
+@pytest.mark.filterwarnings("ignore:.*pattern keys did not match any targeted module:RuntimeWarning")
+def test_experts_that_could_not_be_merged_are_refused() -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = MixtralConfig(**sizes, num_hidden_layers=1, vocab_size=61, num_local_experts=4)
+    add_adapters(MixtralForCausalLM(config), LoraOptions(targets=("q_proj",)), "base")
+    with pytest.raises(
+        ValueError, match=r"adapters on model.layers.0.mlp\S* of Mixtral\w* could not be merged"
+    ):
+        add_adapters(MixtralForCausalLM(config), LoraOptions(), "base")
 
 
 def test_a_constant_in_the_models_files_stays_there(tmp_path: Path) -> None:

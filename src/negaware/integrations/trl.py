@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from math import ceil
+from math import ceil, isnan, nan
 from typing import Any
 
 from negaware.libraries import require_installed
@@ -197,13 +197,8 @@ class NFTTrainer(GRPOTrainer):
         """One entry a batch in each metric that TRL has logged once a call: a question counts as much in any call."""
         for name, values in self._metrics["train"].items():
             new = values[logged.get(name, 0) :]
-            if len(new) != len(calls):
-                continue
-            if name.endswith(("/min", "/max")) or "/min_" in name or "/max_" in name:
-                joined = min(new) if "/min" in name else max(new)
-            else:
-                joined = sum(value * number for value, number in zip(new, calls, strict=True)) / sum(calls)
-            values[logged.get(name, 0) :] = [joined]
+            if len(new) == len(calls):
+                values[logged.get(name, 0) :] = [_joined(name, new, calls)]
 
     def _groups(self, batch: Batch) -> list[Batch]:
         """The batch question by question."""
@@ -305,6 +300,19 @@ def _verdicts(rewards: Tensor, weights: Tensor) -> Tensor:
             "give 1 for a right answer, 0 for a wrong one, and set reward_weights to 0 for those only to be watched."
         )
     return verdicts
+
+
+def _joined(name: str, values: Sequence[float], weights: Sequence[int]) -> float:
+    """A metric's values of several calls as one. NaN, the mean of verdicts that nobody gave, counts for nothing."""
+    known = [(value, weight) for value, weight in zip(values, weights, strict=True) if not isnan(value)]
+    if not known:
+        return nan
+    area, _, kind = name.rpartition("/")
+    if area.startswith(("completions", "sampling")) and kind.startswith(("min", "max")):
+        # Of terminated answers TRL says 0 where there are none.
+        present = [value for value, _ in known if value or "terminated" not in kind] or [0.0]
+        return min(present) if kind.startswith("min") else max(present)
+    return sum(value * weight for value, weight in known) / sum(weight for _, weight in known)
 
 
 def _learnt(batch: Batch) -> Tensor:

@@ -68,6 +68,12 @@ def add_adapters(model: PreTrainedModel, options: LoraOptions, base: str) -> Non
                 f"{', '.join(sorted(last_names))}; take some of these, or {ALL_LINEAR}."
             )
     inject_adapter_in_model(config, model, ADAPTER)
+    for name, module in model.named_modules():
+        if hasattr(module, "lora_A") and not isinstance(plain(module), nn.Linear | Conv1D):
+            raise ValueError(
+                f"adapters on {name} of {type(model).__name__} could not be merged into it, for it is no linear layer; "
+                f"name others in model.lora.targets, of {', '.join(sorted(last_names))}."
+            )
 
 
 def _is_linear(module: nn.Module, ends: set[int]) -> bool:
@@ -96,7 +102,7 @@ def merged_weight(layer: Any) -> Tensor:
     weight: Tensor = plain(layer).weight
     if adapter is None:
         return weight
-    # What computes is in the weight's dtype; of shards these are the masters, which FSDP rounds so.
+    # What computes is in the weight's dtype. In shards, A and B are the float32 masters, which FSDP rounds so as well.
     up, down = (part.detach().to(weight.dtype).float() for part in (adapter.up, adapter.down))
     left: Any = up
     right: Any = down

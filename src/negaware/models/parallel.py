@@ -1,7 +1,7 @@
 """FSDP2: the weights, gradients and optimizer state of one model in shards over the ranks.
 
-It is the only place that knows how a weight is cut; everyone else meets whole weights, one at a time, or calls a
-function of the model through `ShardedModel`.
+Beside `lora.merged_weight` it is the only place that knows how a weight is cut; everyone else meets whole weights, one
+at a time, or calls a function of the model through `ShardedModel`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A finished model as a folder that transformers, peft and vLLM load with no code of ours.
 
 Weights in shards, and weights merged with adapters, are made one at a time and written as they come: none is held
-beside another. It knows nothing of runs.
+beside another, but where a model's files name its weights otherwise. It knows nothing of runs.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from negaware.libraries import reason
@@ -32,11 +33,15 @@ from negaware.models.parallel import named_weights, other_name_in_files, whole
 from negaware.ranks import ALONE, Ranks
 
 _SAFETENSORS_DTYPES = {
+    torch.float64: "F64",
     torch.float32: "F32",
     torch.bfloat16: "BF16",
     torch.float16: "F16",
     torch.int64: "I64",
     torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
     torch.bool: "BOOL",
 }
 
@@ -79,6 +84,7 @@ def _explained(folder: Path) -> Iterator[None]:
 def _save_one_by_one(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> None:
     """One file, however large: transformers and vLLM read it without holding it twice."""
     model.config.dtype = dtype
+    model.config.architectures = [type(model).__name__]
     folder.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
@@ -87,7 +93,10 @@ def _save_one_by_one(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -
 
 def _in_file(model: nn.Module, dtype: torch.dtype) -> dict[str, tuple[torch.dtype, torch.Size]]:
     """What `named_weights` will give, in its order."""
-    parameters = {name: (dtype, parameter.shape) for name, parameter, _ in own_parameters(model)}
+    parameters = {
+        name: (dtype if isinstance(parameter, DTensor) else parameter.dtype, parameter.shape)
+        for name, parameter, _ in own_parameters(model)
+    }
     return parameters | {name: (buffer.dtype, buffer.shape) for name, buffer in saved_buffers(model)}
 
 

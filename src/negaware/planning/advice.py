@@ -56,9 +56,9 @@ def advice(setting: Setting, machine: Machine) -> tuple[Change, ...] | None:
         changes = tuple(change for change in reversed(values) if change is not None)
         changed = applied(setting, changes)
         if changed.sampler != setting.sampler:
-            if not _engines_fill_ranks(changed) or rows_at_once(changed, machine) < setting.completions:
+            sampler = _with_cache(changed, machine) if _engines_fill_ranks(changed) else None
+            if sampler is None:
                 continue
-            sampler = _with_cache(changed, machine)
             changes = tuple(replace(one, value=sampler) if one.field == "sampler" else one for one in changes)
         if fits(applied(setting, changes), machine):
             return changes
@@ -70,10 +70,15 @@ def applied(setting: Setting, changes: tuple[Change, ...]) -> Setting:
     return replace(setting, **{change.field: change.value for change in changes})
 
 
-def _with_cache(setting: Setting, machine: Machine) -> Sampler:
-    """vLLM with room for the answers that fit, in tenths of a GiB, as its option is given."""
-    tenths = 10 * rows_at_once(setting, machine) * sequence_bytes(setting) // GIB
-    return replace(setting.sampler, cache=int(tenths / 10 * GIB))
+def _with_cache(setting: Setting, machine: Machine) -> Sampler | None:
+    """vLLM with room for the answers that fit, in hundredths of a GiB, as its option is given; None if a question's
+    don't."""
+    room = vllm_cache(setting, machine)
+    assert room is not None  # the machine says
+    rows = max(setting.completions, rows_at_once(setting, machine))
+    hundredths = min(-(-100 * rows * sequence_bytes(setting) // GIB), 100 * room // GIB)
+    cache = int(hundredths / 100 * GIB)
+    return replace(setting.sampler, cache=cache) if cache >= setting.completions * sequence_bytes(setting) else None
 
 
 def _levers(setting: Setting) -> list[list[Change]]:

@@ -181,7 +181,7 @@ def _sampling(setting: Setting, machine: Machine | None) -> Parts:
 
 
 def rows_at_once(setting: Setting, machine: Machine | None = None) -> int:
-    """Answers that an engine decodes at once: a question's at least; by vLLM no more than it has room for."""
+    """Answers that an engine decodes at once: the local one a question's at least, vLLM what it has room for."""
     rows = min(setting.max_sequences, setting.sequences_an_engine)
     if setting.sampler.name != "vllm":
         return max(setting.completions, rows)

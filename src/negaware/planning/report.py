@@ -34,7 +34,7 @@ def print_plan(config: Config) -> None:
     for name, size in memory_lines(memory(setting)):
         print(f"#   {size / GIB:8.2f}  {name}")
     if setting.device == "cpu" and setting.activations == "recomputed":
-        print("#   The C library's heap adds up to half of it: holes between layers' tensors (docs/scaling.md).")
+        print("#   The process takes up to half as much again: holes in the C library's heap (docs/scaling.md).")
 
 
 def plan_command(path: Path, overrides: Sequence[str], gpus: int, machine: Machine) -> int:

@@ -28,7 +28,7 @@ TESTED = "vllm>=0.32,<0.33"
 
 CPU_CACHE_GIB = 1.0
 GPU_MEMORY_SHARE = 0.5  # of the whole GPU, weights counted: the trainer has its shards and activations there too
-LEAST_MEMORY_SHARE = 0.01
+LEAST_MEMORY_SHARE = 0.01  # what vLLM wants free at its start, whatever its cache
 
 
 class VLLMEngine:
@@ -235,7 +235,7 @@ def _arguments(model: str, dtype: str, max_tokens: int, options: VLLMOptions, ma
     if torch.cuda.is_available():
         arguments |= {
             "enable_sleep_mode": True,
-            # With a cache of a given size it no longer says how large; and so much must be free at the start.
+            # With a cache of a given size this share no longer decides the cache; but vLLM wants it free at its start.
             "gpu_memory_utilization": GPU_MEMORY_SHARE if options.cache_gib is None else LEAST_MEMORY_SHARE,
             "max_num_batched_tokens": 8192,  # LLMEngine's own 2048 is a server's, that has users who wait
         }
