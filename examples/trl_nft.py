@@ -1,6 +1,7 @@
 """NFT in TRL: what a script with GRPOTrainer becomes. Two names change, and rewards are verdicts: 1 right, 0 wrong.
 
     python examples/trl_nft.py --output_dir runs/trl --max_steps 20          # accelerate launch, where there are GPUs
+    python examples/trl_nft.py --output_dir runs/trl --max_steps 20 --use_cpu --bf16 False        # TRL wants to be told
 
 All of TRL's options can follow (`--use_vllm`, `--learning_rate 1e-6`, `--config FILE.yaml` …), and NFT's.
 """

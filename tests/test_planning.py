@@ -310,6 +310,12 @@ def test_the_command_says_whether_it_fits(tmp_path: Path, capsys: pytest.Capture
     assert "No option is enough" in capsys.readouterr().out
 
 
+def test_ranks_that_cannot_share_the_heads_are_refused(capsys: pytest.CaptureFixture) -> None:
+    command = ["plan", str(ROOT / "configs/math_nft_32b.yaml"), "--model", str(ROOT / "configs/models/Qwen2.5-32B")]
+    assert main([*command, "--gpus", "120", "--memory-gib", "80", "--rollout.engine.tensor_parallel", "3"]) == 2
+    assert "40 attention heads (8 with keys) can be shared by 1, 2, 4, 8, 40 ranks only" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [

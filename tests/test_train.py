@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,29 @@ def test_a_batch_that_is_not_full_is_told(tmp_path: Path, capsys: pytest.Capture
     ]
     assert told
     assert [line for line in capsys.readouterr().out.splitlines() if "informative" in line] == told
+
+
+JUDGE = """
+def is_right(answer, problem):
+    if len(answer) % 3 == 0:
+        raise KeyError("no such column")
+    return answer.startswith("1")
+"""
+
+
+def test_a_judge_that_fails_now_and_then_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "judge_of_test_train.py").write_text(JUDGE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    data = tiny_config(tmp_path, run__steps=1, evaluation__during=None)
+    data["task"]["verifier"] = "judge_of_test_train:is_right"
+    (line,) = read_lines(train(parse_config(data)) / "metrics.jsonl")[1:]
+    num_failed, num_answers = line["verifier/error"], 6 * line["rollout/num_groups_sampled"]
+    assert num_failed > 0
+    said = f"the verifier failed on {num_failed:.0f} of {num_answers:.0f} answers, which count as wrong; first with "
+    assert said + "\"KeyError: 'no such column'\"" in capsys.readouterr().out
 
 
 class FailingTracker:

@@ -284,7 +284,8 @@ def print_outcome(folder: Path) -> None:
     Console().print(before_after_table(summary).rich())
     print(f"report  {folder / 'report.html'}")
     print(f"model   {folder / 'model'}")
-    print(f'load it with:  transformers.AutoModelForCausalLM.from_pretrained("{folder / "model"}")')
+    needs = "" if (folder / "model" / "config.json").exists() else "  (it is adapters: with peft installed)"
+    print(f'load it with:  transformers.AutoModelForCausalLM.from_pretrained("{folder / "model"}"){needs}')
 
 
 def _plan(options: argparse.Namespace) -> int:

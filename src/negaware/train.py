@@ -113,11 +113,8 @@ def train(config: Config, *, resume: bool = False, force: bool = False, ranks: R
             progress.phase("sampling")
             rollout = run.collector.next_rollout(step, progress.advance)
             clock.lap("sample")
-            if len(rollout.groups) < config.rollout.questions:
-                progress.note(
-                    f"{len(rollout.groups)} of {config.rollout.questions} informative questions found in "
-                    f"{len(rollout.sampled)} asked (rollout.max_sampled_questions); training on those"
-                )
+            for sentence in rollout.shortcomings(config.rollout.questions):
+                progress.note(sentence)
             with interrupt.shield():
                 progress.phase("training")
                 run.engine.sleep()
@@ -218,6 +215,8 @@ class _Run:
                 )
             if self.ranks.is_first:
                 write_results(result, self.folder.path / "evaluations" / f"{moment}-{name}.jsonl")
+            if moment == "before":  # later there is a run to lose
+                result.require_judged()
             found[name] = asdict(result.avg_at_k)
         return found
 

@@ -139,6 +139,25 @@ def test_unverifiable_answers_are_counted_wrong_and_have_no_vote() -> None:
     assert all(answer.vote.value is None for answer in result.answers)
 
 
+class FailingVerifier(UndecidedVerifier):
+    """A judge that raises, but on one answer."""
+
+    def __init__(self, num_judged: int) -> None:
+        self.num_judged = num_judged
+
+    def grade(self, texts: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
+        judged = [Verdict(False, "wrong")] * self.num_judged
+        return judged + [Verdict(False, "error", "KeyError: 'x'")] * (len(texts) - self.num_judged)
+
+
+def test_an_evaluation_that_nobody_judged_says_so() -> None:
+    for num_judged in (1, 12):
+        run(ScriptedEngine(SCRIPT), Task("toy", PROBLEMS, "{question}", FailingVerifier(num_judged))).require_judged()
+    result = run(ScriptedEngine(SCRIPT), Task("toy", PROBLEMS, "{question}", FailingVerifier(0)))
+    with pytest.raises(ValueError, match=r"of toy failed on all 12 answers, first with \"KeyError: 'x'\"; mend"):
+        result.require_judged()
+
+
 def test_progress_is_the_number_of_tokens(verifier: MathVerifier) -> None:
     told: list[int] = []
     task = scripted_task(verifier)

@@ -129,9 +129,7 @@ def test_experts_that_could_not_be_merged_are_refused() -> None:
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
     config = MixtralConfig(**sizes, num_hidden_layers=1, vocab_size=61, num_local_experts=4)
     add_adapters(MixtralForCausalLM(config), LoraOptions(targets=("q_proj",)), "base")
-    with pytest.raises(
-        ValueError, match=r"adapters on model.layers.0.mlp\S* of Mixtral\w* could not be merged"
-    ):
+    with pytest.raises(ValueError, match=r"adapters on model.layers.0.mlp\S* of Mixtral\w* could not be merged"):
         add_adapters(MixtralForCausalLM(config), LoraOptions(), "base")
 
 

@@ -10,7 +10,7 @@ from negaware.models.load import load_policy
 from negaware.ranks import ALONE
 from negaware.rollout.engines import make_engine
 from negaware.rollout.local import LocalEngine
-from negaware.rollout.options import RolloutOptions
+from negaware.rollout.options import RolloutOptions, require_split_heads
 from tiny_run import write_tiny_model
 
 
@@ -42,6 +42,23 @@ def test_vllm_that_is_not_installed_is_named(policy, tmp_path):
         ValueError, match=r"rollout.engine is vllm, which can't be imported .*; install vllm>=0.32,<0.33"
     ):
         made(policy, tmp_path, "vllm")
+
+
+@pytest.mark.parametrize(
+    ("heads", "key_heads", "fitting"), [(40, 8, "1, 2, 4, 8, 40"), (9, 3, "1, 3, 9"), (6, 1, "1, 2, 3, 6")]
+)
+def test_ranks_that_cannot_share_the_heads(heads, key_heads, fitting):
+    """vLLM splits the heads with keys, or copies each for several ranks."""
+    for ranks in map(int, fitting.split(", ")):
+        require_split_heads(ranks, heads, key_heads)
+    for ranks in {5, 7, 16}:
+        with pytest.raises(ValueError, match=rf"parallel is {ranks}, but .* can be shared by {fitting} ranks only"):
+            require_split_heads(ranks, heads, key_heads)
+
+
+def test_vllm_is_not_started_for_ranks_that_cannot_share_the_heads(policy, tmp_path):
+    with pytest.raises(ValueError, match=r"tensor_parallel is 3, but the model's 4 attention heads \(2 with keys\)"):
+        made(policy, tmp_path, {"name": "vllm", "tensor_parallel": 3})
 
 
 def test_a_server_that_is_not_there_is_named(policy, tmp_path):

@@ -129,8 +129,19 @@ def test_a_cache_too_small_is_named():
 
 
 def test_a_model_that_vllm_cannot_load_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"vLLM can't load the model '.*': "):
+    with pytest.raises(ValueError, match=r"vLLM can't load the model '.*': .{30,}"):
         VLLMEngine(str(tmp_path), "float32", 256, OPTIONS, 4)
+    llama(0).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text()) | {"architectures": ["NoSuchForCausalLM"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"vLLM can't load the model '.*': .*NoSuchForCausalLM"):
+        VLLMEngine(str(tmp_path), "float32", 256, OPTIONS, 4)
+
+
+def test_a_cache_without_room_for_a_token_is_named(tmp_path):
+    llama(0).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"doesn't hold even one token; raise rollout\.engine\.cache_gib, or"):
+        VLLMEngine(str(tmp_path), "float32", 256, VLLMOptions(cache_gib=1e-6), 4)
 
 
 def test_another_version_is_refused(monkeypatch):

@@ -29,6 +29,7 @@ def test_the_whole_text_goes_to_the_function() -> None:
 
 def test_every_misbehaviour_has_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("negaware.verifiers.function.WorkerPool", partial(WorkerPool, num_workers=1, seconds=0.5))
-    verdicts = grade(work.misbehave, ["fine", "raise", "hang", "string", "fine"])
-    assert [verdict.reason for verdict in verdicts] == ["correct", "error", "timeout", "error", "correct"]
-    assert [verdict.correct for verdict in verdicts] == [True, False, False, False, True]
+    verdicts = grade(work.misbehave, ["fine", "raise", "hang", "string", "exit", "fine"])
+    assert [verdict.reason for verdict in verdicts] == ["correct", "error", "timeout", "error", "error", "correct"]
+    assert [verdict.correct for verdict in verdicts] == [True, False, False, False, False, True]
+    assert verdicts[4].extracted == "RuntimeError: it left by sys.exit(3)"

@@ -1,6 +1,7 @@
 """What the tests have workers do: module-level, so that a worker can import them by name."""
 
 import os
+import sys
 import time
 from typing import Any
 
@@ -50,4 +51,6 @@ def misbehave(text: str, problem: Problem) -> Any:
         raise ValueError("bad text")
     if text == "hang":
         sleep_forever()
+    if text == "exit":
+        sys.exit(3)
     return "yes" if text == "string" else True

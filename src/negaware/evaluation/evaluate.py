@@ -80,6 +80,15 @@ class EvaluationResult:
         """Answers on which the verifier ran out of time or failed; they count as wrong."""
         return sum(answer.reason in UNVERIFIABLE for answer in self.answers)
 
+    def require_judged(self) -> None:
+        """ValueError if the verifier failed on every answer: then accuracy says nothing."""
+        first = self.answers[0]
+        if all(answer.reason == "error" for answer in self.answers):
+            raise ValueError(
+                f"The verifier of {self.task} failed on all {len(self.answers)} answers, first with "
+                f"{first.extracted!r}; mend it, then go on with --resume."
+            )
+
     @property
     def avg_at_k(self) -> Estimate:
         """Mean share of right answers; with one completion a problem it is accuracy."""

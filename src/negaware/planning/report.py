@@ -19,6 +19,7 @@ from negaware.planning.advice import advice, fits, holds_an_answer
 from negaware.planning.cost import seconds, work
 from negaware.planning.memory import Memory, memory, sequence_bytes, vllm_cache
 from negaware.planning.setting import GIB, Machine, Setting, setting_of
+from negaware.rollout.options import require_split_heads
 
 WIDTH = 116
 
@@ -50,6 +51,7 @@ def plan_command(path: Path, overrides: Sequence[str], gpus: int, machine: Machi
             f"--gpus is {gpus}, but each engine takes {setting.sampler.tensor_parallel} "
             "(rollout.engine.tensor_parallel); give a multiple of that."
         )
+    require_split_heads(setting.sampler.tensor_parallel, setting.model.num_heads, setting.model.num_key_heads)
     print(f"{path}: {config.model.name} on {gpus} GPUs of {machine.memory / GIB:g} GiB\n")
     held, console = memory(setting, machine), Console(width=WIDTH)
     console.print(_memory_table(held, machine))

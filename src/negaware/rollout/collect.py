@@ -31,6 +31,23 @@ class Rollout:
     sampled: list[Group]
     metrics: dict[str, float]
 
+    def shortcomings(self, wanted: int) -> list[str]:
+        """A sentence for each thing that the user should know: fewer than `wanted` groups, answers that failed."""
+        found = []
+        if len(self.groups) < wanted:
+            found.append(
+                f"{len(self.groups)} of {wanted} informative questions found in {len(self.sampled)} asked "
+                "(rollout.max_sampled_questions); training on those"
+            )
+        verdicts = [verdict for group in self.sampled for verdict in group.verdicts]
+        failures = [verdict.extracted for verdict in verdicts if verdict.reason == "error"]
+        if failures:
+            found.append(
+                f"the verifier failed on {len(failures)} of {len(verdicts)} answers, which count as wrong; first with "
+                f"{failures[0]!r}"
+            )
+        return found
+
 
 @dataclass(slots=True)
 class CollectorState:

@@ -9,7 +9,7 @@ from negaware.models.load import COMPUTE_DTYPES, Policy, load_policy
 from negaware.ranks import Ranks
 from negaware.rollout.engine import Engine
 from negaware.rollout.local import LocalEngine
-from negaware.rollout.options import RolloutOptions, VLLMOptions, VLLMServerOptions
+from negaware.rollout.options import RolloutOptions, VLLMOptions, VLLMServerOptions, require_split_heads
 from negaware.rollout.shares import SharedEngine
 
 
@@ -26,6 +26,10 @@ def make_engine(
     ranks_per_engine = 1
     match options.engine:
         case VLLMOptions():
+            shape = policy.model.config.get_text_config(decoder=True)
+            num_heads = shape.num_attention_heads
+            num_key_heads = getattr(shape, "num_key_value_heads", None) or num_heads
+            require_split_heads(options.engine.tensor_parallel, num_heads, num_key_heads)
             from negaware.rollout.vllm import VLLMEngine
 
             engine = VLLMEngine(name, compute_dtype, policy.max_tokens, options.engine, max_sequences)

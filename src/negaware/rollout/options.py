@@ -47,6 +47,18 @@ class VLLMOptions(_Options):
     """GiB of keys and values a rank keeps; by default what is left of half a GPU beside the weights, 1 on a CPU."""
 
 
+def require_split_heads(tensor_parallel: int, num_heads: int, num_key_heads: int) -> None:
+    """ValueError unless so many ranks can share the model's attention heads, as vLLM shares them out."""
+    if num_heads % tensor_parallel or (num_key_heads % tensor_parallel and tensor_parallel % num_key_heads):
+        shared = [
+            n for n in range(1, num_heads + 1) if num_heads % n == 0 and not (num_key_heads % n and n % num_key_heads)
+        ]
+        raise ValueError(
+            f"rollout.engine.tensor_parallel is {tensor_parallel}, but the model's {num_heads} attention heads "
+            f"({num_key_heads} with keys) can be shared by {', '.join(map(str, shared))} ranks only."
+        )
+
+
 class VLLMServerOptions(_Options):
     """A vLLM server on this machine or others, which is started apart (docs/sampling.md says how)."""
 

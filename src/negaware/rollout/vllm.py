@@ -47,6 +47,10 @@ class VLLMEngine:
         except (ValueError, RuntimeError, OSError, NotImplementedError) as error:
             if is_lost_connection(error) or isinstance(error, torch.OutOfMemoryError):
                 raise
+            if "auto-fit max_model_len" in str(error):
+                raise ValueError(
+                    "vLLM's cache doesn't hold even one token; raise rollout.engine.cache_gib, or leave it out."
+                ) from error
             raise ValueError(f"vLLM can't load the model {model!r}: {_first_cause(error)}") from error
         finally:
             torch.set_num_threads = set_num_threads  # vLLM's CPU build replaces it by one that does nothing
@@ -255,7 +259,10 @@ def _arguments(model: str, dtype: str, max_tokens: int, options: VLLMOptions, ma
 
 
 def _first_cause(error: BaseException) -> str:
-    """What vLLM wraps around it says less."""
+    """What vLLM wraps around it says less. Of pydantic's lines the first names the class, the second the fault."""
     while error.__cause__ is not None:
         error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and "validation error" in lines[0]:
+        return lines[1].partition(" [type=")[0].removeprefix("Value error, ")
     return reason(error)

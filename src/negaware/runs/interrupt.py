@@ -59,7 +59,9 @@ class Interrupt:
     def _handle(self, signal_number: int, frame: FrameType | None) -> None:
         if self._agree:
             if not self._asked:
-                self.announce("Stopping after this step.")
+                seconds = os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30")
+                waits = f"torchrun waits {seconds} seconds (TORCH_ELASTIC_SHUTDOWN_TIMEOUT)"
+                self.announce(f"Stopping after this step, for which {waits}.")
             self._asked = True
             return
         if self._asked:

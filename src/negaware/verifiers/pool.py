@@ -109,6 +109,8 @@ def _call(seconds: float, function: Callable[..., Any], *arguments: Any) -> Any:
     signal.setitimer(signal.ITIMER_REAL, 4 * seconds + 1)
     try:
         return function(*arguments)
+    except SystemExit as error:  # which would pass for the end of our own process
+        raise RuntimeError(f"it left by sys.exit({error.code!r})") from error
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
