@@ -23,6 +23,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+COMMAND = "negaware.cli:entry"
+"""What the shell calls; it takes its arguments from `sys.argv`."""
 PRELOADED = ("negaware.cli", "negaware.train", "negaware.verifiers.grade", "tiny_run", "plotly.offline")
 
 
@@ -49,7 +51,7 @@ class Ended:
 
 def negaware(*arguments: object, faults: Sequence[Fault] = (), cwd: Path | None = None) -> Ended:
     """Runs `negaware` with these arguments."""
-    return _run("negaware.cli:main", [str(argument) for argument in arguments], [faults], cwd)[0]
+    return _run(COMMAND, [str(argument) for argument in arguments], [faults], cwd)[0]
 
 
 def negaware_on_ranks(
@@ -57,7 +59,7 @@ def negaware_on_ranks(
 ) -> list[Ended]:
     """Runs `negaware` with these arguments as so many ranks, which have torchrun's environment but no torchrun."""
     texts = [str(argument) for argument in arguments]
-    return _run("negaware.cli:main", texts, [(faults or {}).get(rank, ()) for rank in range(num_ranks)])
+    return _run(COMMAND, texts, [(faults or {}).get(rank, ()) for rank in range(num_ranks)])
 
 
 def on_ranks(num_ranks: int, function: str, *arguments: str) -> None:
@@ -147,7 +149,8 @@ def _become_command(
         _install(Fault(**fault))
     sys.argv = ["negaware", *arguments]
     module, _, name = function.partition(":")
-    sys.exit(getattr(importlib.import_module(module), name)(arguments))
+    called = getattr(importlib.import_module(module), name)
+    sys.exit(called() if function == COMMAND else called(arguments))
 
 
 def _install(fault: Fault) -> None:

@@ -35,13 +35,19 @@ TASK_HELP = "gsm8k:test, math500, arithmetic:test, reasoning_gym:NAME, problems.
 def entry() -> NoReturn:
     """What the shell calls: `main`, and out."""
     exit_code = main()
-    if exit_code == INTERRUPTED or "vllm" in sys.modules:
+    if exit_code == INTERRUPTED or "vllm" in sys.modules or _is_among_ranks():
         # Python ends itself by SIGINT, not with our code, if the interrupt happened to meet a string in exec(). And
-        # vLLM, taken down with the interpreter, may complain or crash after all is done.
+        # vLLM, or a group whose other ranks have gone, may complain or crash when taken down with the interpreter.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(exit_code)
     sys.exit(exit_code)
+
+
+def _is_among_ranks() -> bool:
+    """Whether this process has not left its group, as it does unless something went wrong."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_initialized()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

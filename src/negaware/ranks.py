@@ -9,7 +9,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -135,10 +135,14 @@ class Ranks:
         deadline = time.monotonic() + (5 if broken else 0)
         while not (dead := self.dead()) and time.monotonic() < deadline:
             time.sleep(0.02)  # a dying process closes its connections before it has ended
+        if not dead and not broken:
+            return
+        silent = self._wait_until_all_know(dead)
+        elsewhere = {host for rank, (host, _) in enumerate(self.processes) if rank in silent} - {socket.gethostname()}
         if dead:
             lost = " and ".join(f"rank {rank} (process {self.processes[rank][1]})" for rank in dead)
-        elif broken and (hosts := self._silent_hosts()):
-            lost = f"a rank on {' or '.join(hosts)}"
+        elif elsewhere:
+            lost = f"a rank on {' or '.join(sorted(elsewhere))}"
         else:
             return
         raise RankLostError(
@@ -146,23 +150,24 @@ class Ranks:
             "memory?). The same command with --resume goes on from the last checkpoint."
         ) from error
 
-    def _silent_hosts(self, seconds: float = 5.0) -> list[str]:
-        """The other machines of whose ranks some say nothing: the lost one's, and those that haven't noticed yet.
+    def _wait_until_all_know(self, dead: Sequence[int], seconds: float = 5.0) -> set[int]:
+        """The ranks that don't say in time, in the store, that they have lost one: those lost, and those that haven't
+        noticed yet.
 
-        All that have noticed say so in the store.
+        Nobody leaves while others look for who is dead, or would be taken for it.
         """
-        others = {rank: host for rank, (host, _) in enumerate(self.processes) if host != socket.gethostname()}
-        if self.store is None or not others:
-            return []
+        silent = set(range(self.size)) - {self.rank, *dead}
+        if self.store is None:
+            return silent
         deadline = time.monotonic() + seconds
         with suppress(RuntimeError):  # the store may have gone with the first rank
             self.store.set(f"rank {self.rank} has lost one", "")
-            while others and time.monotonic() < deadline:
-                time.sleep(0.1)
-                others = {
-                    rank: host for rank, host in others.items() if not self.store.check([f"rank {rank} has lost one"])
-                }
-        return sorted(set(others.values()))
+            while silent and time.monotonic() < deadline:
+                time.sleep(0.02)
+                silent = {rank for rank in silent if not self.store.check([f"rank {rank} has lost one"])}
+        if self.is_first:
+            time.sleep(0.5)  # it may hold the store, in which others look
+        return silent
 
     def dead(self) -> list[int]:
         """The ranks on this machine whose process has ended."""
