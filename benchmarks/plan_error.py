@@ -92,7 +92,6 @@ def measure(case: Case) -> list[Compared]:
 
 def of_a_step(case: Case) -> list[Compared]:
     """A small step, after which AdamW's moments are there, then the one that counts."""
-    import torch
 
     from negaware.models.parallel import recompute_activations
     from negaware.models.residual import keep_residual_float32
@@ -112,9 +111,7 @@ def of_a_step(case: Case) -> list[Compared]:
             keep_residual_float32(model)
             if case.recomputed:
                 recompute_activations(model)
-        trainer.step([made_group(2, 2, model.config.vocab_size)], seed=0)
-        for master in trainer.optimizer.masters.values():  # as after an earlier micro-batch of the same step
-            master.grad = torch.full_like(master, 0.0)
+        warm_up(trainer, 2, model.config.vocab_size)
         length = case.tokens - PROMPT + 1
         with kept_bytes(model, trainer) as kept:
             trainer.step([made_group(case.rows, length, model.config.vocab_size)], seed=0)
@@ -127,6 +124,15 @@ def of_a_step(case: Case) -> list[Compared]:
         *keys_and_values(case, model, trainer.fused),
         Compared(case.title, "process", planned.total("training"), peak.growth),
     ]
+
+
+def warm_up(trainer: Any, num_answers: int, vocabulary: int) -> None:
+    """A small step, which makes AdamW's moments; and gradients, as an earlier micro-batch of the next one leaves."""
+    import torch
+
+    trainer.step([made_group(num_answers, 2, vocabulary)], seed=0)
+    for master in trainer.optimizer.masters.values():
+        master.grad = torch.full_like(master, 0.0)
 
 
 def of_shards(case: Case) -> list[Compared]:
@@ -150,9 +156,7 @@ def of_shards(case: Case) -> list[Compared]:
             policy, sharded = load_sharded_policy("smollm2-135m-instruct", ranks, "cpu", torch.bfloat16, False)
             vocabulary = policy.model.config.vocab_size
             trainer = Trainer(policy.model, loss, options, 2, ranks, sharded)
-            trainer.step([made_group(2 * ranks.size, 2, vocabulary)], seed=0)
-            for master in trainer.optimizer.masters.values():  # as after an earlier micro-batch of the same step
-                master.grad = torch.full_like(master, 0.0)
+            warm_up(trainer, 2 * ranks.size, vocabulary)
             group = made_group(case.rows * ranks.size, case.tokens - PROMPT + 1, vocabulary)
             peak.forget()
             trainer.step([group], seed=0)

@@ -49,8 +49,6 @@ def advice(setting: Setting, machine: Machine) -> tuple[Change, ...] | None:
 
     vLLM is advised with room for a question's answers at once: with less it fits, but is hardly worth its GPU.
     """
-    if fits(setting, machine):
-        return ()
     # The first of all combinations: the dearest lever is the last to be touched, and each no further than it must be.
     for values in product(*([None, *lever] for lever in reversed(_levers(setting)))):
         changes = tuple(change for change in reversed(values) if change is not None)

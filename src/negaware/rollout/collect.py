@@ -39,11 +39,10 @@ class Rollout:
                 f"{len(self.groups)} of {wanted} informative questions found in {len(self.sampled)} asked "
                 "(rollout.max_sampled_questions); training on those"
             )
-        verdicts = [verdict for group in self.sampled for verdict in group.verdicts]
-        failures = [verdict.extracted for verdict in verdicts if verdict.reason == "error"]
+        failures, num_answers = verifier_failures(self.sampled)
         if failures:
             found.append(
-                f"the verifier failed on {len(failures)} of {len(verdicts)} answers, which count as wrong; first with "
+                f"the verifier failed on {len(failures)} of {num_answers} answers, which count as wrong; first with "
                 f"{failures[0]!r}"
             )
         return found
@@ -177,11 +176,10 @@ class Collector:
     def _nothing_to_learn(self, sampled: Sequence[Group]) -> str:
         all_right = sum(group.pass_rate == 1 for group in sampled)
         truncated = sum(c.finish_reason == "length" for group in sampled for c in group.completions)
-        verdicts = [verdict for group in sampled for verdict in group.verdicts]
-        failures = [verdict.extracted for verdict in verdicts if verdict.reason == "error"]
-        if len(failures) > len(verdicts) / 2:
+        failures, num_answers = verifier_failures(sampled)
+        if len(failures) > num_answers / 2:
             return (
-                f"The verifier failed on {len(failures)} of this step's {len(verdicts)} answers, first with "
+                f"The verifier failed on {len(failures)} of this step's {num_answers} answers, first with "
                 f"{failures[0]!r}, so there is nothing to learn from; mend it, then go on with --resume."
             )
         advice = (
@@ -215,6 +213,12 @@ def require_fit(
             f"{max_new_tokens} that exceeds the model's {max_tokens} ({len(too_long)} of {len(prompts)} problems do). "
             "Lower max_new_tokens, or leave such problems out (in training: rollout.max_prompt_tokens)."
         )
+
+
+def verifier_failures(sampled: Sequence[Group]) -> tuple[list[str | None], int]:
+    """What the verifier failed with on each answer that it couldn't judge; and how many answers there are."""
+    verdicts = [verdict for group in sampled for verdict in group.verdicts]
+    return [verdict.extracted for verdict in verdicts if verdict.reason == "error"], len(verdicts)
 
 
 def rollout_metrics(sampled: Sequence[Group], seconds: float) -> dict[str, float]:

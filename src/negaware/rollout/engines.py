@@ -26,12 +26,12 @@ def make_engine(
     ranks_per_engine = 1
     match options.engine:
         case VLLMOptions():
+            from negaware.rollout.vllm import VLLMEngine
+
             shape = policy.model.config.get_text_config(decoder=True)
             num_heads = shape.num_attention_heads
             num_key_heads = getattr(shape, "num_key_value_heads", None) or num_heads
             require_split_heads(options.engine.tensor_parallel, num_heads, num_key_heads)
-            from negaware.rollout.vllm import VLLMEngine
-
             engine = VLLMEngine(name, compute_dtype, policy.max_tokens, options.engine, max_sequences)
             ranks_per_engine = options.engine.tensor_parallel
         case VLLMServerOptions():

@@ -49,10 +49,9 @@ class VLLMOptions(_Options):
 
 def require_split_heads(tensor_parallel: int, num_heads: int, num_key_heads: int) -> None:
     """ValueError unless so many ranks can share the model's attention heads, as vLLM shares them out."""
-    if num_heads % tensor_parallel or (num_key_heads % tensor_parallel and tensor_parallel % num_key_heads):
-        shared = [
-            n for n in range(1, num_heads + 1) if num_heads % n == 0 and not (num_key_heads % n and n % num_key_heads)
-        ]
+    splits = [n for n in range(1, num_heads + 1) if num_heads % n == 0]
+    shared = [n for n in splits if num_key_heads % n == 0 or n % num_key_heads == 0]
+    if tensor_parallel not in shared:
         raise ValueError(
             f"rollout.engine.tensor_parallel is {tensor_parallel}, but the model's {num_heads} attention heads "
             f"({num_key_heads} with keys) can be shared by {', '.join(map(str, shared))} ranks only."
