@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -182,6 +183,9 @@ def test_ranks_sample_apart_and_together(tmp_path):
     alone = engine.generate([[1, 2, 3, 4, 5], [6, 7], [8, 9, 10]], 2, SamplingParams(12, stop_token_ids=(1, 2)), seed=5)
     assert [found["total"] for found in apart + together] == [3.0] * 4
     assert [list(found["groups"]) for found in apart] == [["0", "2"], ["1"]]
+    assert len({found["shared_memory"] for found in together}) == 1
+    assert re.fullmatch("[0-9a-f]{16}", together[0]["shared_memory"]), "a name that no other run has"
+    assert [found["left"] for found in together] == [[], []]
     expected = {str(index): [list(done.token_ids) for done in group] for index, group in enumerate(alone)}
     for groups in (apart[0]["groups"] | apart[1]["groups"], together[0]["groups"], together[1]["groups"]):
         assert {index: [done["token_ids"] for done in group] for index, group in groups.items()} == expected

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,7 +45,7 @@ class VLLMEngine:
         self.vllm = import_vllm()
         set_num_threads = torch.set_num_threads
         try:
-            self.engine = self.vllm.LLMEngine.from_engine_args(self.vllm.EngineArgs(**arguments))
+            self.engine = _new_engine(self.vllm, arguments)
         except (ValueError, RuntimeError, OSError, NotImplementedError) as error:
             if is_lost_connection(error) or isinstance(error, torch.OutOfMemoryError):
                 raise
@@ -256,6 +258,34 @@ def _arguments(model: str, dtype: str, max_tokens: int, options: VLLMOptions, ma
     if cache_gib:
         arguments["kv_cache_memory_bytes"] = int(cache_gib * 2**30)
     return arguments
+
+
+def _new_engine(vllm: Any, arguments: dict[str, Any]) -> Any:
+    """vLLM's LLMEngine. On a CPU the ranks of one exchange through shared memory, here with a name of its own.
+
+    vLLM has one name for every engine that torchrun started: two runs on a machine would get each other's memory, and
+    what a killed one leaves would bar the next ("create shm in SHMManager failed").
+    """
+    engine_arguments = vllm.EngineArgs(**arguments)
+    if torch.cuda.is_available() or arguments["tensor_parallel_size"] == 1:
+        return vllm.LLMEngine.from_engine_args(engine_arguments)
+    from vllm.usage.usage_lib import UsageContext  # type: ignore[import-not-found]
+    from vllm.v1.executor.uniproc_executor import ExecutorWithExternalLauncher  # type: ignore[import-not-found]
+
+    names = [""] * dist.get_world_size()
+    dist.all_gather_object(names, secrets.token_hex(8))
+    name = names[dist.get_rank() // arguments["tensor_parallel_size"] * arguments["tensor_parallel_size"]]
+
+    class NamedExecutor(ExecutorWithExternalLauncher):
+        def _distributed_args(self) -> tuple[str, int, int]:
+            _, rank, local_rank = super()._distributed_args()
+            return f"env://:{name}", rank, local_rank  # what stands after the colon begins the memory's name
+
+    config = engine_arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
+    engine = vllm.LLMEngine(config, NamedExecutor, log_stats=False)
+    for memory in Path("/dev/shm").glob(f"{name}-*"):  # all its ranks have it by now; nothing is left, however they end
+        memory.unlink(missing_ok=True)
+    return engine
 
 
 def _first_cause(error: BaseException) -> str:
