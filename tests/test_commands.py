@@ -38,6 +38,22 @@ def test_evaluate_prints_the_figures_and_keeps_the_answers(tmp_path: Path, capsy
         assert measure in printed
 
 
+def test_evaluate_takes_a_task_of_ones_own_written_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a judge that agrees with no gold answer."""
+    tiny_config(tmp_path)
+    (tmp_path / "judge_of_lengths.py").write_text("def is_right(answer, problem):\n    return len(answer) % 2 == 0\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    task = "{kind: dataset, path: test.jsonl, prompt: '{question}', verifier: 'judge_of_lengths:is_right'}"
+    options = ["--samples", "6", "--max-new-tokens", "6", "-o", "results.jsonl"]
+    assert main(["evaluate", "model", "--task", task, *options]) == 0
+    results = [json.loads(line) for line in Path("results.jsonl").read_text().splitlines()]
+    answers = [answer for result in results for answer in result["answers"] if answer["text"]]
+    answers = [answer for answer in answers if answer["finish_reason"] == "stop"]  # what is cut off is wrong
+    assert [answer["correct"] for answer in answers] == [len(answer["text"]) % 2 == 0 for answer in answers]
+    assert {answer["correct"] for answer in answers} == {True, False}
+
+
 def test_evaluate_refuses_many_greedy_samples(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     options = ["--task", "arithmetic:test", "--samples", "4", "--temperature", "0"]
     assert main(["evaluate", str(tmp_path), *options]) == 2

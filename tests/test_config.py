@@ -98,13 +98,13 @@ def test_objective_options_are_those_of_its_loss(name: str) -> None:
 # What is set (None: taken out) → the whole sentence.
 REFUSED = [
     # names
-    ({"modle": "x"}, "modle is no field of the config; did you mean model?"),
-    ({"training.lerning_rate": 1}, "training.lerning_rate is no field of the config; did you mean training.learning_rate?"),
-    ({"run.xyz": 1}, "run.xyz is no field of the config; known are folder, steps, seed, checkpoint_every, keep_checkpoints, "
+    ({"modle": "x"}, "modle is no known field; did you mean model?"),
+    ({"training.lerning_rate": 1}, "training.lerning_rate is no known field; did you mean training.learning_rate?"),
+    ({"run.xyz": 1}, "run.xyz is no known field; known are folder, steps, seed, checkpoint_every, keep_checkpoints, "
      "trackers."),
-    ({"evaluation.during.evry": 1}, "evaluation.during.evry is no field of the config; did you mean evaluation.during.every?"),
-    ({"task.hihg": 1}, "task.hihg is no field of the config; did you mean task.high?"),
-    ({"objective": {"name": "nft", "clip": 0.2}}, "objective.clip is no field of the config; known are name, epsilon, "
+    ({"evaluation.during.evry": 1}, "evaluation.during.evry is no known field; did you mean evaluation.during.every?"),
+    ({"task.hihg": 1}, "task.hihg is no known field; did you mean task.high?"),
+    ({"objective": {"name": "nft", "clip": 0.2}}, "objective.clip is no known field; known are name, epsilon, "
      "negative_weight, prompt_weight, ratio."),
     ({"objective": "ntf"}, "objective is 'ntf'; it must be one of nft, rft, grpo, dr_grpo, dapo; did you mean nft?"),
     ({"objective": "ppo"}, "objective is 'ppo'; it must be one of nft, rft, grpo, dr_grpo, dapo."),
@@ -138,7 +138,7 @@ REFUSED = [
     ({"training.betas": [False, 0.9]}, "training.betas.0 is False; it should be a number."),
     ({"model": False}, "model.name is False; it should be a text."),
     ({"model": {}}, "model.name is missing; add it to the config or give --model.name VALUE."),
-    ({"model": {"name": "x", "lora": {"ranks": 8}}}, "model.lora.ranks is no field of the config; did you mean model.lora.rank?"),
+    ({"model": {"name": "x", "lora": {"ranks": 8}}}, "model.lora.ranks is no known field; did you mean model.lora.rank?"),
     ({"model": {"name": "x", "lora": {"rank": 0}}}, "model.lora.rank is 0; it should be at least 1."),
     ({"model": {"name": "x", "lora": True}}, "model.lora is True; it should be a mapping of fields."),
     ({"model": {"name": "x", "lora": {"save": "both"}}}, "model.lora.save is 'both'; it must be one of merged, adapter."),
@@ -158,7 +158,7 @@ REFUSED = [
     ({"training.importance_weight_cap": 2}, "training.importance_weight_cap is 2, but with training.old_logprobs recorded π_old "
      "is the sampler's own and every weight 1; set old_logprobs to recomputed."),
     ({"rollout.engine": "vlm"}, "rollout.engine is 'vlm'; it must be one of local, vllm, vllm_server; did you mean vllm?"),
-    ({"rollout.engine": {"name": "vllm", "tensor_paralel": 2}}, "rollout.engine.tensor_paralel is no field of the config; did "
+    ({"rollout.engine": {"name": "vllm", "tensor_paralel": 2}}, "rollout.engine.tensor_paralel is no known field; did "
      "you mean rollout.engine.tensor_parallel?"),
     ({"rollout.engine": "vllm_server"}, "rollout.engine.url is missing; add it to the config or give --rollout.engine.url "
      "VALUE."),
@@ -237,9 +237,9 @@ def test_overrides(overrides: list[str], field: str, value: Any) -> None:
         (["--run.seed"], "--run.seed has no value; write --run.seed value."),
         (["--run.seed", "[1"], "The value of --run.seed, '[1', can't be read; put quotes around it."),
         (["--data_dir", "x", "--data_dir.size", "7"], "data_dir is 'x' and has no field 'size'; write it out as a mapping."),
-        (["--model.size", "7"], "model.size is no field of the config; known are name, lora."),
-        (["--run.seeds", "1"], "run.seeds is no field of the config; did you mean run.seed?"),
-        (["--objective", "grpo", "--objective.epsilon", "1"], "objective.epsilon is no field of the config; known are name, "
+        (["--model.size", "7"], "model.size is no known field; known are name, lora."),
+        (["--run.seeds", "1"], "run.seeds is no known field; did you mean run.seed?"),
+        (["--objective", "grpo", "--objective.epsilon", "1"], "objective.epsilon is no known field; known are name, "
          "clip."),
     ],
 )  # fmt: skip

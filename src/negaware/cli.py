@@ -29,7 +29,10 @@ HOW_TO_GO_ON = {
     "compare": "The same command goes on from the last finished step.",
 }
 
-TASK_HELP = "gsm8k:test, math500, arithmetic:test, reasoning_gym:NAME, problems.jsonl, owner/name of a hub data set …"
+TASK_HELP = (
+    "gsm8k:test, math500, arithmetic:test, reasoning_gym:NAME, problems.jsonl, owner/name of a hub data set …, or "
+    "written out as in a config: '{kind: arithmetic, verifier: \"my_rules:is_right\"}'"
+)
 
 
 def entry() -> NoReturn:

@@ -5,14 +5,14 @@ Whatever is wrong is said in one sentence that names the field, what it got and 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from negaware.complaints import explain
 from negaware.evaluation.options import EvaluationOptions
 from negaware.models.options import ModelOptions
 from negaware.objectives import OBJECTIVES
@@ -234,7 +234,7 @@ def parse_config(data: dict[str, Any], default_folder: Path | None = None) -> Co
     try:
         return Config.model_validate(_with_switches(data))
     except ValidationError as error:
-        raise ConfigError(_explain(error.errors()[0])) from error
+        raise ConfigError(explain(error, Config, "add it to the config or give --{field} VALUE")) from error
 
 
 class _Switch:
@@ -303,98 +303,3 @@ def _set(data: dict[str, Any], field: list[str], value: Any) -> None:
             raise ConfigError(f"{place} is {inner!r} and has no field {field[depth + 1]!r}; write it out as a mapping.")
         data = inner
     data[field[-1]] = value
-
-
-_EXPECTED = {
-    **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "a whole number"),
-    **dict.fromkeys(("float_parsing", "float_type"), "a number"),
-    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "a mapping of fields"),
-    **dict.fromkeys(("list_type", "tuple_type"), "a list"),
-    "finite_number": "a finite number",
-    "string_type": "a text",
-    "path_type": "a path",
-    "greater_than": "greater than {gt:g}",
-    "greater_than_equal": "at least {ge:g}",
-    "less_than": "less than {lt:g}",
-    "less_than_equal": "at most {le:g}",
-}
-"""What pydantic's kinds of complaint expected."""
-
-
-def _explain(error: Any) -> str:
-    """pydantic's first complaint as one sentence for a person."""
-    path, model = _walk(error["loc"])
-    field, kind, context = ".".join(path) or "the config", error["type"], error.get("ctx", {})
-    got = f"{field} is {_shown(error['input'])}"
-    match kind:
-        case "extra_forbidden":
-            names = [*model.model_fields] if model else []
-            near = difflib.get_close_matches(path[-1], names, n=1)
-            hint = f"did you mean {'.'.join([*path[:-1], near[0]])}?" if near else f"known are {', '.join(names)}."
-            return f"{field} is no field of the config; {hint}"
-        case "missing" if path[-1].isdecimal():
-            return f"{'.'.join(path[:-1])} is {_shown(error['input'])}; it has too few items."
-        case "missing":
-            return f"{field} is missing; add it to the config or give --{field} VALUE."
-        case "union_tag_not_found":
-            tags = ", ".join(tag for option in _candidates(error["loc"]) for tag in _tags(option))
-            return f"{got}, which has no {context['discriminator'].strip(chr(39))}; it must be one of {tags}."
-        case "union_tag_invalid":
-            return f"{field} is {context['tag']!r}; {_choose(context['tag'], context['expected_tags'])}"
-        case "literal_error":
-            return f"{got}; {_choose(str(error['input']), context['expected'].replace(' or ', ', '))}"
-        case "value_error":
-            message = error["msg"].removeprefix("Value error, ")
-            return f"{field}: {message}." if path else f"{message}."
-    if kind in _EXPECTED:
-        return f"{got}; it should be {_EXPECTED[kind].format(**context)}."
-    return f"{got}; {error['msg'][0].lower()}{error['msg'][1:]}."
-
-
-def _choose(value: str, expected: str) -> str:
-    """What to write instead, where `expected` are quoted names with commas between."""
-    names = [name.strip("' ") for name in expected.split(",")]
-    near = difflib.get_close_matches(value, names, n=1)
-    return f"it must be one of {', '.join(names)}{f'; did you mean {near[0]}?' if near else '.'}"
-
-
-def _walk(location: Sequence[str | int]) -> tuple[list[str], type[BaseModel] | None]:
-    """The dotted path of a pydantic location without its union tags, and the model that holds the last part."""
-    path: list[str] = []
-    holder: type[BaseModel] | None = Config
-    for depth, part in enumerate(map(str, location)):
-        candidates = _candidates(location[:depth])
-        if len(candidates) > 1 and any(part in _tags(model) for model in candidates):
-            continue
-        path.append(part)
-        holder = candidates[0] if candidates else None
-    return path, holder
-
-
-def _candidates(location: Sequence[str | int]) -> list[type[BaseModel]]:
-    """The models that may stand at a pydantic location, union tags followed."""
-    candidates: list[type[BaseModel]] = [Config]
-    for part in map(str, location):
-        tagged = [model for model in candidates if part in _tags(model)]
-        if len(candidates) > 1 and tagged:
-            candidates = tagged
-        else:
-            field = candidates[0].model_fields.get(part) if candidates else None
-            candidates = _models(field.annotation) if field else []
-    return candidates
-
-
-def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
-    tags = [get_args(field.annotation) for name, field in model.model_fields.items() if name in ("kind", "name")]
-    return tags[0] if tags else ()
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for inner in get_args(annotation) for model in _models(inner)]
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}…"

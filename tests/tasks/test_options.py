@@ -28,6 +28,8 @@ class Config(BaseModel):
         ("folder/problems.jsonl", DatasetOptions(path="folder/problems.jsonl")),
         ("problems.parquet", DatasetOptions(path="problems.parquet")),
         ("someone/their-problems", DatasetOptions(path="someone/their-problems")),
+        ("{kind: arithmetic, verifier: 'rules:judge'}", ArithmeticOptions(verifier="rules:judge")),
+        ("{kind: dataset, path: a/b.jsonl, num_problems: 3}", DatasetOptions(path="a/b.jsonl", num_problems=3)),
     ],
 )
 def test_a_string_stands_for_options(text: str, expected: object) -> None:
@@ -46,6 +48,9 @@ def test_a_string_stands_for_options(text: str, expected: object) -> None:
         ("aime24:test", "one split"),
         ("reasoning_gym", "lacks the data set's name"),
         ("zzz", "tasks: arithmetic"),
+        ("{kind: arithmetic", "can't be read; write for instance {kind: arithmetic, verifier: "),
+        ("{kind: arithmetic, vrifier: a}", "vrifier"),
+        ("{path: problems.jsonl}", "kind"),
     ],
 )
 def test_a_wrong_string_is_refused_with_a_way_out(text: str, message: str) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from negaware.complaints import explain
 from negaware.verifiers.extract import Method
 
 Split = Literal["train", "test"]
@@ -165,21 +166,33 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def parse_task(text: str) -> ArithmeticOptions | ReasoningGymOptions | DatasetOptions | BenchmarkOptions:
     """The options that a string names: `gsm8k`, `gsm8k:test`, `arithmetic:test`, `reasoning_gym:chain_sum`,
-    `reasoning_gym:chain_sum:test`, `problems.jsonl`, `owner/hub-data-set`.
+    `reasoning_gym:chain_sum:test`, `problems.jsonl`, `owner/hub-data-set`; or, between braces, those it writes out.
 
-    Raises ValueError for a name that is none of these.
+    Raises ValueError for a string that is none of these.
     """
-    if PurePath(text).suffix in (".jsonl", ".parquet") or "/" in text:
-        return DatasetOptions(path=text)
-    name, *rest = text.split(":")
+    try:
+        return _WithTask.model_validate({"task": text}).task
+    except ValidationError as error:
+        raise ValueError(explain(error, _WithTask)) from error
+
+
+def _fields(value: object) -> object:
+    """Those of the task that a string names; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    if value.startswith("{"):
+        return _written_out(value)
+    if PurePath(value).suffix in (".jsonl", ".parquet") or "/" in value:
+        return {"kind": "dataset", "path": value}
+    name, *rest = value.split(":")
     if name == "reasoning_gym":
         if not rest or not rest[0]:
-            raise ValueError(f"task {text!r} lacks the data set's name; write for instance reasoning_gym:chain_sum")
-        return ReasoningGymOptions.model_validate({"name": rest[0], **_split(text, rest[1:])})
+            raise ValueError(f"{value!r} lacks the data set's name; write for instance reasoning_gym:chain_sum")
+        return {"kind": "reasoning_gym", "name": rest[0], **_split(value, rest[1:])}
     if name == "arithmetic":
-        return ArithmeticOptions.model_validate(_split(text, rest))
+        return {"kind": "arithmetic", **_split(value, rest)}
     if name in get_args(BenchmarkName):
-        return BenchmarkOptions.model_validate({"name": name, **_split(text, rest)})
+        return {"kind": "benchmark", "name": name, **_split(value, rest)}
     known = ("arithmetic", "reasoning_gym:NAME", *get_args(BenchmarkName))
     suggestion = did_you_mean(name, ("arithmetic", "reasoning_gym", *get_args(BenchmarkName)))
     raise ValueError(
@@ -192,13 +205,24 @@ def _split(text: str, rest: list[str]) -> dict[str, str]:
     if not rest:
         return {}
     if len(rest) > 1 or rest[0] not in get_args(Split):
-        raise ValueError(f"task {text!r} ends in {':'.join(rest)!r}; expected train or test there")
+        raise ValueError(f"{text!r} ends in {':'.join(rest)!r}; expected train or test there")
     return {"split": rest[0]}
 
 
-def _expand(value: object) -> object:
-    return parse_task(value) if isinstance(value, str) else value
+def _written_out(text: str) -> object:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(
+            f"{text!r} can't be read; write for instance {{kind: arithmetic, verifier: 'my_rules:is_right'}}"
+        ) from error
 
 
-TaskOptions = Annotated[AnyTaskOptions, BeforeValidator(_expand)]
+TaskOptions = Annotated[AnyTaskOptions, BeforeValidator(_fields)]
 """A task in a config: one of the four kinds, or the string that names it."""
+
+
+class _WithTask(BaseModel):
+    task: TaskOptions
