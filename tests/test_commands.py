@@ -39,7 +39,7 @@ def test_evaluate_prints_the_figures_and_keeps_the_answers(tmp_path: Path, capsy
 
 
 def test_evaluate_takes_a_task_of_ones_own_written_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a judge that agrees with no gold answer."""
+    """With a judge that looks at no gold answer."""
     tiny_config(tmp_path)
     (tmp_path / "judge_of_lengths.py").write_text("def is_right(answer, problem):\n    return len(answer) % 2 == 0\n")
     monkeypatch.chdir(tmp_path)

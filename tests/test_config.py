@@ -108,7 +108,7 @@ REFUSED = [
      "negative_weight, prompt_weight, ratio."),
     ({"objective": "ntf"}, "objective is 'ntf'; it must be one of nft, rft, grpo, dr_grpo, dapo; did you mean nft?"),
     ({"objective": "ppo"}, "objective is 'ppo'; it must be one of nft, rft, grpo, dr_grpo, dapo."),
-    ({"task": {"kind": "arithmetics"}}, "task is 'arithmetics'; it must be one of arithmetic, reasoning_gym, dataset, "
+    ({"task": {"kind": "arithmetics"}}, "task.kind is 'arithmetics'; it must be one of arithmetic, reasoning_gym, dataset, "
      "benchmark; did you mean arithmetic?"),
     ({"task": {"name": "gsm8k"}}, "task is {'name': 'gsm8k'}, which has no kind; it must be one of arithmetic, "
      "reasoning_gym, dataset, benchmark."),
@@ -241,6 +241,10 @@ def test_overrides(overrides: list[str], field: str, value: Any) -> None:
         (["--run.seeds", "1"], "run.seeds is no known field; did you mean run.seed?"),
         (["--objective", "grpo", "--objective.epsilon", "1"], "objective.epsilon is no known field; known are name, "
          "clip."),
+        (["--run.seed", "2024-13-45"], "The value of --run.seed, '2024-13-45', can't be read; put quotes around it."),
+        (["--evaluation.task", "gsm8", "--evaluation.task.split", "test"], "evaluation.task: there is no task 'gsm8'; did "
+         "you mean 'gsm8k'? (tasks: arithmetic, reasoning_gym:NAME, gsm8k, math, dapo_math_17k, aime24, aime25, amc23, "
+         "math500, olympiadbench, minerva_math, a .jsonl or .parquet file, or owner/name of a hub data set)."),
     ],
 )  # fmt: skip
 def test_refused_overrides(overrides: list[str], sentence: str) -> None:
@@ -255,6 +259,7 @@ def test_refused_overrides(overrides: list[str], sentence: str) -> None:
         (None, "The config {path} can't be read: No such file or directory."),
         (b"", "The config {path} holds NoneType, not fields; begin with `model: …`."),
         (b"- a", "The config {path} holds list, not fields; begin with `model: …`."),
+        (b"a: 2024-13-45", "The config {path} is not YAML: month must be in 1..12."),
         (b"a: [", "The config {path} is not YAML: while parsing a flow node"),
         (b"\xff\xfe\x00", "The config {path} can't be read: "),
     ],

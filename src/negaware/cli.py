@@ -31,7 +31,7 @@ HOW_TO_GO_ON = {
 
 TASK_HELP = (
     "gsm8k:test, math500, arithmetic:test, reasoning_gym:NAME, problems.jsonl, owner/name of a hub data set …, or "
-    "written out as in a config: '{kind: arithmetic, verifier: \"my_rules:is_right\"}'"
+    "written out as in a config: '{kind: benchmark, name: math500, verifier: \"my_rules:is_right\"}'"
 )
 
 

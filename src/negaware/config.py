@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from negaware.complaints import explain
 from negaware.evaluation.options import EvaluationOptions
 from negaware.models.options import ModelOptions
 from negaware.objectives import OBJECTIVES
 from negaware.objectives.credit import PromptWeight
 from negaware.objectives.nft import Ratio
 from negaware.rollout.options import RolloutOptions
-from negaware.tasks.options import TaskOptions, parse_task
+from negaware.tasks.options import TaskOptions, task_fields
 from negaware.training.options import TrainingOptions
+from negaware.validation import validated
 
 
 class ConfigError(ValueError):
@@ -218,7 +218,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), default_folder: Path 
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"The config {path} can't be read: {getattr(error, 'strerror', None) or error}.") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
         raise ConfigError(f"The config {path} is not YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(data, dict):
         raise ConfigError(f"The config {path} holds {type(data).__name__}, not fields; begin with `model: …`.")
@@ -232,27 +232,9 @@ def parse_config(data: dict[str, Any], default_folder: Path | None = None) -> Co
     if default_folder is not None and isinstance(data.get("run"), dict) and data["run"].get("folder") is None:
         data = data | {"run": data["run"] | {"folder": str(default_folder)}}
     try:
-        return Config.model_validate(_with_switches(data))
-    except ValidationError as error:
-        raise ConfigError(explain(error, Config, "add it to the config or give --{field} VALUE")) from error
-
-
-class _Switch:
-    """true or false in a config: no field takes one, but pydantic would take a bool for the number 1 or 0."""
-
-    def __init__(self, value: bool) -> None:
-        self.value = value
-
-    def __repr__(self) -> str:
-        return repr(self.value)
-
-
-def _with_switches(value: Any) -> Any:
-    if isinstance(value, dict):  # reasoning-gym's own parameters may be switches
-        return {name: inner if name == "parameters" else _with_switches(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_with_switches(inner) for inner in value]
-    return _Switch(value) if isinstance(value, bool) else value
+        return validated(Config, data, "add it to the config or give --{field} VALUE")
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _parse_overrides(arguments: Sequence[str]) -> list[tuple[list[str], Any]]:
@@ -270,7 +252,7 @@ def _parse_overrides(arguments: Sequence[str]) -> list[tuple[list[str], Any]]:
             text = waiting.pop(0)
         try:
             overrides.append((name[2:].replace("-", "_").split("."), _plain(text)))
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
             raise ConfigError(f"The value of {name}, {text!r}, can't be read; put quotes around it.") from error
     return overrides
 
@@ -295,7 +277,10 @@ def _set(data: dict[str, Any], field: list[str], value: Any) -> None:
         if inner is None:
             inner = data[part] = {}
         elif isinstance(inner, str) and part == "task":
-            inner = data[part] = parse_task(inner).model_dump(exclude_none=True)
+            try:
+                inner = data[part] = task_fields(inner)
+            except ValueError as error:
+                raise ConfigError(f"{'.'.join(field[: depth + 1])}: {error}.") from error
         elif isinstance(inner, str) and part in ("model", "objective", "engine"):
             inner = data[part] = {"name": inner}
         elif not isinstance(inner, dict):

@@ -38,6 +38,16 @@ def test_two_ranks_sample_and_train_as_one(folder: Path, tensor_parallel: int, t
     assert all(step.get("train/sampler_difference", 0) < 1e-5 for step in timeless_metrics(tmp_path / "run"))
 
 
+@pytest.mark.parametrize(("cache_gib", "code"), [(0.02, 0), (1e-6, 2)])
+def test_nothing_is_left_in_shared_memory(folder: Path, cache_gib: float, code: int, tmp_path: Path) -> None:
+    """Of an engine that two ranks shared, or of one that could not start: the next run would meet it."""
+    before = set(Path("/dev/shm").glob("*cpushm*"))
+    options = ("--rollout.engine.tensor_parallel", 2, "--rollout.engine.cache_gib", cache_gib)
+    ended = negaware_on_ranks(2, "train", folder / "tiny.yaml", *options, "--run.folder", tmp_path / "run")
+    assert [one.code for one in ended] == [code, code], ended
+    assert set(Path("/dev/shm").glob("*cpushm*")) == before
+
+
 @pytest.mark.parametrize("num_ranks", [1, 2])
 def test_vllm_samples_with_the_adapters_merged(folder: Path, num_ranks: int, tmp_path: Path) -> None:
     """The trainer's log-probabilities, of adapters apart, are the sampler's after each step that changed them."""

@@ -28,8 +28,6 @@ class Config(BaseModel):
         ("folder/problems.jsonl", DatasetOptions(path="folder/problems.jsonl")),
         ("problems.parquet", DatasetOptions(path="problems.parquet")),
         ("someone/their-problems", DatasetOptions(path="someone/their-problems")),
-        ("{kind: arithmetic, verifier: 'rules:judge'}", ArithmeticOptions(verifier="rules:judge")),
-        ("{kind: dataset, path: a/b.jsonl, num_problems: 3}", DatasetOptions(path="a/b.jsonl", num_problems=3)),
     ],
 )
 def test_a_string_stands_for_options(text: str, expected: object) -> None:
@@ -48,9 +46,6 @@ def test_a_string_stands_for_options(text: str, expected: object) -> None:
         ("aime24:test", "one split"),
         ("reasoning_gym", "lacks the data set's name"),
         ("zzz", "tasks: arithmetic"),
-        ("{kind: arithmetic", "can't be read; write for instance {kind: arithmetic, verifier: "),
-        ("{kind: arithmetic, vrifier: a}", "vrifier"),
-        ("{path: problems.jsonl}", "kind"),
     ],
 )
 def test_a_wrong_string_is_refused_with_a_way_out(text: str, message: str) -> None:
@@ -59,6 +54,41 @@ def test_a_wrong_string_is_refused_with_a_way_out(text: str, message: str) -> No
     assert message in str(refusal.value)
     with pytest.raises(ValidationError):
         Config.model_validate({"task": text})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{kind: arithmetic, verifier: 'rules:judge'}", ArithmeticOptions(verifier="rules:judge")),
+        (" {kind: dataset, path: a/b.jsonl, num_problems: 3}", DatasetOptions(path="a/b.jsonl", num_problems=3)),
+    ],
+)
+def test_a_task_may_be_written_out(text: str, expected: object) -> None:
+    assert parse_task(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("{kind: arithmetic", "The task '{kind: arithmetic' can't be read; write it as {kind: …}, in quotes."),
+        ("{kind: 2024-13-45}", "The task '{kind: 2024-13-45}' can't be read; write it as {kind: …}, in quotes."),
+        ("{kind: arithmetic, vrifier: a}", "task.vrifier is no known field; did you mean task.verifier?"),
+        ("{kind: arithmetic, seed: true}", "task.seed is True; it should be a whole number."),
+        ("{kind: dataset}", "task.path is missing; add it."),
+        ("{kind: gsm8k}", "task.kind is 'gsm8k'; it must be one of arithmetic, reasoning_gym, dataset, benchmark."),
+        (
+            "{path: problems.jsonl}",
+            "task is {'path': 'problems.jsonl'}, which has no kind; it must be one of arithmetic, reasoning_gym, "
+            "dataset, benchmark.",
+        ),
+        ("aime24:test", "task: split is for gsm8k alone, aime24 has one split; leave it out."),
+        ("gsm8k:low", "task: 'gsm8k:low' ends in 'low'; expected train or test there."),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(text: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=r".") as refusal:
+        parse_task(text)
+    assert str(refusal.value) == sentence
 
 
 @pytest.mark.parametrize(

@@ -263,29 +263,29 @@ def _arguments(model: str, dtype: str, max_tokens: int, options: VLLMOptions, ma
 def _new_engine(vllm: Any, arguments: dict[str, Any]) -> Any:
     """vLLM's LLMEngine. On a CPU the ranks of one exchange through shared memory, here with a name of its own.
 
-    vLLM has one name for every engine that torchrun started: two runs on a machine would get each other's memory, and
-    what a killed one leaves would bar the next ("create shm in SHMManager failed").
+    Under torchrun vLLM names it the same in every run, and nobody deletes it when a process is killed: a second run
+    beside the first, or one after a killed one, would end in "create shm in SHMManager failed".
     """
     engine_arguments = vllm.EngineArgs(**arguments)
-    if torch.cuda.is_available() or arguments["tensor_parallel_size"] == 1:
+    num_ranks: int = arguments["tensor_parallel_size"]
+    if torch.cuda.is_available() or num_ranks == 1:
         return vllm.LLMEngine.from_engine_args(engine_arguments)
-    from vllm.usage.usage_lib import UsageContext  # type: ignore[import-not-found]
     from vllm.v1.executor.uniproc_executor import ExecutorWithExternalLauncher  # type: ignore[import-not-found]
 
     names = [""] * dist.get_world_size()
-    dist.all_gather_object(names, secrets.token_hex(8))
-    name = names[dist.get_rank() // arguments["tensor_parallel_size"] * arguments["tensor_parallel_size"]]
+    dist.all_gather_object(names, secrets.token_hex(4))
+    name = names[dist.get_rank() // num_ranks * num_ranks]  # its first rank's
 
     class NamedExecutor(ExecutorWithExternalLauncher):
         def _distributed_args(self) -> tuple[str, int, int]:
             _, rank, local_rank = super()._distributed_args()
             return f"env://:{name}", rank, local_rank  # what stands after the colon begins the memory's name
 
-    config = engine_arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
-    engine = vllm.LLMEngine(config, NamedExecutor, log_stats=False)
-    for memory in Path("/dev/shm").glob(f"{name}-*"):  # all its ranks have it by now; nothing is left, however they end
-        memory.unlink(missing_ok=True)
-    return engine
+    try:
+        return vllm.LLMEngine(engine_arguments.create_engine_config(), NamedExecutor, log_stats=False)
+    finally:  # all its ranks have opened the memory, or never will: they keep it, and no end of theirs leaves it behind
+        for memory in Path("/dev/shm").glob(f"{name}-*"):
+            memory.unlink(missing_ok=True)
 
 
 def _first_cause(error: BaseException) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from negaware.complaints import explain
+from negaware.validation import validated
 from negaware.verifiers.extract import Method
 
 Split = Literal["train", "test"]
@@ -165,64 +165,65 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def parse_task(text: str) -> ArithmeticOptions | ReasoningGymOptions | DatasetOptions | BenchmarkOptions:
-    """The options that a string names: `gsm8k`, `gsm8k:test`, `arithmetic:test`, `reasoning_gym:chain_sum`,
-    `reasoning_gym:chain_sum:test`, `problems.jsonl`, `owner/hub-data-set`; or, between braces, those it writes out.
+    """The options that a text on the command line stands for: a name (see `task_fields`), or {kind: …} as in a config.
 
-    Raises ValueError for a string that is none of these.
+    Raises ValueError for one that is neither.
     """
-    try:
-        return _WithTask.model_validate({"task": text}).task
-    except ValidationError as error:
-        raise ValueError(explain(error, _WithTask)) from error
+    written_out = text.lstrip().startswith("{")
+    return validated(_WithTask, {"task": _read(text) if written_out else text}).task
 
 
-def _fields(value: object) -> object:
-    """Those of the task that a string names; anything else as it is."""
-    if not isinstance(value, str):
-        return value
-    if value.startswith("{"):
-        return _written_out(value)
-    if PurePath(value).suffix in (".jsonl", ".parquet") or "/" in value:
-        return {"kind": "dataset", "path": value}
-    name, *rest = value.split(":")
-    if name == "reasoning_gym":
+def task_fields(name: str) -> dict[str, str]:
+    """The options that a name stands for: `gsm8k`, `gsm8k:test`, `arithmetic:test`, `reasoning_gym:chain_sum`,
+    `reasoning_gym:chain_sum:test`, `problems.jsonl`, `owner/hub-data-set`.
+
+    Raises ValueError for a name that is none of these.
+    """
+    if PurePath(name).suffix in (".jsonl", ".parquet") or "/" in name:
+        return {"kind": "dataset", "path": name}
+    first, *rest = name.split(":")
+    if first == "reasoning_gym":
         if not rest or not rest[0]:
-            raise ValueError(f"{value!r} lacks the data set's name; write for instance reasoning_gym:chain_sum")
-        return {"kind": "reasoning_gym", "name": rest[0], **_split(value, rest[1:])}
-    if name == "arithmetic":
-        return {"kind": "arithmetic", **_split(value, rest)}
-    if name in get_args(BenchmarkName):
-        return {"kind": "benchmark", "name": name, **_split(value, rest)}
+            raise ValueError(f"{name!r} lacks the data set's name; write for instance reasoning_gym:chain_sum")
+        return {"kind": first, "name": rest[0], **_split(name, rest[1:])}
+    if first == "arithmetic":
+        return {"kind": first, **_split(name, rest)}
+    if first in get_args(BenchmarkName):
+        return {"kind": "benchmark", "name": first, **_split(name, rest)}
     known = ("arithmetic", "reasoning_gym:NAME", *get_args(BenchmarkName))
-    suggestion = did_you_mean(name, ("arithmetic", "reasoning_gym", *get_args(BenchmarkName)))
+    suggestion = did_you_mean(first, ("arithmetic", "reasoning_gym", *get_args(BenchmarkName)))
     raise ValueError(
-        f"there is no task {name!r}{suggestion or ''} (tasks: {', '.join(known)}, a .jsonl or .parquet file, "
+        f"there is no task {first!r}{suggestion or ''} (tasks: {', '.join(known)}, a .jsonl or .parquet file, "
         "or owner/name of a hub data set)"
     )
 
 
-def _split(text: str, rest: list[str]) -> dict[str, str]:
+def _split(name: str, rest: list[str]) -> dict[str, str]:
     if not rest:
         return {}
     if len(rest) > 1 or rest[0] not in get_args(Split):
-        raise ValueError(f"{text!r} ends in {':'.join(rest)!r}; expected train or test there")
+        raise ValueError(f"{name!r} ends in {':'.join(rest)!r}; expected train or test there")
     return {"split": rest[0]}
 
 
-def _written_out(text: str) -> object:
+def _read(text: str) -> object:
     import yaml
 
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(
-            f"{text!r} can't be read; write for instance {{kind: arithmetic, verifier: 'my_rules:is_right'}}"
-        ) from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
+        raise ValueError(f"The task {text!r} can't be read; write it as {{kind: …}}, in quotes.") from error
 
 
-TaskOptions = Annotated[AnyTaskOptions, BeforeValidator(_fields)]
+def _named(value: object) -> object:
+    return task_fields(value) if isinstance(value, str) else value
+
+
+TaskOptions = Annotated[AnyTaskOptions, BeforeValidator(_named)]
 """A task in a config: one of the four kinds, or the string that names it."""
 
 
 class _WithTask(BaseModel):
+    """So that what is wrong is said of the field `task`."""
+
     task: TaskOptions

@@ -1,12 +1,44 @@
-"""pydantic's complaints about options as one sentence: the field, what it got, what would do. It knows no options."""
+"""Plain data → options that pydantic has checked. What is wrong is one sentence: the field, what it got, what would do.
+
+It knows no options.
+"""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
+
+Options = TypeVar("Options", bound=BaseModel)
+
+
+def validated(root: type[Options], data: dict[str, Any], how_to_add: str = "add it") -> Options:
+    """The `root` of plain data. ValueError for the first thing wrong with it, `how_to_add` for a missing {field}."""
+    try:
+        return root.model_validate(_with_switches(data))
+    except ValidationError as error:
+        raise ValueError(_explain(error.errors()[0], root, how_to_add)) from error
+
+
+class _Switch:
+    """true or false in the data: no field takes one, but pydantic would take a bool for the number 1 or 0."""
+
+    def __init__(self, value: bool) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+
+def _with_switches(value: Any) -> Any:
+    if isinstance(value, dict):  # reasoning-gym's own parameters may be switches
+        return {name: inner if name == "parameters" else _with_switches(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_with_switches(inner) for inner in value]
+    return _Switch(value) if isinstance(value, bool) else value
+
 
 _EXPECTED = {
     **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "a whole number"),
@@ -24,9 +56,8 @@ _EXPECTED = {
 """What pydantic's kinds of complaint expected."""
 
 
-def explain(refusal: ValidationError, root: type[BaseModel], how_to_add: str = "add it") -> str:
-    """pydantic's first complaint about a `root` as one sentence for a person; `how_to_add` a missing {field}."""
-    error = refusal.errors()[0]
+def _explain(error: Any, root: type[BaseModel], how_to_add: str) -> str:
+    """pydantic's complaint about a `root` as one sentence for a person."""
     path, model = _walk(error["loc"], root)
     field, kind, context = ".".join(path) or "the config", error["type"], error.get("ctx", {})
     got = f"{field} is {_shown(error['input'])}"
@@ -42,9 +73,12 @@ def explain(refusal: ValidationError, root: type[BaseModel], how_to_add: str = "
             return f"{field} is missing; {how_to_add.format(field=field)}."
         case "union_tag_not_found":
             tags = ", ".join(tag for option in _candidates(error["loc"], root) for tag in _tags(option))
-            return f"{got}, which has no {context['discriminator'].strip(chr(39))}; it must be one of {tags}."
+            return f"{got}, which has no {_tag_name(context)}; it must be one of {tags}."
         case "union_tag_invalid":
-            return f"{field} is {context['tag']!r}; {_choose(context['tag'], context['expected_tags'])}"
+            tagged = (
+                field if _tag_name(context) == "name" else f"{field}.{_tag_name(context)}"
+            )  # `objective: nft` is short
+            return f"{tagged} is {context['tag']!r}; {_choose(context['tag'], context['expected_tags'])}"
         case "literal_error":
             return f"{got}; {_choose(str(error['input']), context['expected'].replace(' or ', ', '))}"
         case "value_error":
@@ -53,6 +87,10 @@ def explain(refusal: ValidationError, root: type[BaseModel], how_to_add: str = "
     if kind in _EXPECTED:
         return f"{got}; it should be {_EXPECTED[kind].format(**context)}."
     return f"{got}; {error['msg'][0].lower()}{error['msg'][1:]}."
+
+
+def _tag_name(context: dict[str, Any]) -> str:
+    return str(context["discriminator"]).strip("'")
 
 
 def _choose(value: str, expected: str) -> str:
