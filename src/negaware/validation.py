@@ -75,9 +75,8 @@ def _explain(error: Any, root: type[BaseModel], how_to_add: str) -> str:
             tags = ", ".join(tag for option in _candidates(error["loc"], root) for tag in _tags(option))
             return f"{got}, which has no {_tag_name(context)}; it must be one of {tags}."
         case "union_tag_invalid":
-            tagged = (
-                field if _tag_name(context) == "name" else f"{field}.{_tag_name(context)}"
-            )  # `objective: nft` is short
+            # `objective: nft` is short for {name: nft}.
+            tagged = field if _tag_name(context) == "name" else f"{field}.{_tag_name(context)}"
             return f"{tagged} is {context['tag']!r}; {_choose(context['tag'], context['expected_tags'])}"
         case "literal_error":
             return f"{got}; {_choose(str(error['input']), context['expected'].replace(' or ', ', '))}"
