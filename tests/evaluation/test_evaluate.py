@@ -137,6 +137,8 @@ def test_unverifiable_answers_are_counted_wrong_and_have_no_vote() -> None:
     assert result.num_unverifiable == 12
     assert result.avg_at_k.value == result.maj_at_k.value == 0
     assert all(answer.vote.value is None for answer in result.answers)
+    with pytest.raises(ValueError, match="failed on all 12 answers, first with 'timeout'; mend"):
+        result.require_judged()
 
 
 class FailingVerifier(UndecidedVerifier):
@@ -151,8 +153,10 @@ class FailingVerifier(UndecidedVerifier):
 
 
 def test_an_evaluation_that_nobody_judged_says_so() -> None:
-    for num_judged in (1, 12):
-        run(ScriptedEngine(SCRIPT), Task("toy", PROBLEMS, "{question}", FailingVerifier(num_judged))).require_judged()
+    for num_judged, first in ((1, "KeyError: 'x'"), (12, None)):
+        result = run(ScriptedEngine(SCRIPT), Task("toy", PROBLEMS, "{question}", FailingVerifier(num_judged)))
+        result.require_judged()
+        assert result.first_failure == first
     result = run(ScriptedEngine(SCRIPT), Task("toy", PROBLEMS, "{question}", FailingVerifier(0)))
     with pytest.raises(ValueError, match=r"of toy failed on all 12 answers, first with \"KeyError: 'x'\"; mend"):
         result.require_judged()

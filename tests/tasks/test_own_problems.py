@@ -1,16 +1,20 @@
 """A task with a judge of one's own, given as module:function."""
 
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from negaware.tasks.audit import audit_task
 from negaware.tasks.load import load_task
 from negaware.tasks.options import ArithmeticOptions, DatasetOptions
 
 JUDGE = """
 import functools
+
+import numpy
 
 def is_short(answer, problem):
     return len(answer) <= problem.metadata["longest"]
@@ -20,6 +24,9 @@ def is_gold(answer, problem):
 
 def talks(answer, problem):
     return "yes"
+
+def is_short_to_numpy(answer, problem):
+    return numpy.bool_(is_short(answer, problem))
 
 def fails(answer, problem):
     return problem.metadata["no such column"]
@@ -70,6 +77,32 @@ def test_own_judge_of_questions_that_there_are(folder: Path) -> None:
     task = load_task(ArithmeticOptions(forms=("add",), num_problems=1, verifier=judge(folder, "is_gold")))
     gold = task.problems[0].answer
     assert verdicts(task, [gold, f"It is {gold}."]) == [(True, "correct"), (False, "wrong")]
+
+
+def test_numpys_booleans_are_booleans(folder: Path) -> None:
+    options = DatasetOptions(path="words.jsonl", answer_column=None, verifier=judge(folder, "is_short_to_numpy"))
+    assert verdicts(load_task(options), ["bear", "green"]) == [(True, "correct"), (False, "wrong")]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("is_gold", r"the task's own judge calls the text \boxed{5} wrong"),
+        ("fails", r"the task's own judge failed on the text \boxed{5}: KeyError: 'no such column'"),
+    ],
+)
+def test_the_audit_says_what_an_own_judge_did(folder: Path, name: str, why: str) -> None:
+    Path("sums.jsonl").write_text('{"question": "2 + 3?", "answer": 5}\n')
+    task = load_task(DatasetOptions(path="sums.jsonl", verifier=judge(folder, name)))
+    with closing(task.verifier):
+        assert [failure.why for failure in audit_task(task).failures] == [why]
+
+
+def test_without_gold_answers_there_is_nothing_to_audit(folder: Path) -> None:
+    options = DatasetOptions(path="words.jsonl", answer_column=None, verifier=judge(folder, "is_short"))
+    task = load_task(options)
+    with closing(task.verifier), pytest.raises(ValueError, match="words has no gold answers, so there is nothing to"):
+        audit_task(task)
 
 
 def test_a_judge_that_misbehaves_says_how(folder: Path) -> None:

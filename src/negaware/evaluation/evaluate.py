@@ -81,13 +81,18 @@ class EvaluationResult:
         return sum(answer.reason in UNVERIFIABLE for answer in self.answers)
 
     def require_judged(self) -> None:
-        """ValueError if the verifier failed on every answer: then accuracy says nothing."""
-        first = self.answers[0]
-        if all(answer.reason == "error" for answer in self.answers):
+        """ValueError if the verifier could judge no answer: then accuracy says nothing."""
+        if self.num_unverifiable == len(self.answers):
             raise ValueError(
                 f"The verifier of {self.task} failed on all {len(self.answers)} answers, first with "
-                f"{first.extracted!r}; mend it, then go on with --resume."
+                f"{self.first_failure!r}; mend it and start again, a run with --resume."
             )
+
+    @property
+    def first_failure(self) -> str | None:
+        """What went wrong with the first answer that couldn't be judged, if there is one."""
+        failed = (answer for answer in self.answers if answer.reason in UNVERIFIABLE)
+        return next((answer.extracted if answer.reason == "error" else answer.reason for answer in failed), None)
 
     @property
     def avg_at_k(self) -> Estimate:

@@ -44,13 +44,13 @@ def holds_an_answer(setting: Setting, machine: Machine) -> bool:
     return room is None or room >= sequence_bytes(setting)
 
 
-def advice(setting: Setting, machine: Machine) -> tuple[Change, ...] | None:
+def advice(setting: Setting, machine: Machine, more_gpus: bool = True) -> tuple[Change, ...] | None:
     """The mildest changes with which the run fits; empty if it does, None if nothing tried is enough.
 
     vLLM is advised with room for a question's answers at once: with less it fits, but is hardly worth its GPU.
     """
     # The first of all combinations: the dearest lever is the last to be touched, and each no further than it must be.
-    for values in product(*([None, *lever] for lever in reversed(_levers(setting)))):
+    for values in product(*([None, *lever] for lever in reversed(_levers(setting, more_gpus)))):
         changes = tuple(change for change in reversed(values) if change is not None)
         changed = applied(setting, changes)
         if changed.sampler != setting.sampler:
@@ -79,13 +79,15 @@ def _with_cache(setting: Setting, machine: Machine) -> Sampler | None:
     return replace(setting.sampler, cache=cache) if cache >= setting.completions * sequence_bytes(setting) else None
 
 
-def _levers(setting: Setting) -> list[list[Change]]:
+def _levers(setting: Setting, more_gpus: bool) -> list[list[Change]]:
     """Mild to dear; each with its values, mild to strong."""
     levers = []
     if setting.activations == "kept":
         levers.append([Change("--training.activations", "activations", "recomputed")])
     tokens = setting.micro_batch_tokens
-    smaller = [tokens >> n for n in range(1, tokens.bit_length()) if tokens >> n >= max(setting.longest, 256)]
+    least = max(setting.longest, 256)
+    smaller = [tokens >> n for n in range(1, tokens.bit_length()) if tokens >> n > least]
+    smaller += [least] if least < tokens else []
     levers.append([Change("--training.micro_batch_tokens", "micro_batch_tokens", size) for size in smaller])
     rows = setting.max_sequences
     fewer = [rows >> n for n in range(1, rows.bit_length()) if rows >> n >= setting.completions]
@@ -96,7 +98,7 @@ def _levers(setting: Setting) -> list[list[Change]]:
     heads = setting.model.num_key_heads
     splits = [n for n in (1, 2, 4, 8, 16) if n >= before and heads % n == 0]
     levers.append([Change(option, "sampler", Sampler("vllm", n)) for n in splits])
-    levers.append([Change("--gpus", "ranks", setting.ranks << n) for n in range(1, 11)])
+    levers.append([Change("--gpus", "ranks", setting.ranks << n) for n in range(1, 11) if more_gpus])
     if setting.offload == "none":
         levers.append([Change("--training.offload", "offload", "cpu")])
     return [lever for lever in levers if lever]

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from negaware.config import Config, ConfigError, load_config
 from negaware.models.load import pick_device
-from negaware.planning.advice import advice, fits, holds_an_answer
+from negaware.planning.advice import advice, applied, fits, holds_an_answer
 from negaware.planning.cost import seconds, work
 from negaware.planning.memory import Memory, memory, sequence_bytes, vllm_cache
 from negaware.planning.setting import GIB, Machine, Setting, setting_of
@@ -26,11 +26,15 @@ WIDTH = 116
 
 def print_plan(config: Config) -> None:
     """Prints the resolved config as YAML, then a step's arithmetic. ValueError if the model's config can't be had."""
-    print(yaml.safe_dump(config.resolved(), sort_keys=False), end="")
     setting = setting_of(config, 1, pick_device(config.device))
+    _require_split_heads(setting)
+    print(yaml.safe_dump(config.resolved(), sort_keys=False), end="")
     print("\n# One step")
     for line in [*rollout_lines(config), *training_lines(setting)]:
         print(f"#   {line}")
+    if setting.sampler.tensor_parallel > 1:
+        print(f"\n# An engine takes {setting.sampler.tensor_parallel} GPUs: `negaware plan` says what each holds.")
+        return
     print("\n# Memory (GiB)")
     for name, size in memory_lines(memory(setting)):
         print(f"#   {size / GIB:8.2f}  {name}")
@@ -51,7 +55,7 @@ def plan_command(path: Path, overrides: Sequence[str], gpus: int, machine: Machi
             f"--gpus is {gpus}, but each engine takes {setting.sampler.tensor_parallel} "
             "(rollout.engine.tensor_parallel); give a multiple of that."
         )
-    require_split_heads(setting.sampler.tensor_parallel, setting.model.num_heads, setting.model.num_key_heads)
+    _require_split_heads(setting)
     print(f"{path}: {config.model.name} on {gpus} GPUs of {machine.memory / GIB:g} GiB\n")
     held, console = memory(setting, machine), Console(width=WIDTH)
     console.print(_memory_table(held, machine))
@@ -61,6 +65,10 @@ def plan_command(path: Path, overrides: Sequence[str], gpus: int, machine: Machi
     print()
     print(verdict(setting, machine, held))
     return 0 if fits(setting, machine) else 1
+
+
+def _require_split_heads(setting: Setting) -> None:
+    require_split_heads(setting.sampler.tensor_parallel, setting.model.num_heads, setting.model.num_key_heads)
 
 
 def rollout_lines(config: Config) -> list[str]:
@@ -124,7 +132,7 @@ def verdict(setting: Setting, machine: Machine, held: Memory) -> str:
     """Whether it fits; if not, which moments don't, and what to change."""
     room = f"{machine.usable / GIB:.1f} GiB (nine tenths of a GPU)"
     if fits(setting, machine):
-        host = f"; {held.on_the_host / GIB:.1f} GiB of the CPU's memory for each" if held.on_the_host else ""
+        host = f"; {_on_the_host(held)}" if held.on_the_host else ""
         return f"It fits: {held.peak / GIB:.1f} of {room}{host}."
     over = [f"{name} takes {held.total(name) / GIB:.1f}" for name in held.moments if held.total(name) > machine.usable]
     reasons = [f"{', '.join(over)} of {room}"] if over else []
@@ -139,7 +147,15 @@ def verdict(setting: Setting, machine: Machine, held: Memory) -> str:
         change = "No option is enough: take GPUs with more memory, or lower rollout.max_new_tokens."
     else:
         change = f"It fits with {' '.join(map(str, changes))}"
+        here = advice(setting, machine, more_gpus=False) if any(one.field == "ranks" for one in changes) else None
+        if here:
+            host = _on_the_host(memory(applied(setting, here), machine))
+            change += f"\nOr on {setting.ranks} GPUs, more slowly, with {' '.join(map(str, here))} ({host})"
     return f"It doesn't fit: {'; '.join(reasons)}.\n{change}"
+
+
+def _on_the_host(held: Memory) -> str:
+    return f"{held.on_the_host / GIB:.1f} GiB of the CPU's memory for each"
 
 
 def _memory_table(held: Memory, machine: Machine) -> Table:

@@ -40,13 +40,18 @@ class AuditResult:
 
 
 def audit_task(task: Task) -> AuditResult:
-    """Grades every gold answer against itself and looks for repeated questions (apart from spaces)."""
+    """Grades every gold answer against itself and looks for repeated questions (apart from spaces).
+
+    ValueError if there is no gold answer at all.
+    """
     problems = list(task.problems)
+    if not any(problem.answer for problem in problems):
+        raise ValueError(f"{task.name} has no gold answers, so there is nothing to audit.")
     texts = [task.as_answer(problem.answer) for problem in problems]
     verdicts = task.verifier.grade(texts, problems)
     failures = [
-        AuditFailure(problem, verdict, _why(problem, verdict))
-        for problem, verdict in zip(problems, verdicts, strict=True)
+        AuditFailure(problem, verdict, _why(problem, text, verdict, is_own=not isinstance(task.verifier, MathVerifier)))
+        for problem, text, verdict in zip(problems, texts, verdicts, strict=True)
         if not verdict.correct
     ]
     textual: list[Problem] = []
@@ -66,12 +71,16 @@ def audit_task(task: Task) -> AuditResult:
     )
 
 
-def _why(problem: Problem, verdict: Verdict) -> str:
-    """One sentence for a person."""
+def _why(problem: Problem, text: str, verdict: Verdict, is_own: bool) -> str:
+    """One sentence for a person; `is_own` of a judge that reads texts in its own way."""
     if not problem.answer:
         return "the data gives no gold answer"
-    if verdict.reason == "no_answer":
-        return f"no value was found in the gold answer {problem.answer!r}"
+    if verdict.reason == "error" and is_own:
+        return f"the task's own judge failed on the text {text}: {verdict.extracted}"
     if verdict.reason in ("timeout", "error"):
         return f"the verifier could not decide on {problem.answer!r} ({verdict.reason})"
+    if is_own:
+        return f"the task's own judge calls the text {text} wrong"
+    if verdict.reason == "no_answer":
+        return f"no value was found in the gold answer {problem.answer!r}"
     return f"the gold answer {problem.answer!r} was read as {verdict.extracted!r} and is not equal to itself"

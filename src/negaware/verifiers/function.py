@@ -34,7 +34,7 @@ class FunctionVerifier:
         what it did in place of the extracted answer."""
         answers = [text[-_MAX_TEXT:].strip() for text in texts]
         calls = [(answer, problem) for answer, problem in zip(answers, problems, strict=True) if answer]
-        outcomes = iter(self._pool.run(self._function, calls))
+        outcomes = iter(self._pool.run(partial(_call, self._function), calls))
         verdicts = []
         for answer in answers:
             if not answer:
@@ -59,6 +59,12 @@ class FunctionVerifier:
     def named(cls, name: str) -> FunctionVerifier:
         """That of `module:function`. Raises ValueError for all that `find_function` does."""
         return cls(find_function(name), prepare=partial(find_function, name))
+
+
+def _call(function: Scorer, text: str, problem: Problem) -> object:
+    """In a worker. numpy's and torch's booleans are made Python's."""
+    value = function(text, problem)
+    return value.item() if hasattr(value, "item") else value
 
 
 def find_function(name: str) -> Scorer:
