@@ -114,7 +114,7 @@ REFUSED = [
      "reasoning_gym, dataset, benchmark."),
     ({"task": "gsm9k"}, "task: there is no task 'gsm9k'; did you mean 'gsm8k'? (tasks: arithmetic, reasoning_gym:NAME, "
      "gsm8k, math, dapo_math_17k, aime24, aime25, amc23, math500, olympiadbench, minerva_math, a .jsonl or .parquet file, "
-     "or owner/name of a hub data set)."),
+     "owner/name of a hub data set, or {kind: …})."),
     ({"device": "cud"}, "device is 'cud'; it must be one of auto, cpu, cuda; did you mean cuda?"),
     ({"run.trackers": ["wand"]}, "run.trackers.0 is 'wand'; it must be one of tensorboard, wandb, trackio; did you mean "
      "wandb?"),
@@ -244,7 +244,7 @@ def test_overrides(overrides: list[str], field: str, value: Any) -> None:
         (["--run.seed", "2024-13-45"], "The value of --run.seed, '2024-13-45', can't be read; put quotes around it."),
         (["--evaluation.task", "gsm8", "--evaluation.task.split", "test"], "evaluation.task: there is no task 'gsm8'; did "
          "you mean 'gsm8k'? (tasks: arithmetic, reasoning_gym:NAME, gsm8k, math, dapo_math_17k, aime24, aime25, amc23, "
-         "math500, olympiadbench, minerva_math, a .jsonl or .parquet file, or owner/name of a hub data set)."),
+         "math500, olympiadbench, minerva_math, a .jsonl or .parquet file, owner/name of a hub data set, or {kind: …})."),
     ],
 )  # fmt: skip
 def test_refused_overrides(overrides: list[str], sentence: str) -> None:
@@ -259,6 +259,8 @@ def test_refused_overrides(overrides: list[str], sentence: str) -> None:
         (None, "The config {path} can't be read: No such file or directory."),
         (b"", "The config {path} holds NoneType, not fields; begin with `model: …`."),
         (b"- a", "The config {path} holds list, not fields; begin with `model: …`."),
+        (b"run: {}\ntask: gsm8k\nrun: {seed: 1}", "The config {path} is not YAML: found run twice"),
+        (b"? [a]\n: 1", "The config {path} is not YAML: while constructing a mapping"),
         (b"a: 2024-13-45", "The config {path} is not YAML: month must be in 1..12."),
         (b"a: [", "The config {path} is not YAML: while parsing a flow node"),
         (b"\xff\xfe\x00", "The config {path} can't be read: "),

@@ -215,7 +215,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), default_folder: Path 
     Where it names no run.folder, that is `default_folder`, or else runs/<name of the file>.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"The config {path} can't be read: {getattr(error, 'strerror', None) or error}.") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
@@ -225,6 +225,18 @@ def load_config(path: Path, overrides: Sequence[str] = (), default_folder: Path 
     for field, value in _parse_overrides(overrides):
         _set(data, field, value)
     return parse_config(data, default_folder=default_folder or Path("runs") / path.stem)
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a mapping that has a field twice, of which YAML takes the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        written = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        names = [key.value for key in written]
+        for key in reversed(written):
+            if names.count(key.value) > 1:
+                raise yaml.MarkedYAMLError(problem=f"found {key.value} twice", problem_mark=key.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def parse_config(data: dict[str, Any], default_folder: Path | None = None) -> Config:

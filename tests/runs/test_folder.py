@@ -223,3 +223,14 @@ def test_a_broken_json_file_is_named(tmp_path: Path, name: str, read: str) -> No
     (run.path / f"{name}.json").write_text("")
     with pytest.raises(ValueError, match=rf"{name}\.json is not JSON"):
         getattr(run, read)()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(
+            ValueError, match=r"run\.folder .*file/run can't be made \(Not a directory\); choose another path"
+        ),
+        RunFolder(tmp_path / "file/run").locked(),
+    ):
+        pass

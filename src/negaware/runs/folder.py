@@ -77,7 +77,12 @@ class RunFolder:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keeps other processes from training here. ValueError if one does; the folder is made if there is none."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"run.folder {self.path} can't be made ({error.strerror or error}); choose another path"
+            ) from error
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
             try:

@@ -194,7 +194,7 @@ def task_fields(name: str) -> dict[str, str]:
     suggestion = did_you_mean(first, ("arithmetic", "reasoning_gym", *get_args(BenchmarkName)))
     raise ValueError(
         f"there is no task {first!r}{suggestion or ''} (tasks: {', '.join(known)}, a .jsonl or .parquet file, "
-        "or owner/name of a hub data set)"
+        "owner/name of a hub data set, or {kind: …})"
     )
 
 
