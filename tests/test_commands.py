@@ -54,30 +54,40 @@ def test_evaluate_takes_a_task_of_ones_own_written_out(tmp_path: Path, monkeypat
     assert {answer["correct"] for answer in answers} == {True, False}
 
 
+JUDGES = """
+def never(answer, problem):
+    return 1 / 0
+
+def once(answer, problem):
+    return problem.answer == "1" or 1 / 0
+"""
+
+
 def test_evaluate_says_that_a_judge_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """On some answers beside the figures; on all there are no figures."""
+    """On some answers beside the figures; on all there are no figures, and the same command goes on as it says."""
     tiny_config(tmp_path)
-    judges = (
-        """def never(answer, problem): return 1 / 0\ndef once(answer, problem): return problem.answer == "1" or 1 / 0"""
-    )
-    (tmp_path / "judge_that_fails.py").write_text(judges)
+    (tmp_path / "judge_that_fails.py").write_text(JUDGES)
     (tmp_path / "two.jsonl").write_text('{"question": "1", "answer": "1"}\n{"question": "2", "answer": "2"}\n')
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
 
-    def printed(judge: str, code: int) -> tuple[str, str]:
+    def command(judge: str) -> list[str]:
         task = f"{{kind: dataset, path: two.jsonl, prompt: '{{question}}', verifier: 'judge_that_fails:{judge}'}}"
-        assert main(["evaluate", "model", "--task", task, "--max-new-tokens", "6", "-o", f"{judge}.jsonl"]) == code
-        assert len(Path(f"{judge}.jsonl").read_text().splitlines()) == 2
-        return capsys.readouterr()
+        return ["evaluate", "model", "--task", task, "--max-new-tokens", "6"]
 
-    out, _ = printed("once", 0)
-    assert "1 of 2 answers can't be judged and count as wrong, the first because of 'ZeroDivisionError: " in out
-    out, err = printed("never", 2)
-    assert "failed on all 2 answers, first with 'ZeroDivisionError: " in err
-    assert "avg@1" not in out
+    assert main([*command("never"), "--samples", "2"]) == 2
+    printed = capsys.readouterr()
+    assert "answers can't be judged and count as wrong; the first: ZeroDivisionError: " in printed.err
+    assert "avg@2" not in printed.out
+    (output,) = tmp_path.glob("two-*.jsonl")
+    assert len(output.read_text().splitlines()) == 2
+    assert f"start again with -o {output.name}" in printed.err
+    assert main([*command("once"), "-o", output.name]) == 0
+    out = capsys.readouterr().out
+    assert "1 of 2 answers can't be judged and count as wrong; the first: ZeroDivisionError: " in out
+    assert "avg@1" in out
 
 
 def test_evaluate_refuses_many_greedy_samples(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

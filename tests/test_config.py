@@ -260,6 +260,8 @@ def test_refused_overrides(overrides: list[str], sentence: str) -> None:
         (b"", "The config {path} holds NoneType, not fields; begin with `model: …`."),
         (b"- a", "The config {path} holds list, not fields; begin with `model: …`."),
         (b"run: {}\ntask: gsm8k\nrun: {seed: 1}", "The config {path} is not YAML: found run twice"),
+        (b"task: [{kind: a}, {kind: b, kind: c}]", "The config {path} is not YAML: found kind twice"),
+        (b"model: !!map x", "The config {path} is not YAML: expected a mapping node"),
         (b"? [a]\n: 1", "The config {path} is not YAML: while constructing a mapping"),
         (b"a: 2024-13-45", "The config {path} is not YAML: month must be in 1..12."),
         (b"a: [", "The config {path} is not YAML: while parsing a flow node"),
@@ -274,6 +276,19 @@ def test_unreadable_file(tmp_path: Path, content: bytes | None, sentence: str) -
         load_config(path)
     assert str(caught.value).startswith(sentence.format(path=path))
     assert "\n" not in str(caught.value)
+
+
+def test_a_field_may_override_a_merged_one(tmp_path: Path) -> None:
+    """Also where the mapping that does so is merged in turn."""
+    data = yaml.safe_load((ROOT / "configs/demo.yaml").read_text())
+    del data["task"]
+    final = data.pop("evaluation")["final"]
+    rest = yaml.safe_dump(data, default_flow_style=True, width=1000).strip()[1:-1]
+    merged = "&m {<<: {kind: arithmetic, low: 1}, low: 2}"
+    path = tmp_path / "config.yaml"
+    path.write_text(f"{{evaluation: {{task: {merged}, final: {final}}}, task: {{<<: *m, low: 3}}, {rest}}}")
+    config = load_config(path)
+    assert (config.evaluation.task.low, config.task.low) == (2, 3)  # type: ignore[union-attr]
 
 
 def test_objective_options_reach_the_loss(data: dict[str, Any]) -> None:

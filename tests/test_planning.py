@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from negaware.cli import main
-from negaware.config import load_config, parse_config
+from negaware.config import load_config
 from negaware.models.decoder import FusedDecoder
 from negaware.models.parallel import recompute_activations
 from negaware.models.residual import keep_residual_float32
@@ -20,27 +20,17 @@ from negaware.planning.advice import advice, applied, fits
 from negaware.planning.cost import seconds, work
 from negaware.planning.memory import activations, memory, rows_at_once, sequence_bytes
 from negaware.planning.model import model_shape
-from negaware.planning.setting import GIB, Machine, Sampler, Setting, setting_of
+from negaware.planning.setting import GIB, Machine, Sampler, setting_of
 from negaware.rollout.cache import RowDecoder
 from negaware.rollout.graphs import GraphDecoder
+from plan_settings import RECIPES, ROOT, recipe, tiny_setting
 from tiny_models import llama
 from tiny_run import tiny_config
 
-ROOT = Path(__file__).parents[1]
-RECIPES = {"7b": "Qwen2.5-Math-7B", "32b": "Qwen2.5-32B"}
 EMBEDDING, ATTENTION = 10 * 32, 2 * 32 * 32 + 2 * 32 * 16
 LAYER = ATTENTION + 3 * 32 * 64 + 2 * 32
 PARAMETERS = 2 * EMBEDDING + 2 * LAYER + 32
 """Of tiny_run's model: two layers, 32 wide, an MLP of 64, 4 heads of 8 of which 2 have keys; 10 words, untied."""
-
-
-def tiny_setting(folder: Path, ranks: int = 1, device: str = "cpu", **changes: object) -> Setting:
-    return setting_of(parse_config(tiny_config(folder, **changes)), ranks, device)
-
-
-def recipe(size: str, ranks: int, *overrides: str) -> Setting:
-    model = ["--model", str(ROOT / "configs/models" / RECIPES[size])]
-    return setting_of(load_config(ROOT / f"configs/math_nft_{size}.yaml", [*model, *overrides]), ranks, "cuda")
 
 
 def test_a_tiny_models_bytes_on_one_device(tmp_path: Path) -> None:

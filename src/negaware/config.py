@@ -230,13 +230,15 @@ def load_config(path: Path, overrides: Sequence[str] = (), default_folder: Path 
 class _Loader(yaml.SafeLoader):
     """Refuses a mapping that has a field twice, of which YAML takes the last in silence."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        written = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        names = [key.value for key in written]
-        for key in reversed(written):
-            if names.count(key.value) > 1:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            field = key.tag, str(key.value)
+            if field in seen:
                 raise yaml.MarkedYAMLError(problem=f"found {key.value} twice", problem_mark=key.start_mark)
-        return super().construct_mapping(node, deep)
+            seen.add(field)
+        return node
 
 
 def parse_config(data: dict[str, Any], default_folder: Path | None = None) -> Config:
@@ -270,7 +272,7 @@ def _parse_overrides(arguments: Sequence[str]) -> list[tuple[list[str], Any]]:
 
 
 def _plain(text: str) -> Any:
-    value = yaml.safe_load(text)
+    value = yaml.load(text, _Loader)
     if isinstance(value, str):  # YAML takes 1e-5 for a text
         try:
             return float(value)

@@ -32,7 +32,7 @@ from negaware.tasks.task import Task
 def evaluate_model(options: argparse.Namespace) -> None:
     """Evaluates, writes the per-problem results, and prints the table and the same figures as JSON.
 
-    ValueError, with the results written, if the verifier could judge no answer.
+    ValueError, with the results written, if no answer could be judged.
     """
     temperature = options.temperature if options.temperature is not None else float(options.samples > 1)
     if temperature == 0 and options.samples > 1:
@@ -56,16 +56,14 @@ def evaluate_model(options: argparse.Namespace) -> None:
         result = _run(options, task, sampling)
     finally:
         task.verifier.close()
+    if result.is_judged:
+        Console().print(results_table(result))
+        print(json.dumps(result.summary()))
     write_results(result, output)
     print(f"per-problem results  {output}")
-    result.require_judged()
-    Console().print(results_table(result))
-    if result.num_unverifiable:
-        print(
-            f"{result.num_unverifiable} of {len(result.answers)} answers can't be judged and count as wrong, the first "
-            f"because of {result.first_failure!r}"
-        )
-    print(json.dumps(result.summary()))
+    result.require_judged(f"Mend the judge, then start again with -o {output}")
+    if result.unjudged:
+        print(result.unjudged)
 
 
 def _default_output(task_name: str, options: argparse.Namespace) -> Path:

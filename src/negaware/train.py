@@ -208,15 +208,12 @@ class _Run:
         found: dict[str, Any] = {}
         for name, sampling in (("greedy_accuracy", greedy), (f"avg_at_{final.completions}", final)):
             result = self._evaluate(self.held_out, sampling)
-            if result.num_unverifiable:
-                self.progress.note(
-                    f"{result.num_unverifiable} of {len(result.answers)} answers can't be judged and count as wrong; "
-                    f"evaluations/{moment}-{name}.jsonl says why"
-                )
+            if result.unjudged:
+                self.progress.note(f"{result.unjudged} (evaluations/{moment}-{name}.jsonl has all)")
             if self.ranks.is_first:
                 write_results(result, self.folder.path / "evaluations" / f"{moment}-{name}.jsonl")
             if moment == "before":  # later there is a run to lose
-                result.require_judged()
+                result.require_judged("Mend the judge, then go on with --resume.")
             found[name] = asdict(result.avg_at_k)
         return found
 

@@ -26,7 +26,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the verifier says of one answer, why, and the value it found in the text (None: none)."""
+    """What the verifier says of one answer, why, and the value it found in the text (None: none), or its error."""
 
     correct: bool
     reason: Reason

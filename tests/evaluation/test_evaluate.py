@@ -1,5 +1,7 @@
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from negaware.evaluation.evaluate import EvaluationResult, evaluate, write_resul
 from negaware.evaluation.metrics import avg_at_k
 from negaware.rollout.engine import SamplingParams
 from negaware.tasks.task import Task
-from negaware.types import Completion, FinishReason, Message, Problem, Verdict
+from negaware.types import Completion, FinishReason, Message, Problem, Reason, Verdict
 from negaware.verifiers.math import MathVerifier
 
 PROBLEMS = tuple(Problem(f"p{n}", f"What is {n} + 1?", str(n + 1)) for n in range(3))
@@ -137,29 +139,34 @@ def test_unverifiable_answers_are_counted_wrong_and_have_no_vote() -> None:
     assert result.num_unverifiable == 12
     assert result.avg_at_k.value == result.maj_at_k.value == 0
     assert all(answer.vote.value is None for answer in result.answers)
-    with pytest.raises(ValueError, match="failed on all 12 answers, first with 'timeout'; mend"):
-        result.require_judged()
+    with pytest.raises(
+        ValueError, match=r"^toy: 12 of 12 answers can't be judged .*; the first: out of time .*\. Wait\.$"
+    ):
+        result.require_judged("Wait.")
 
 
 class FailingVerifier(UndecidedVerifier):
-    """A judge that raises, but on one answer."""
+    """A judge that raises, but on the first answers."""
 
-    def __init__(self, num_judged: int) -> None:
-        self.num_judged = num_judged
+    def __init__(self, reasons: Sequence[Reason]) -> None:
+        self.reasons = reasons
 
     def grade(self, texts: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
-        judged = [Verdict(False, "wrong")] * self.num_judged
-        return judged + [Verdict(False, "error", "KeyError: 'x'")] * (len(texts) - self.num_judged)
+        judged = [Verdict(False, reason) for reason in self.reasons]
+        return judged + [Verdict(False, "error", "KeyError:\n 'x'")] * (len(texts) - len(judged))
 
 
-def test_an_evaluation_that_nobody_judged_says_so() -> None:
-    for num_judged, first in ((1, "KeyError: 'x'"), (12, None)):
-        result = run(ScriptedEngine(SCRIPT), Task("toy", PROBLEMS, "{question}", FailingVerifier(num_judged)))
-        result.require_judged()
-        assert result.first_failure == first
-    result = run(ScriptedEngine(SCRIPT), Task("toy", PROBLEMS, "{question}", FailingVerifier(0)))
-    with pytest.raises(ValueError, match=r"of toy failed on all 12 answers, first with \"KeyError: 'x'\"; mend"):
-        result.require_judged()
+@pytest.mark.parametrize(
+    ("reasons", "is_judged"),
+    [(["wrong"], True), (["wrong"] * 12, True), ([], False), (["no_answer"] * 5, False), (["no_answer"] * 6, True)],
+)
+def test_an_evaluation_that_nobody_judged_says_so(reasons: list[Reason], is_judged: bool) -> None:
+    result = run(ScriptedEngine(SCRIPT), Task("toy", PROBLEMS, "{question}", FailingVerifier(reasons)))
+    num_failed = 12 - len(reasons)
+    said = f"{num_failed} of 12 answers can't be judged and count as wrong; the first: KeyError: 'x'"
+    assert result.unjudged == (said if num_failed else None)
+    with nullcontext() if is_judged else pytest.raises(ValueError, match=re.escape(f"toy: {said}. Mend it.")):
+        result.require_judged("Mend it.")
 
 
 def test_progress_is_the_number_of_tokens(verifier: MathVerifier) -> None:

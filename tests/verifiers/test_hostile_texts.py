@@ -76,7 +76,7 @@ def test_a_worker_that_hangs_costs_one_timeout_only(monkeypatch: pytest.MonkeyPa
 def test_a_broken_pool_is_an_error_not_an_exception(verifier: MathVerifier, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WorkerPool, "run", lambda self, function, calls: [Outcome("error", "gone")] * len(calls))
     (verdict,) = verifier.grade_pairs([r"\boxed{x+y^2}"], ["y^3+x"])
-    assert verdict.reason == "error"
+    assert verdict == Verdict(False, "error", "gone")
 
 
 def test_order_and_counts_survive_a_mixed_batch(verifier: MathVerifier) -> None:

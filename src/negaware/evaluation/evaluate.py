@@ -80,19 +80,27 @@ class EvaluationResult:
         """Answers on which the verifier ran out of time or failed; they count as wrong."""
         return sum(answer.reason in UNVERIFIABLE for answer in self.answers)
 
-    def require_judged(self) -> None:
-        """ValueError if the verifier could judge no answer: then accuracy says nothing."""
-        if self.num_unverifiable == len(self.answers):
-            raise ValueError(
-                f"The verifier of {self.task} failed on all {len(self.answers)} answers, first with "
-                f"{self.first_failure!r}; mend it and start again, a run with --resume."
-            )
+    @property
+    def unjudged(self) -> str | None:
+        """How many answers couldn't be judged, and why not the first of them; None if all could."""
+        failed = [answer for answer in self.answers if answer.reason in UNVERIFIABLE]
+        if not failed:
+            return None
+        late = "out of time (a slow judge, or a busy machine)"
+        why = " ".join(str(failed[0].extracted).split()) if failed[0].reason == "error" else late
+        return f"{len(failed)} of {len(self.answers)} answers can't be judged and count as wrong; the first: {why}"
 
     @property
-    def first_failure(self) -> str | None:
-        """What went wrong with the first answer that couldn't be judged, if there is one."""
-        failed = (answer for answer in self.answers if answer.reason in UNVERIFIABLE)
-        return next((answer.extracted if answer.reason == "error" else answer.reason for answer in failed), None)
+    def is_judged(self) -> bool:
+        """Whether accuracy says something: not where the verifier failed on most answers, and judged none."""
+        return 2 * self.num_unverifiable <= len(self.answers) or any(
+            answer.reason in ("correct", "wrong") for answer in self.answers
+        )
+
+    def require_judged(self, remedy: str) -> None:
+        """ValueError, with the remedy, unless it `is_judged`."""
+        if not self.is_judged:
+            raise ValueError(f"{self.task}: {self.unjudged}. {remedy}")
 
     @property
     def avg_at_k(self) -> Estimate:

@@ -18,24 +18,26 @@ from negaware.models.load import pick_device
 from negaware.planning.advice import advice, applied, fits, holds_an_answer
 from negaware.planning.cost import seconds, work
 from negaware.planning.memory import Memory, memory, sequence_bytes, vllm_cache
-from negaware.planning.setting import GIB, Machine, Setting, setting_of
+from negaware.planning.setting import GIB, Machine, Setting, sampler_of, setting_of
 from negaware.rollout.options import require_split_heads
 
 WIDTH = 116
 
 
 def print_plan(config: Config) -> None:
-    """Prints the resolved config as YAML, then a step's arithmetic. ValueError if the model's config can't be had."""
-    setting = setting_of(config, 1, pick_device(config.device))
-    _require_split_heads(setting)
+    """Prints the resolved config as YAML, then the arithmetic of a step of the fewest processes that it can have.
+
+    ValueError if the model's config can't be had.
+    """
     print(yaml.safe_dump(config.resolved(), sort_keys=False), end="")
+    num_ranks = sampler_of(config).tensor_parallel
+    setting = setting_of(config, num_ranks, pick_device(config.device))
+    _require_split_heads(setting)
     print("\n# One step")
     for line in [*rollout_lines(config), *training_lines(setting)]:
         print(f"#   {line}")
-    if setting.sampler.tensor_parallel > 1:
-        print(f"\n# An engine takes {setting.sampler.tensor_parallel} GPUs: `negaware plan` says what each holds.")
-        return
-    print("\n# Memory (GiB)")
+    of_each = f" of each of {num_ranks} processes, the fewest that share an engine" if num_ranks > 1 else ""
+    print(f"\n# Memory (GiB){of_each}")
     for name, size in memory_lines(memory(setting)):
         print(f"#   {size / GIB:8.2f}  {name}")
     if setting.device == "cpu" and setting.activations == "recomputed":
@@ -119,10 +121,12 @@ def time_lines(setting: Setting, machine: Machine) -> list[str]:
     }
     shown = ", ".join(f"{name} {_duration(value)}" for name, value in parts.items() if value)
     total = setting.steps * spent.step
+    is_offloaded = setting.offload == "cpu" and setting.ranks > 1
     return [
         f"time a step: {shown}; together {_duration(spent.step)}",
         f"time of {setting.steps:,} steps: {_duration(total)}, {total * setting.ranks / 3600:,.0f} GPU hours, if every "
         "question asked is informative and every answer as long as it may be; evaluation not counted",
+        *(["moving offloaded weights, and the CPU's optimizer: not counted"] if is_offloaded else []),
         f"assumed of a GPU: {machine.efficiency:.0%} of {machine.operations / 1e12:,.0f} TFLOP/s and of "
         f"{machine.bandwidth / 1e12:g} TB/s, {machine.network / 1e9:g} GB/s to the others",
     ]
@@ -148,7 +152,7 @@ def verdict(setting: Setting, machine: Machine, held: Memory) -> str:
     else:
         change = f"It fits with {' '.join(map(str, changes))}"
         here = advice(setting, machine, more_gpus=False) if any(one.field == "ranks" for one in changes) else None
-        if here:
+        if here:  # then with offload, before which more GPUs are tried
             host = _on_the_host(memory(applied(setting, here), machine))
             change += f"\nOr on {setting.ranks} GPUs, more slowly, with {' '.join(map(str, here))} ({host})"
     return f"It doesn't fit: {'; '.join(reasons)}.\n{change}"

@@ -75,12 +75,12 @@ def _why(problem: Problem, text: str, verdict: Verdict, is_own: bool) -> str:
     """One sentence for a person; `is_own` of a judge that reads texts in its own way."""
     if not problem.answer:
         return "the data gives no gold answer"
-    if verdict.reason == "error" and is_own:
-        return f"the task's own judge failed on the text {text}: {verdict.extracted}"
+    if is_own:
+        told = " ".join(text.split())
+        outcome = {"error": f"failed ({verdict.extracted})", "timeout": "ran out of time"}.get(verdict.reason)
+        return f"the task's judge {outcome} on the text {told}" if outcome else f"the task's judge calls {told} wrong"
     if verdict.reason in ("timeout", "error"):
         return f"the verifier could not decide on {problem.answer!r} ({verdict.reason})"
-    if is_own:
-        return f"the task's own judge calls the text {text} wrong"
     if verdict.reason == "no_answer":
         return f"no value was found in the gold answer {problem.answer!r}"
     return f"the gold answer {problem.answer!r} was read as {verdict.extracted!r} and is not equal to itself"

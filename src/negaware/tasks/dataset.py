@@ -136,9 +136,7 @@ def _load_dataset(source: str, *arguments: Any, **options: Any) -> Iterator[Row]
     try:
         loaded = datasets.load_dataset(*arguments, **options)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        is_file = "data_files" in options
-        remedy = (
-            "is it whole?" if is_file else "check name, subset and split, or use local files (--data-dir, or a path)"
-        )
+        hub = "check name, subset and split, or use local files (a path; of a named set --data-dir)"
+        remedy = "write it again, or see that it can be read" if source.endswith(".parquet") else hub
         raise ValueError(f"{source} could not be loaded ({reason(error)}); {remedy}") from error
     return ((f"{source}, row {number}", row) for number, row in enumerate(loaded))

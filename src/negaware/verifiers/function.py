@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from negaware.types import Problem, Verdict
 from negaware.verifiers.pool import WorkerPool
@@ -62,9 +63,9 @@ class FunctionVerifier:
 
 
 def _call(function: Scorer, text: str, problem: Problem) -> object:
-    """In a worker. numpy's and torch's booleans are made Python's."""
-    value = function(text, problem)
-    return value.item() if hasattr(value, "item") else value
+    """In a worker; numpy's booleans are made Python's."""
+    value: Any = function(text, problem)
+    return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
 def find_function(name: str) -> Scorer:

@@ -54,8 +54,10 @@ def load_symbolic() -> None:
 
 
 def _verdict(outcome: Outcome, extracted: str) -> Verdict:
-    if outcome.status != "done":
-        return Verdict(False, outcome.status, extracted)
+    if outcome.status == "error":
+        return Verdict(False, "error", str(outcome.value))
+    if outcome.status == "timeout":
+        return Verdict(False, "timeout", extracted)
     return Verdict(outcome.value, "correct" if outcome.value else "wrong", extracted)
 
 
@@ -101,8 +103,8 @@ class MathVerifier:
             if extracted is None:
                 return Verdict(False, "no_answer")
             same = fast_verdict(extracted, gold_value)
-        except Exception:  # the verifier's border: no text may stop a run
-            return Verdict(False, "error")
+        except Exception as error:  # the verifier's border: no text may stop a run
+            return Verdict(False, "error", f"{type(error).__name__}: {error}"[:MAX_CHARACTERS])
         if same is None:
             return extracted, gold_value
         return Verdict(same, "correct" if same else "wrong", extracted[:MAX_CHARACTERS])

@@ -1,0 +1,21 @@
+"""What the tests of the plan plan for: the tiny run, and the paper's recipes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from negaware.config import load_config, parse_config
+from negaware.planning.setting import Setting, setting_of
+from tiny_run import tiny_config
+
+ROOT = Path(__file__).parents[1]
+RECIPES = {"7b": "Qwen2.5-Math-7B", "32b": "Qwen2.5-32B"}
+
+
+def tiny_setting(folder: Path, ranks: int = 1, device: str = "cpu", **changes: object) -> Setting:
+    return setting_of(parse_config(tiny_config(folder, **changes)), ranks, device)
+
+
+def recipe(size: str, ranks: int, *overrides: str) -> Setting:
+    model = ["--model", str(ROOT / "configs/models" / RECIPES[size])]
+    return setting_of(load_config(ROOT / f"configs/math_nft_{size}.yaml", [*model, *overrides]), ranks, "cuda")
