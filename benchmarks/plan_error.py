@@ -92,7 +92,6 @@ def measure(case: Case) -> list[Compared]:
 
 def of_a_step(case: Case) -> list[Compared]:
     """A small step, after which AdamW's moments are there, then the one that counts."""
-
     from negaware.models.parallel import recompute_activations
     from negaware.models.residual import keep_residual_float32
     from negaware.objectives import OBJECTIVES

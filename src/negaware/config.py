@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from negaware.evaluation.options import EvaluationOptions
@@ -20,7 +19,7 @@ from negaware.objectives.nft import Ratio
 from negaware.rollout.options import RolloutOptions
 from negaware.tasks.options import TaskOptions, task_fields
 from negaware.training.options import TrainingOptions
-from negaware.validation import validated
+from negaware.validation import read_yaml, validated
 
 
 class ConfigError(ValueError):
@@ -215,30 +214,16 @@ def load_config(path: Path, overrides: Sequence[str] = (), default_folder: Path 
     Where it names no run.folder, that is `default_folder`, or else runs/<name of the file>.
     """
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        data = read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"The config {path} can't be read: {getattr(error, 'strerror', None) or error}.") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
-        raise ConfigError(f"The config {path} is not YAML: {' '.join(str(error).split())}.") from error
+    except ValueError as error:
+        raise ConfigError(f"The config {path} is not YAML: {error}.") from error
     if not isinstance(data, dict):
         raise ConfigError(f"The config {path} holds {type(data).__name__}, not fields; begin with `model: …`.")
     for field, value in _parse_overrides(overrides):
         _set(data, field, value)
     return parse_config(data, default_folder=default_folder or Path("runs") / path.stem)
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a mapping that has a field twice, of which YAML takes the last in silence."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node: yaml.MappingNode = super().compose_mapping_node(anchor)
-        seen = set()
-        for key, _ in node.value:
-            field = key.tag, str(key.value)
-            if field in seen:
-                raise yaml.MarkedYAMLError(problem=f"found {key.value} twice", problem_mark=key.start_mark)
-            seen.add(field)
-        return node
 
 
 def parse_config(data: dict[str, Any], default_folder: Path | None = None) -> Config:
@@ -266,13 +251,13 @@ def _parse_overrides(arguments: Sequence[str]) -> list[tuple[list[str], Any]]:
             text = waiting.pop(0)
         try:
             overrides.append((name[2:].replace("-", "_").split("."), _plain(text)))
-        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
+        except ValueError as error:
             raise ConfigError(f"The value of {name}, {text!r}, can't be read; put quotes around it.") from error
     return overrides
 
 
 def _plain(text: str) -> Any:
-    value = yaml.load(text, _Loader)
+    value = read_yaml(text)
     if isinstance(value, str):  # YAML takes 1e-5 for a text
         try:
             return float(value)

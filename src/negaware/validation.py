@@ -1,6 +1,6 @@
-"""Plain data → options that pydantic has checked. What is wrong is one sentence: the field, what it got, what would do.
+"""YAML → plain data → options that pydantic has checked. It knows no options.
 
-It knows no options.
+What is wrong with them is one sentence: the field, what it got, what would do.
 """
 
 from __future__ import annotations
@@ -9,9 +9,32 @@ import difflib
 from collections.abc import Sequence
 from typing import Any, TypeVar, get_args
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
 Options = TypeVar("Options", bound=BaseModel)
+
+
+def read_yaml(text: str) -> Any:
+    """The plain data of a text. ValueError if it isn't YAML or has a field twice."""
+    try:
+        return yaml.load(text, _Loader)  # a ValueError of its own for a date that is none
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a mapping that has a field twice, of which YAML takes the last in silence."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            field = key.tag, str(key.value)
+            if field in seen:
+                raise yaml.MarkedYAMLError(problem=f"found {key.value} twice", problem_mark=key.start_mark)
+            seen.add(field)
+        return node
 
 
 def validated(root: type[Options], data: dict[str, Any], how_to_add: str = "add it") -> Options:

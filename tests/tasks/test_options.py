@@ -72,6 +72,10 @@ def test_a_task_may_be_written_out(text: str, expected: object) -> None:
     [
         ("{kind: arithmetic", "The task '{kind: arithmetic' can't be read; write it as {kind: …}, in quotes."),
         ("{kind: 2024-13-45}", "The task '{kind: 2024-13-45}' can't be read; write it as {kind: …}, in quotes."),
+        (
+            "{kind: dataset, kind: b}",
+            "The task '{kind: dataset, kind: b}' can't be read; write it as {kind: …}, in quotes.",
+        ),
         ("{kind: arithmetic, vrifier: a}", "task.vrifier is no known field; did you mean task.verifier?"),
         ("{kind: arithmetic, seed: true}", "task.seed is True; it should be a whole number."),
         ("{kind: dataset}", "task.path is missing; add it."),

@@ -98,7 +98,8 @@ def _levers(setting: Setting, more_gpus: bool) -> list[list[Change]]:
     heads = setting.model.num_key_heads
     splits = [n for n in (1, 2, 4, 8, 16) if n >= before and heads % n == 0]
     levers.append([Change(option, "sampler", Sampler("vllm", n)) for n in splits])
-    levers.append([Change("--gpus", "ranks", setting.ranks << n) for n in range(1, 11) if more_gpus])
+    if more_gpus:
+        levers.append([Change("--gpus", "ranks", setting.ranks << n) for n in range(1, 11)])
     if setting.offload == "none":
         levers.append([Change("--training.offload", "offload", "cpu")])
     return [lever for lever in levers if lever]

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from negaware.config import Config
 from negaware.libraries import reason
+from negaware.models.attention import head_counts
 from negaware.models.embedded import EMBEDDED_MODEL, embedded_model_folder
 from negaware.models.family import is_llama_like
 from negaware.models.lora import add_adapters, base_of_adapters, require_peft
@@ -80,7 +81,7 @@ def model_shape(config: Config) -> ModelShape:
         ) from error
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(found)
-    text = found.get_text_config(decoder=True)
+    text, (num_heads, num_key_heads) = found.get_text_config(decoder=True), head_counts(found)
     layers = max((module for module in model.modules() if isinstance(module, nn.ModuleList)), key=_num_parameters)
     total, largest_layer = _num_parameters(model), max(_num_parameters(layer) for layer in layers)
     if lora is not None:
@@ -93,9 +94,9 @@ def model_shape(config: Config) -> ModelShape:
         layer_parameters=largest_layer,
         num_layers=text.num_hidden_layers,
         width=text.hidden_size,
-        num_heads=text.num_attention_heads,
-        num_key_heads=getattr(text, "num_key_value_heads", None) or text.num_attention_heads,
-        head_width=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+        num_heads=num_heads,
+        num_key_heads=num_key_heads,
+        head_width=getattr(text, "head_dim", None) or text.hidden_size // num_heads,
         mlp_width=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         vocabulary=text.vocab_size,
         is_llama_like=is_llama_like(model),

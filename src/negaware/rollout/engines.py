@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from pathlib import Path
 
+from negaware.models.attention import head_counts
 from negaware.models.load import COMPUTE_DTYPES, Policy, load_policy
 from negaware.ranks import Ranks
 from negaware.rollout.engine import Engine
@@ -28,10 +29,7 @@ def make_engine(
         case VLLMOptions():
             from negaware.rollout.vllm import VLLMEngine
 
-            shape = policy.model.config.get_text_config(decoder=True)
-            num_heads = shape.num_attention_heads
-            num_key_heads = getattr(shape, "num_key_value_heads", None) or num_heads
-            require_split_heads(options.engine.tensor_parallel, num_heads, num_key_heads)
+            require_split_heads(options.engine.tensor_parallel, *head_counts(policy.model.config))
             engine = VLLMEngine(name, compute_dtype, policy.max_tokens, options.engine, max_sequences)
             ranks_per_engine = options.engine.tensor_parallel
         case VLLMServerOptions():

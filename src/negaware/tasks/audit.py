@@ -48,9 +48,9 @@ def audit_task(task: Task) -> AuditResult:
     if not any(problem.answer for problem in problems):
         raise ValueError(f"{task.name} has no gold answers, so there is nothing to audit.")
     texts = [task.as_answer(problem.answer) for problem in problems]
-    verdicts = task.verifier.grade(texts, problems)
+    verdicts, is_own = task.verifier.grade(texts, problems), not isinstance(task.verifier, MathVerifier)
     failures = [
-        AuditFailure(problem, verdict, _why(problem, text, verdict, is_own=not isinstance(task.verifier, MathVerifier)))
+        AuditFailure(problem, verdict, _why(problem, text, verdict, is_own))
         for problem, text, verdict in zip(problems, texts, verdicts, strict=True)
         if not verdict.correct
     ]

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from negaware.validation import validated
+from negaware.validation import read_yaml, validated
 from negaware.verifiers.extract import Method
 
 Split = Literal["train", "test"]
@@ -207,11 +207,9 @@ def _split(name: str, rest: list[str]) -> dict[str, str]:
 
 
 def _read(text: str) -> object:
-    import yaml
-
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
+        return read_yaml(text)
+    except ValueError as error:
         raise ValueError(f"The task {text!r} can't be read; write it as {{kind: …}}, in quotes.") from error
 
 
