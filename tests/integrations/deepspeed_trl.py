@@ -24,3 +24,5 @@ trainer.train()
 trainer.save_model(str(folder / str(stage)))
 if trainer.accelerator.is_main_process:
     (folder / f"log-{stage}.json").write_text(json.dumps(trainer.state.log_history))
+trainer.accelerator.wait_for_everyone()  # who leaves while another is at work may bring it down
+trainer.accelerator.end_training()

@@ -33,3 +33,5 @@ torch.save(
     },
     folder / f"{RANK}.pt",
 )
+trainer.accelerator.wait_for_everyone()  # who leaves while another is at work may bring it down
+trainer.accelerator.end_training()
