@@ -27,7 +27,12 @@ RULES: dict[str, tuple[str, str, str]] = {
     "evaluation": ("types verifiers tasks rollout", "numpy pydantic", ""),
     "integrations": ("objectives libraries", "torch trl accelerate datasets verl", ""),
     "config": ("validation verifiers tasks models rollout training evaluation runs objectives", "pydantic", ""),
-    "train": ("types ranks verifiers tasks models rollout training evaluation runs objectives config", "torch", ""),
+    "train": (
+        "types ranks resume verifiers tasks models rollout training evaluation runs objectives config",
+        "torch",
+        "",
+    ),
+    "resume": ("ranks training runs config", "", ""),
     "compare": ("config ranks train runs", "rich", ""),
     "evaluate": ("tasks models rollout evaluation", "torch rich", ""),
     "planning": ("config libraries models rollout", "torch transformers yaml rich", ""),

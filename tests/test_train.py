@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from negaware.cli import main
 from negaware.config import load_config, parse_config
-from negaware.train import group_from_json, train
+from negaware.rollout.records import group_from_json
+from negaware.train import train
 from tiny_run import VOCABULARY, contents, tiny_config, write_problems, write_tiny_config
 
 SAMPLED = {

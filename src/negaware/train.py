@@ -6,7 +6,7 @@ This is the only place where the sampling half and the learning half meet.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from negaware.config import Config, ConfigError, parse_config
+from negaware.config import Config
 from negaware.evaluation.evaluate import EvaluationResult, evaluate, write_results
 from negaware.evaluation.options import EvaluationSampling
 from negaware.models.load import COMPUTE_DTYPES, load_policy, pick_device
@@ -22,40 +22,23 @@ from negaware.models.parallel import ShardedModel, load_sharded_policy, named_we
 from negaware.models.save import save_model
 from negaware.objectives import OBJECTIVES
 from negaware.ranks import ALONE, Ranks
-from negaware.rollout.collect import Collector, Rollout, call_seed, require_fit
+from negaware.resume import last_state, open_run_folder
+from negaware.rollout.collect import Collector, call_seed, require_fit
 from negaware.rollout.engines import make_engine
 from negaware.rollout.local import LocalEngine
+from negaware.rollout.records import answer_records, group_from_json
 from negaware.rollout.shares import SharedVerifier
 from negaware.runs.folder import RunFolder
 from negaware.runs.interrupt import Interrupt
 from negaware.runs.progress import Progress
 from negaware.runs.report import write_report
-from negaware.runs.report_data import flatten
 from negaware.runs.trackers import Tracker, open_trackers, require_trackers
 from negaware.tasks.audit import audit_task
 from negaware.tasks.load import load_task
 from negaware.tasks.options import AnyTaskOptions, DatasetOptions
 from negaware.tasks.task import Task
-from negaware.training.checkpoint import (
-    CheckpointError,
-    load_tensors,
-    newest_checkpoint,
-    random_state,
-    read_state,
-    save_checkpoint,
-    set_random_state,
-)
+from negaware.training.checkpoint import load_tensors, random_state, save_checkpoint, set_random_state
 from negaware.training.step import LossSettings, Trainer
-from negaware.types import Completion, Group, Problem, Verdict
-
-FREE_TO_CHANGE = {
-    *("run.folder", "run.checkpoint_every", "run.keep_checkpoints", "run.trackers", "data_dir", "device"),
-    *("rollout.max_sequences", "training.micro_batch_tokens", "training.activations", "training.offload"),
-    "model.lora.save",
-    *(f"rollout.engine.{name}" for name in ("cache_gib", "shared_folder", "tensor_parallel", "url")),
-    "rollout.max_sampled_questions",  # never reached by a finished step that found enough
-}
-"""What a resumed run may set otherwise than its checkpoint: it changes nothing of what was learnt, rounding apart."""
 
 
 def train(config: Config, *, resume: bool = False, force: bool = False, ranks: Ranks = ALONE) -> Path:
@@ -68,7 +51,7 @@ def train(config: Config, *, resume: bool = False, force: bool = False, ranks: R
     torch.manual_seed(config.run.seed)
     with ExitStack() as stack:
         interrupt = stack.enter_context(Interrupt(None if ranks.size == 1 else ranks.any).watch())
-        folder, is_new, is_done = ranks.of_first(lambda: _run_folder(config, resume, force))
+        folder, is_new, is_done = ranks.of_first(lambda: open_run_folder(config, resume, force))
         report = folder.path / "report.html"
         if is_done:
             if ranks.is_first and not report.exists():  # resumed after its end
@@ -81,7 +64,7 @@ def train(config: Config, *, resume: bool = False, force: bool = False, ranks: R
         state = None
         if not is_new:
             ranks.require_shared(folder.path)  # or some would take the state that they don't see for a broken one
-            state = _last_state(folder, config, ranks)
+            state = last_state(folder, config, ranks)
         start = 0 if state is None else int(state["step"])
         progress = stack.enter_context(Progress(config.run.steps, start_step=start, silent=not ranks.is_first))
         interrupt.announce = progress.note
@@ -311,75 +294,6 @@ def accuracy_metrics(estimate: dict[str, Any]) -> dict[str, float]:
     """An accuracy with its interval, as a step's metrics."""
     names = {"value": "accuracy", "low": "accuracy_low", "high": "accuracy_high"}
     return {f"evaluation/{name}": float(estimate[key]) for key, name in names.items()}
-
-
-def answer_records(step: int, rollout: Rollout) -> Iterator[dict[str, Any]]:
-    """Every answer sampled in a step, as the run folder keeps it."""
-    trained = {done.seed for group in rollout.groups for done in group.completions}
-    sampled = {done.seed for group in rollout.sampled for done in group.completions}
-    carried = [group for group in rollout.groups if group.completions[0].seed not in sampled]
-    for group in carried + rollout.sampled:
-        for completion, text, verdict in zip(group.completions, group.texts, group.verdicts, strict=True):
-            yield {
-                "step": step,
-                "problem_id": group.problem.id,
-                "question": group.problem.question,
-                "gold": group.problem.answer,
-                "answer": text,
-                "correct": verdict.correct,
-                "reason": verdict.reason,
-                "extracted": verdict.extracted,
-                "pass_rate": group.pass_rate,
-                "finish_reason": completion.finish_reason,
-                "num_tokens": len(completion.token_ids),
-                "trained": completion.seed in trained,
-            }
-
-
-def group_from_json(data: dict[str, Any]) -> Group:
-    """A group as `dataclasses.asdict` and JSON left it."""
-    completions = (
-        Completion(**one | {"token_ids": tuple(one["token_ids"]), "logprobs": tuple(one["logprobs"])})
-        for one in data["completions"]
-    )
-    verdicts = (Verdict(**one) for one in data["verdicts"])
-    problem, prompt_ids = Problem(**data["problem"]), tuple(data["prompt_ids"])
-    return Group(problem, prompt_ids, tuple(completions), tuple(data["texts"]), tuple(verdicts))
-
-
-def _run_folder(config: Config, resume: bool, force: bool) -> tuple[RunFolder, bool, bool]:
-    """The run's folder; whether the run is a new one (its folder may be made, but isn't yet); whether it is done."""
-    path = config.run.folder
-    assert path is not None
-    if resume and path.is_dir() and any(path.iterdir()):
-        folder = RunFolder.open(path)
-        _require_same_config(folder.read_config(), config.resolved(), path)
-        return folder, False, folder.read_summary() is not None and (path / "model").exists()
-    RunFolder.require_free(path, force=force)
-    return RunFolder(path), True, False
-
-
-def _last_state(folder: RunFolder, config: Config, ranks: Ranks) -> dict[str, Any] | None:
-    """The state in the newest checkpoint, None if there is none."""
-    path = ranks.of_first(lambda: newest_checkpoint(folder.path / "checkpoints"))
-    if path is None:
-        return None
-    state = read_state(path, ranks)
-    _require_same_config(state["config"], config.resolved(), path)
-    return state
-
-
-def _require_same_config(before: dict[str, Any], now: dict[str, Any], place: Path) -> None:
-    try:  # parsed, so that what was written in short or before a field was there compares with its default
-        old, new = flatten(parse_config(before).resolved()), flatten(now)
-    except ConfigError as error:
-        raise CheckpointError(f"{place} has a config that can't be used: {error}") from error
-    for field in old | new:
-        if field not in FREE_TO_CHANGE and old.get(field) != new.get(field):
-            raise CheckpointError(
-                f"{place} is of another config: {field} was {old.get(field)!r} there and is {new.get(field)!r} now; "
-                "set it back, or choose another run.folder."
-            )
 
 
 def _loaded(options: AnyTaskOptions, config: Config, stack: ExitStack, ranks: Ranks) -> Task:
