@@ -1,0 +1,70 @@
+"""The mini-batches of one rollout: which questions share one, and what π_old is after the first has been learnt."""
+
+from typing import Any
+
+import pytest
+import torch
+from made_groups import make_group, sampled_groups
+from test_step import by_definition, off_policy, relative
+
+from negaware.training.step import Trainer
+from negaware.types import Completion, Group
+from tiny_models import llama
+
+
+def gradients_of_mini_batches(trainer: Trainer, groups: list[Group]) -> list[tuple[dict, torch.Tensor, list[Group]]]:
+    """For each optimizer step of a rollout: the weights before it, its gradient, and the groups that it trains on."""
+    of_prompt = {group.prompt_ids: group for group in groups}
+    mini_batches, found = [], []
+    original_pack, original_step = trainer.pack, trainer.optimizer.step
+
+    def pack(questions: Any) -> Any:
+        mini_batches.append([of_prompt[answers[0].prompt_ids] for answers in questions])
+        return original_pack(questions)
+
+    def step(norm: torch.Tensor) -> None:
+        weights = {name: weight.detach().clone() for name, weight in trainer.model.state_dict().items()}
+        gradient = torch.cat([master.grad.flatten() for master in trainer.optimizer.masters.values()])
+        found.append((weights, gradient, mini_batches[len(found)]))
+        original_step(norm)
+
+    trainer.pack, trainer.optimizer.step = pack, step
+    trainer.step(groups, 0)
+    return found
+
+
+@pytest.mark.parametrize("objective", ["nft", "grpo"])
+def test_pi_old_is_the_policy_before_the_first_mini_batch(objective: str, make_trainer: Any) -> None:
+    """Each mini-batch's gradient is the definition's, at the weights of its moment, against the weights of the start.
+
+    What the sampler recorded is wrong here, so that it can't stand in for π_old.
+    """
+    groups = sampled_groups(llama(0), num_groups=4)  # these hold the log-probabilities of the weights of the start
+    trainer = make_trainer(llama(0), objective, old_logprobs="recomputed", optimizer_steps=2, learning_rate=0.02)
+    steps = gradients_of_mini_batches(trainer, off_policy(groups))
+    assert len(steps) == 2
+    recorded = {group.prompt_ids: group for group in groups}
+    for weights, gradient, distorted in steps:
+        model = llama(0)
+        model.load_state_dict(weights)
+        mini_batch = [recorded[group.prompt_ids] for group in distorted]
+        assert relative(gradient, by_definition(model, mini_batch, objective, {})[0]) < 1e-4
+
+
+def test_the_seed_decides_which_questions_share_a_mini_batch(make_trainer: Any) -> None:
+    """Four questions of 2, 4, 8 and 16 answer tokens: the tokens of the first mini-batch tell which two are in it."""
+    groups = [
+        make_group([n], [Completion((7,) * n, (-1.0,) * n, "stop", 0, k) for k in range(2)], [True, False])
+        for n in (1, 2, 4, 8)
+    ]
+    trainer = make_trainer(llama(0), optimizer_steps=2)
+
+    def first_mini_batch(seed: int) -> int:
+        told: list[int] = []
+        trainer.step(groups, seed, told.append)
+        assert sum(told) == 30
+        return told[0]
+
+    found = [first_mini_batch(seed) for seed in range(16)]
+    assert set(found) == {6, 10, 12, 18, 20, 24}  # every two of the four
+    assert found[:4] == [first_mini_batch(seed) for seed in range(4)]
