@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
+import pickle
 import random
 import shutil
+import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ import numpy
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
 
 from negaware.training import checkpoint
 from negaware.training.checkpoint import (
@@ -62,6 +67,22 @@ def test_the_newest_are_kept(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, 102, some_tensors(0), {}, keep=1)
     assert names(tmp_path) == ["step-000102"]
     assert newest_checkpoint(tmp_path / "nothing") is None
+
+
+def test_steps_are_numbers_and_only_what_was_written_here_is_deleted(tmp_path: Path) -> None:
+    """A million comes after 999,999, and a copy under another name is somebody's."""
+    copies = ("step-000016-good", "step-16", "step-0000016", "step-000016.old", ".step-000016-good.partial")
+    for name in copies:
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "step-000017").write_text("no folder")
+    for step in (999_998, 999_999, 1_000_000):
+        save_checkpoint(tmp_path, step, some_tensors(step), {"step": step}, keep=2)
+    assert newest_checkpoint(tmp_path) == tmp_path / "step-1000000"
+    assert names(tmp_path) == ["step-999999", "step-1000000"]
+    assert {path.name for path in tmp_path.iterdir()} == {"step-999999", "step-1000000", "step-000017", *copies}
+    (tmp_path / "step-1000000" / "state.json").unlink()
+    with pytest.raises(CheckpointError, match="goes on from step-999999"):
+        read_state(tmp_path / "step-1000000")
 
 
 def test_a_step_written_again_replaces_itself(tmp_path: Path) -> None:
@@ -163,9 +184,63 @@ def test_unreadable(tmp_path: Path, damage: Callable[[Path], object], why: str, 
 )
 def test_tensors_of_another_model(tmp_path: Path, other: dict[str, Tensor]) -> None:
     save_checkpoint(tmp_path, 1, some_tensors(1), {}, keep=1)
-    with pytest.raises(CheckpointError, match=r"The checkpoint .* can't be read") as caught:
+    with pytest.raises(
+        CheckpointError, match=r"can't be read \((Size mismatch .* for master/weight|Missing key .*master/other)"
+    ) as caught:
         load_tensors(tmp_path, 1, other)
     assert "\n" not in str(caught.value)
+
+
+class Hostile:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def as_bytes_of_python(path: Path, content: bytes) -> None:
+    """Turns the checkpoint's tensor "step" into an entry of any Python object, for which the file holds a pickle."""
+    metadata = pickle.loads((path / "tensors/.metadata").read_bytes())
+    metadata.state_dict_metadata["step"] = BytesStorageMetadata()
+    (path / "tensors/hostile").write_bytes(content)
+    storage = next(iter(metadata.storage_data.values()))
+    storage = replace(storage, relative_path="hostile", offset=0, length=len(content))
+    metadata.storage_data[MetadataIndex("step")] = storage
+    (path / "tensors/.metadata").write_bytes(pickle.dumps(metadata))
+
+
+@pytest.mark.parametrize("way", ["in the metadata", "instead of the metadata", "instead of a tensor"])
+def test_a_checkpoint_runs_no_code(tmp_path: Path, way: str) -> None:
+    """Whoever can write the files can write their checksums as well."""
+    path, ran = save_checkpoint(tmp_path, 1, some_tensors(1), {}, keep=1), tmp_path / "ran"
+    file = path / "tensors/.metadata"
+    if way == "instead of the metadata":
+        file.write_bytes(pickle.dumps(Hostile(ran)))
+    elif way == "in the metadata":
+        metadata = pickle.loads(file.read_bytes())
+        metadata.planner_data = Hostile(ran)
+        file.write_bytes(pickle.dumps(metadata))
+    else:
+        content = io.BytesIO()
+        torch.save(Hostile(ran), content)
+        as_bytes_of_python(path, content.getvalue())
+    files = [one for one in path.rglob("*") if one.is_file() and one.name != "manifest.json"]
+    checksums = {str(one.relative_to(path)): [one.stat().st_size, zlib.crc32(one.read_bytes())] for one in files}
+    (path / "manifest.json").write_text(json.dumps(checksums))
+    assert read_state(path) == {}
+    with pytest.raises(CheckpointError, match=r"can't be read \(tensors/.metadata names .*it could run code\)"):
+        load_tensors(tmp_path, 1, some_tensors(2))
+    assert not ran.exists()
+
+
+def test_metadata_that_is_none(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, 1, some_tensors(1), {}, keep=1)
+    (path / "tensors/.metadata").write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(CheckpointError, match=r"can't be read \(tensors/.metadata holds no metadata\)"):
+        load_tensors(tmp_path, 1, some_tensors(2))
 
 
 def test_random_states_of_devices_that_are_not_there_are_left(monkeypatch: pytest.MonkeyPatch) -> None:

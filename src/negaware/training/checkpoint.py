@@ -1,7 +1,8 @@
 """Checkpoints: written aside, checked, swapped in; the last few kept. A broken one never replaces a good one.
 
 One is a folder: `tensors/` (torch.distributed.checkpoint), `state.json` (everything else), and `manifest.json` with the
-size and checksum of every file, written last. What the state means is the caller's business.
+size and checksum of every file, written last. What the state means is the caller's business. Reading one runs no code
+that stands in it: the state is JSON, and of Python's pickles only a few classes are let through.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pickle
 import random
+import re
 import shutil
 import warnings
 import zlib
@@ -23,11 +26,21 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint import CheckpointException
+from torch.distributed.checkpoint.metadata import Metadata
 
 from negaware.libraries import reason
 from negaware.ranks import ALONE, Ranks
 
 _MANIFEST, _STATE, _TENSORS = "manifest.json", "state.json", "tensors"
+_METADATA = "torch.distributed.checkpoint.metadata"
+_HARMLESS = {
+    *((_METADATA, name) for name in ("Metadata", "MetadataIndex", "StorageMeta", "TensorProperties")),
+    *((_METADATA, name) for name in ("TensorStorageMetadata", "ChunkStorageMetadata", "_MEM_FORMAT_ENCODING")),
+    *(("torch.distributed.checkpoint.filesystem", "_StorageInfo"), ("torch", "Size")),
+    *(("torch.serialization", "_get_layout"), ("pathlib", "PosixPath"), ("pathlib._local", "PosixPath")),
+}
+"""Module and name of all that torch writes about a checkpoint's tensors. BytesStorageMetadata isn't among it: what such
+an entry stands for would be unpickled by torch, whatever it is."""
 
 
 class CheckpointError(ValueError):
@@ -82,14 +95,16 @@ def save_checkpoint(
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in `folder`, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if path.is_dir())
+    """The checkpoints in `folder`, oldest first. Another name, such as step-000016-good, is none of ours."""
+    steps = {_step(path.name): path for path in folder.glob("step-*") if path.is_dir()}
+    return [path for step, path in sorted((step, path) for step, path in steps.items() if step is not None)]
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint, None if there is none; what a killed writer left half-written is deleted."""
     for leftover in folder.glob(".step-*.partial"):
-        shutil.rmtree(leftover, ignore_errors=True)
+        if _step(leftover.name[1:].removesuffix(".partial")) is not None:
+            shutil.rmtree(leftover, ignore_errors=True)
     return next(reversed(list_checkpoints(folder)), None)
 
 
@@ -116,12 +131,45 @@ def load_tensors(folder: Path, step: int, tensors: Mapping[str, Tensor], ranks: 
     However many ranks wrote it, each reads what its own shards need.
     """
     path = _path(folder, step)
+    reader = _Reader(path / _TENSORS, _read_metadata(path))
     try:
         with _alone():
-            dcp.load(dict(tensors), storage_reader=dcp.FileSystemReader(path / _TENSORS), no_dist=ranks.size == 1)
+            dcp.load(dict(tensors), storage_reader=reader, no_dist=ranks.size == 1)
     except (Exception, CheckpointException) as error:
         ranks.require_alive(error)
         raise _unreadable(path, _cause(error)) from error
+
+
+class _Reader(dcp.FileSystemReader):
+    """torch's reader, which would unpickle whatever is said to be metadata (tensors it reads as such)."""
+
+    def __init__(self, path: Path, metadata: Metadata) -> None:
+        super().__init__(path)
+        self._metadata = metadata
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        return self._metadata
+
+
+def _read_metadata(path: Path) -> Metadata:
+    """What torch has written about the tensors of the checkpoint. CheckpointError for anything else."""
+    try:
+        with (path / _TENSORS / ".metadata").open("rb") as file:
+            metadata = _HarmlessUnpickler(file).load()
+    except Exception as error:  # a garbled pickle may raise any of them
+        raise _unreadable(path, reason(error)) from error
+    if not isinstance(metadata, Metadata):
+        raise _unreadable(path, f"{_TENSORS}/.metadata holds no metadata")
+    return metadata
+
+
+class _HarmlessUnpickler(pickle.Unpickler):
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        is_dtype = module_name == "torch" and isinstance(getattr(torch, global_name, None), torch.dtype)
+        if not is_dtype and (module_name, global_name) not in _HARMLESS:
+            name = f"{module_name}.{global_name}"
+            raise pickle.UnpicklingError(f"{_TENSORS}/.metadata names {name}, which isn't ours: it could run code")
+        return super().find_class(module_name, global_name)
 
 
 def random_state() -> dict[str, Any]:
@@ -192,6 +240,8 @@ def _cause(error: BaseException) -> str:
     text = f"{error} {error.__cause__ or ''} {error.__context__ or ''}"
     if "No space left" in text or "enforce fail" in text or getattr(error, "errno", None) == errno.ENOSPC:
         return "no space left on the device"
+    if isinstance(error, CheckpointException):  # its own first line names nothing but ranks
+        return next((reason(failure) for failure, _ in error.failures.values()), reason(error))
     return reason(error)
 
 
@@ -207,8 +257,15 @@ def _path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:06d}"
 
 
+def _step(name: str) -> int | None:
+    """The step of a checkpoint's name, None if it isn't exactly the name that `_path` gives."""
+    found = re.fullmatch(r"step-([0-9]{6,})", name)
+    return int(found[1]) if found and _path(Path(), int(found[1])).name == name else None
+
+
 def _unreadable(path: Path, why: str) -> CheckpointError:
-    before = [other.name for other in list_checkpoints(path.parent) if other < path]
+    others = list_checkpoints(path.parent)
+    before = [other.name for other in (others[: others.index(path)] if path in others else others)]
     return CheckpointError(
         f"The checkpoint {path} can't be read ({why}); delete that folder and run again with --resume, which then goes "
         f"on from {before[-1] if before else 'the beginning'}."
