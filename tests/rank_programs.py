@@ -137,11 +137,11 @@ class RecordingEngine(LocalEngine):
 def collector(engine: Any, verifier: Any, options: RolloutOptions) -> Collector:
     """Thirty questions in an order of the collector's own, of which ten can be informative."""
     problems = [Problem(str(number), "", "") for number in range(30)]
-    params = options.params((1, 2, 3, 4, 5, 6, 7, 8))
+    params = options.params((1, 2, 3, 4, 5, 6, 7, 8), max_tokens=99)
     task = Task("thirds", problems, "{question}", verifier)
     prompts = {problem.id: [10 + int(problem.id), 20] for problem in problems}
     made = Collector(
-        engine, replace(task, prompt="{question}"), lambda _: [1, 2], lambda ids: "x" * len(ids), params, options, 0, 99
+        engine, replace(task, prompt="{question}"), lambda _: [1, 2], lambda ids: "x" * len(ids), params, options, 0
     )
     made.prompts = [tuple(prompts[problem.id]) for problem in made.problems]
     made._order = (0, list(range(30)))  # so that in a call of six, the first and fourth question alone can teach

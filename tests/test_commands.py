@@ -96,11 +96,29 @@ def test_evaluate_refuses_many_greedy_samples(tmp_path: Path, capsys: pytest.Cap
     assert "all of them would be the same answer" in capsys.readouterr().err
 
 
-def test_evaluate_refuses_prompts_longer_than_the_model(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_evaluate_gives_an_answer_the_room_that_its_prompt_leaves(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The model takes 64 tokens: two prompts leave 60 or more, one leaves 4, one none, and neither ends the command."""
     tiny_config(tmp_path)
-    options = ["--task", str(tmp_path / "test.jsonl"), "--max-new-tokens", "60"]
-    assert main(["evaluate", str(tmp_path / "model"), *options]) == 2
-    assert "that exceeds the model's 64 (4 of 4 problems do)" in capsys.readouterr().err
+    questions = ("1", "0+2", "0" * 58, "0" * 90)
+    lines = [json.dumps({"question": question, "answer": "1"}) for question in questions]
+    (tmp_path / "test.jsonl").write_text("\n".join(lines))
+    task = f"{{kind: dataset, path: {tmp_path / 'test.jsonl'}, prompt: '{{question}}'}}"
+    output = tmp_path / "results.jsonl"
+    options = ["--task", task, "--max-new-tokens", "6", "--samples", "2", "-o", str(output)]
+    assert main(["evaluate", str(tmp_path / "model"), *options]) == 0
+    results = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [result["room"] for result in results] == [6, 6, 4, 0]
+    assert [len(result["answers"]) for result in results] == [2] * 4
+    assert max(answer["num_tokens"] for answer in results[2]["answers"]) <= 4
+    assert [answer["correct"] for answer in results[3]["answers"]] == [False, False]
+    printed = capsys.readouterr().out
+    summary = json.loads(next(line for line in printed.splitlines() if line.startswith("{")))
+    assert (summary["num_short_of_room"], summary["num_without_room"]) == (2, 1)
+    assert summary["avg_at_2"]["num_problems"] == 4
+    assert "problems whose answers had less room" in printed
+    assert "problems not asked: no room, wrong" in printed
 
 
 def test_evaluate_names_its_results_by_run_and_overwrites_none(

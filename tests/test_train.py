@@ -188,6 +188,26 @@ def test_a_batch_that_is_not_full_is_told(tmp_path: Path, capsys: pytest.Capture
     assert [line for line in capsys.readouterr().out.splitlines() if "informative" in line] == told
 
 
+def test_prompts_that_leave_less_room_are_told_and_end_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    data = tiny_config(tmp_path, run__steps=1, evaluation__during=None)
+    problems = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    problems += [{"question": "0" * length, "answer": "1"} for length in (59, 70)]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, problems)))
+    (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, problems[8:])))
+    folder = train(parse_config(data))
+    told = [line for line in capsys.readouterr().out.splitlines() if "prompts" in line]
+    less = (
+        "prompts leave an answer fewer tokens than max_new_tokens, 6, for the model takes 64 in all; the longest leaves"
+    )
+    assert told == [
+        "1 of 11 problems are left out: their prompts have 64 tokens or more, all that the model takes.",
+        f"train: 1 of 10 {less} 3.",
+        f"test: 2 of 3 {less} 0; 1 leave none: they are not asked, and count as wrong.",
+    ]
+    for name in ("before-greedy_accuracy", "after-avg_at_2"):
+        assert [line["room"] for line in read_lines(folder / "evaluations" / f"{name}.jsonl")] == [6, 3, 0]
+
+
 JUDGE = """
 def is_right(answer, problem):
     if len(answer) % 3 == 0:

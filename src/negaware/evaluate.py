@@ -22,7 +22,6 @@ from negaware.evaluation.evaluate import EvaluationResult, evaluate, write_resul
 from negaware.evaluation.metrics import Estimate
 from negaware.evaluation.options import EvaluationSampling
 from negaware.models.load import COMPUTE_DTYPES, load_policy, pick_device
-from negaware.rollout.collect import require_fit
 from negaware.rollout.local import LocalEngine
 from negaware.tasks.load import load_task
 from negaware.tasks.options import parse_task
@@ -83,10 +82,8 @@ def _run(options: argparse.Namespace, task: Task, sampling: EvaluationSampling) 
     torch.manual_seed(options.seed)
     policy = load_policy(options.model, COMPUTE_DTYPES[options.dtype], pick_device(options.device))
     encode, decode = policy.codec.encode, policy.codec.decode
-    prompts = [tuple(encode(task.messages(problem))) for problem in task.problems]
-    require_fit(task.problems, prompts, sampling.max_new_tokens, policy.max_tokens)
-    engine, params = LocalEngine(policy.model), sampling.params(policy.codec.stop_token_ids)
-    with _token_counter(len(prompts) * sampling.completions) as count:
+    engine, params = LocalEngine(policy.model), sampling.params(policy.codec.stop_token_ids, policy.max_tokens)
+    with _token_counter(len(task.problems) * sampling.completions) as count:
         return evaluate(engine, task, encode, decode, params, sampling.completions, options.seed, count)
 
 
@@ -112,6 +109,10 @@ def results_table(result: EvaluationResult) -> Table:
     table.add_row(f"maj@{k}", _shown(result.maj_at_k))
     table.add_row("truncated answers", f"{result.num_truncated:,}")
     table.add_row("unverifiable answers", f"{result.num_unverifiable:,}")
+    if result.num_short_of_room:
+        table.add_row("problems whose answers had less room", f"{result.num_short_of_room:,}")
+    if result.num_without_room:
+        table.add_row("problems not asked: no room, wrong", f"{result.num_without_room:,}")
     return table
 
 

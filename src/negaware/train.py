@@ -23,7 +23,7 @@ from negaware.models.save import save_model
 from negaware.objectives import OBJECTIVES
 from negaware.ranks import ALONE, Ranks
 from negaware.resume import last_state, open_run_folder
-from negaware.rollout.collect import Collector, call_seed, require_fit
+from negaware.rollout.collect import Collector, call_seed, short_of_room
 from negaware.rollout.engines import make_engine
 from negaware.rollout.local import LocalEngine
 from negaware.rollout.records import answer_records, group_from_json
@@ -158,20 +158,14 @@ class _Run:
             self.task,
             codec.encode,
             codec.decode,
-            rollout.params(codec.stop_token_ids),
+            rollout.params(codec.stop_token_ids, self.policy.max_tokens),
             rollout,
             config.run.seed,
-            self.policy.max_tokens,
         )
-        if self.collector.num_left_out:
-            limit = rollout.max_prompt_tokens
-            progress.note(
-                f"{self.collector.num_left_out} of {len(self.task.problems)} problems are left out: "
-                f"their prompts have more than rollout.max_prompt_tokens, {limit}."
-            )
-        longest = max(s.max_new_tokens for s in (config.evaluation.final, config.evaluation.during) if s)
-        prompts = [codec.encode(self.held_out.messages(problem)) for problem in self.held_out.problems]
-        require_fit(self.held_out.problems, prompts, longest, self.policy.max_tokens)
+        held_out = [codec.encode(self.held_out.messages(problem)) for problem in self.held_out.problems]
+        params = config.evaluation.final.params(codec.stop_token_ids, self.policy.max_tokens)
+        for sentence in self.collector.left_out_or_short() + short_of_room(self.held_out.name, held_out, params):
+            progress.note(sentence)
         objective = OBJECTIVES[config.objective.name]
         loss = LossSettings(objective, config.objective_options, rollout.temperature, rollout.max_new_tokens)
         num_steps = config.run.steps * training.optimizer_steps
@@ -267,7 +261,7 @@ class _Run:
 
     def _evaluate(self, task: Task, sampling: EvaluationSampling) -> EvaluationResult:
         codec = self.policy.codec
-        params = sampling.params(codec.stop_token_ids)
+        params = sampling.params(codec.stop_token_ids, self.policy.max_tokens)
         seed = call_seed(self.config.run.seed, 0, -3)
         return evaluate(
             self.engine, task, codec.encode, codec.decode, params, sampling.completions, seed, self.progress.advance

@@ -2,6 +2,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,11 @@ import pytest
 from negaware.evaluation.evaluate import EvaluationResult, evaluate, write_results
 from negaware.evaluation.metrics import avg_at_k
 from negaware.rollout.engine import SamplingParams
+from negaware.rollout.local import LocalEngine
 from negaware.tasks.task import Task
 from negaware.types import Completion, FinishReason, Message, Problem, Reason, Verdict
 from negaware.verifiers.math import MathVerifier
+from tiny_models import llama
 
 PROBLEMS = tuple(Problem(f"p{n}", f"What is {n} + 1?", str(n + 1)) for n in range(3))
 PARAMS = SamplingParams(max_new_tokens=32)
@@ -31,6 +34,7 @@ class ScriptedEngine:
         params: SamplingParams,
         seed: int,
         on_progress: Callable[[int], None] | None = None,
+        indices: Sequence[int] | None = None,
     ) -> list[tuple[Completion, ...]]:
         self.asked = (params, seed)
         groups = []
@@ -206,3 +210,35 @@ def test_the_summary_is_ready_for_json(verifier: MathVerifier) -> None:
 def test_an_empty_task_is_refused(verifier: MathVerifier) -> None:
     with pytest.raises(ValueError, match="at least one problem"):
         run(ScriptedEngine(SCRIPT), Task("toy", (), "{question}", verifier))
+
+
+def test_a_prompt_without_room_is_not_asked_and_counts_as_wrong(verifier: MathVerifier) -> None:
+    """The other answers are those that they would be had it been asked, each with the room that its prompt leaves."""
+    model = llama(2)
+    params = SamplingParams(12, stop_token_ids=(1, 2, 3))
+    lengths = {"p0": 5, "p1": 40, "p2": 26, "p3": 31, "p4": 32}
+    problems = [Problem(name, name, "1") for name in lengths]
+    task = Task("toy", problems, "{question}", verifier)
+
+    def some_tokens(messages: list[Message]) -> list[int]:
+        name = messages[-1]["content"]
+        return [7 + int(name[1])] * lengths[name]
+
+    def spelled(tokens: Sequence[int]) -> str:
+        return " ".join(map(str, tokens))
+
+    whole = evaluate(LocalEngine(model), task, some_tokens, spelled, params, 2, seed=5)
+    assert whole.num_short_of_room == whole.num_without_room == 0
+    found = evaluate(LocalEngine(model), task, some_tokens, spelled, replace(params, max_tokens=32), 2, seed=5)
+    assert [result.room for result in found.results] == [12, 0, 6, 1, 0]
+    for result, longer in zip(found.results, whole.results, strict=True):
+        for answer, expected in zip(result.answers, longer.answers, strict=True):
+            assert answer.text.split() == expected.text.split()[: result.room]
+    unasked = [answer for name in (1, 4) for answer in found.results[name].answers]
+    assert {(one.text, one.correct, one.reason, one.finish_reason, one.num_tokens) for one in unasked} == {
+        ("", False, "no_answer", "length", 0)
+    }
+    assert found.num_truncated >= 4
+    summary = found.summary()
+    assert (summary["num_short_of_room"], summary["num_without_room"]) == (4, 2)
+    assert summary["avg_at_2"]["num_problems"] == 5

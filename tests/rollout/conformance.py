@@ -175,6 +175,20 @@ class EngineConformance:
             reasons[completion.finish_reason] += 1
         assert len(reasons) == 2, "this scenario should show both ends"
 
+    @pytest.mark.parametrize("lengths", [(5, 28, 12, 31, 2), (31, 31), (2, 7, 3)])
+    def test_an_answer_has_the_room_that_its_prompt_leaves(self, lengths):
+        """It is the answer that it would be with more room, up to there."""
+        model, prompts, stop = llama(5), random_prompts(14, lengths), (1, 2, 3)
+        whole = self.make_engine(model).generate(prompts, 3, SamplingParams(20, stop_token_ids=stop), seed=3)
+        params = SamplingParams(20, stop_token_ids=stop, max_tokens=32)
+        found = self.make_engine(model).generate(prompts, 3, params, seed=3)
+        for prompt, group, longer in zip(prompts, found, whole, strict=True):
+            room = min(20, 32 - len(prompt))
+            assert [done.token_ids for done in group] == [done.token_ids[:room] for done in longer]
+            for done in group:
+                assert len(done.logprobs) == len(done.token_ids) <= room
+                assert done.finish_reason == ("stop" if done.token_ids[-1] in stop else "length")
+
     def test_one_token_is_a_whole_answer(self, model):
         groups = self.make_engine(model).generate(random_prompts(9, (3, 5, 4, 2, 8)), 2, SamplingParams(1), seed=0)
         assert all(len(completion.token_ids) == 1 for group in groups for completion in group)

@@ -76,10 +76,9 @@ def make_collector(task: Task, script: Script, seed: int = 0, max_tokens: int = 
         task,
         lambda messages: [ord(letter) for letter in messages[-1]["content"]],
         lambda tokens: "".join(map(chr, tokens)),
-        SamplingParams(30),
+        SamplingParams(30, max_tokens=max_tokens),
         rollout,
         seed,
-        max_tokens,
     )
 
 
@@ -238,15 +237,38 @@ def test_shares_and_lengths(task):
     assert metrics["rollout/tokens_per_second"] > 0
 
 
-def test_a_prompt_that_does_not_fit_is_refused_by_name(task):
+def test_prompts_that_leave_less_room_are_asked_and_counted(task):
     lengths = [len(task.messages(problem)[-1]["content"]) for problem in task.problems]
-    num_longest, longest = lengths.count(max(lengths)), lengths.index(max(lengths))
-    with pytest.raises(ValueError, match="Lower max_new_tokens, or leave such problems out") as caught:
-        make_collector(task, mixed, max_tokens=max(lengths) + 29)
-    text = str(caught.value)
-    assert f"problem {task.problems[longest].id!r} has {max(lengths)} tokens; with max_new_tokens 30" in text
-    assert f"exceeds the model's {max(lengths) + 29} ({num_longest} of 20 problems do)" in text
-    make_collector(task, mixed, max_tokens=max(lengths) + 30)
+    longest, shortest = max(lengths), min(lengths)
+    assert longest > shortest
+    roomy = make_collector(task, mixed, max_tokens=longest + 30)
+    assert roomy.num_left_out == 0
+    assert roomy.left_out_or_short() == []
+    tight = make_collector(task, mixed, max_tokens=shortest + 30)
+    assert tight.num_left_out == 0
+    assert tight.left_out_or_short() == [
+        f"arithmetic_train: {sum(length > shortest for length in lengths)} of 20 prompts leave an answer fewer tokens "
+        f"than max_new_tokens, 30, for the model takes {shortest + 30} in all; the longest leaves "
+        f"{30 + shortest - longest}."
+    ]
+
+
+@pytest.mark.parametrize("limit", [None, 4000])
+def test_prompts_that_leave_no_room_are_left_out_and_counted(task, limit):
+    lengths = [len(task.messages(problem)[-1]["content"]) for problem in task.problems]
+    options = {} if limit is None else {"max_prompt_tokens": limit}
+    collector = make_collector(task, mixed, max_tokens=max(lengths), **options)
+    num_longest = lengths.count(max(lengths))
+    assert collector.num_left_out == num_longest < 20
+    assert max(map(len, collector.prompts)) < max(lengths)
+    assert collector.left_out_or_short()[0] == (
+        f"{num_longest} of 20 problems are left out: their prompts have {max(lengths)} tokens or more, all that the "
+        "model takes."
+    )
+    with pytest.raises(
+        ValueError, match=f"has 9 tokens or more, all that the model takes, the shortest {min(lengths)}; take shorter"
+    ):
+        make_collector(task, mixed, max_tokens=9, **options)
 
 
 def test_questions_over_the_prompt_limit_are_left_out_and_counted(task):
@@ -258,7 +280,10 @@ def test_questions_over_the_prompt_limit_are_left_out_and_counted(task):
     groups = [group for step in range(10) for group in collector.next_rollout(step).groups]
     assert len(set(ids(groups[:num_kept]))) == num_kept
     assert max(len(group.prompt_ids) for group in groups) == limit
-    with pytest.raises(ValueError, match=f"has more than 3 tokens, the shortest {min(lengths)}; raise rollout.max_pr"):
+    with pytest.raises(
+        ValueError,
+        match=rf"has more than 3 tokens \(rollout.max_prompt_tokens\), the shortest {min(lengths)}; raise it",
+    ):
         make_collector(task, mixed, max_prompt_tokens=3)
 
 

@@ -127,6 +127,8 @@ def test_a_cache_too_small_is_named():
     engine = new_engine(llama(0))
     with pytest.raises(ValueError, match=r"has 600 tokens.*at most 512; raise rollout.engine.cache_gib"):
         engine.generate([[1] * 300], 1, SamplingParams(300), 0)
+    (group,) = engine.generate([[1] * 300], 1, SamplingParams(300, max_tokens=304), 0)
+    assert [len(completion.token_ids) for completion in group] == [4]
 
 
 def test_a_model_that_vllm_cannot_load_is_named(tmp_path):

@@ -17,7 +17,7 @@ from typing import Any
 from negaware.evaluation.metrics import Estimate, Vote, avg_at_k, maj_at_k, pass_at_k
 from negaware.rollout.engine import Engine, SamplingParams
 from negaware.tasks.task import Task
-from negaware.types import Completion, FinishReason, Message, Problem, Reason, Verdict
+from negaware.types import Completion, FinishReason, Message, Reason, Verdict
 from negaware.verifiers.equivalence import normal_form
 
 UNVERIFIABLE: tuple[Reason, ...] = ("timeout", "error")
@@ -49,6 +49,8 @@ class ProblemResult:
     id: str
     question: str
     gold: str
+    room: int
+    """The longest answer that its prompt left room for, in tokens; with 0 it wasn't asked."""
     answers: tuple[Answer, ...]
 
     @property
@@ -63,6 +65,7 @@ class EvaluationResult:
 
     task: str
     num_completions: int
+    max_new_tokens: int
     results: tuple[ProblemResult, ...]
 
     @property
@@ -74,6 +77,16 @@ class EvaluationResult:
     def num_truncated(self) -> int:
         """Answers cut off by the length limit."""
         return sum(answer.finish_reason == "length" for answer in self.answers)
+
+    @property
+    def num_short_of_room(self) -> int:
+        """Problems whose prompt left an answer less than `max_new_tokens` in the model."""
+        return sum(result.room < self.max_new_tokens for result in self.results)
+
+    @property
+    def num_without_room(self) -> int:
+        """Those of them that weren't asked, since their prompt left no room; all their answers are wrong."""
+        return sum(result.room == 0 for result in self.results)
 
     @property
     def num_unverifiable(self) -> int:
@@ -133,6 +146,8 @@ class EvaluationResult:
             **{name: dataclasses.asdict(estimate) for name, estimate in estimates.items()},
             "num_truncated": self.num_truncated,
             "num_unverifiable": self.num_unverifiable,
+            "num_short_of_room": self.num_short_of_room,
+            "num_without_room": self.num_without_room,
             "reasons": dict(Counter(answer.reason for answer in self.answers)),
         }
 
@@ -149,8 +164,9 @@ def evaluate(
 ) -> EvaluationResult:
     """Samples `num_completions` answers to each of the task's problems and grades them.
 
-    `on_progress` is the engine's: the number of tokens sampled since it was last told. That prompts fit the model
-    is for the caller to see to. Raises ValueError for a task without problems.
+    `on_progress` is the engine's: the number of tokens sampled since it was last told. A problem whose prompt leaves
+    no room for an answer isn't asked; its answers are empty, truncated and wrong. ValueError for a task without
+    problems.
     """
     if not task.problems or num_completions < 1:
         raise ValueError(
@@ -158,17 +174,23 @@ def evaluate(
             f"got {len(task.problems)} and {num_completions}"
         )
     prompts = [encode(task.messages(problem)) for problem in task.problems]
-    groups = engine.generate(prompts, num_completions, params, seed, on_progress)
+    rooms = [params.room(len(prompt)) for prompt in prompts]
+    asked = [index for index, room in enumerate(rooms) if room]  # each keeps the answers it has among all
+    groups = engine.generate([prompts[index] for index in asked], num_completions, params, seed, on_progress, asked)
     completions = [completion for group in groups for completion in group]
     texts = [decode(completion.token_ids) for completion in completions]
-    owners = [problem for problem in task.problems for _ in range(num_completions)]
+    owners = [task.problems[index] for index in asked for _ in range(num_completions)]
     verdicts = task.grade(texts, owners, [completion.finish_reason for completion in completions])
-    answers = list(map(_answer, texts, completions, verdicts))
+    given = map(_answer, texts, completions, verdicts)
+    unasked = Answer("", False, "no_answer", None, "length", 0)
+    answers = [next(given) if room else unasked for room in rooms for _ in range(num_completions)]
     results = [
-        _result(problem, answers[start : start + num_completions])
-        for problem, start in zip(task.problems, range(0, len(answers), num_completions), strict=True)
+        ProblemResult(
+            problem.id, problem.question, problem.answer, room, tuple(answers[start : start + num_completions])
+        )
+        for problem, room, start in zip(task.problems, rooms, range(0, len(answers), num_completions), strict=True)
     ]
-    return EvaluationResult(task.name, num_completions, tuple(results))
+    return EvaluationResult(task.name, num_completions, params.max_new_tokens, tuple(results))
 
 
 def write_results(result: EvaluationResult, path: Path) -> None:
@@ -192,7 +214,3 @@ def _answer(text: str, completion: Completion, verdict: Verdict) -> Answer:
         completion.finish_reason,
         len(completion.token_ids),
     )
-
-
-def _result(problem: Problem, answers: Sequence[Answer]) -> ProblemResult:
-    return ProblemResult(problem.id, problem.question, problem.answer, tuple(answers))

@@ -26,8 +26,8 @@ class RowDecoder:
         decoder.refresh()
         self.decoder = decoder
 
-    def begin(self, max_rows: int, longest_prompt: int, max_new_tokens: int) -> None:
-        """Makes room for `max_rows`; blocks of columns are added as answers grow."""
+    def begin(self, max_rows: int, longest_prompt: int, max_new_tokens: int, max_tokens: int | None = None) -> None:
+        """Makes room for `max_rows`; blocks of columns are added as answers grow, whatever `max_tokens`."""
         self.rows: list[Row] = []
         self.num_prompts = 0
         self.max_rows, self.longest_prompt = max_rows, longest_prompt

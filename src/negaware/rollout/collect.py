@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from negaware.rollout.engine import Engine, SamplingParams
 from negaware.rollout.options import RolloutOptions
 from negaware.tasks.task import Task
-from negaware.types import Group, Message, Problem
+from negaware.types import Group, Message
 
 
 class NothingToLearnError(ValueError):
@@ -60,7 +60,7 @@ class Collector:
     """Turns a task into batches of informative groups with an engine.
 
     `decode` and `encode` are the codec's. `num_left_out` questions are never asked, since their prompt is longer than
-    `options.max_prompt_tokens`. ValueError if a prompt with its longest answer exceeds `max_tokens`.
+    `options.max_prompt_tokens` or leaves no room for an answer. ValueError if that is so of all.
     """
 
     def __init__(
@@ -72,24 +72,36 @@ class Collector:
         params: SamplingParams,
         options: RolloutOptions,
         seed: int,
-        max_tokens: int,
     ) -> None:
         self.engine, self.task, self.decode = engine, task, decode
         self.params, self.options, self.seed = params, options, seed
         self.state = CollectorState()
         prompts = [tuple(encode(task.messages(problem))) for problem in task.problems]
-        limit = options.max_prompt_tokens
+        limit, remedy = options.max_prompt_tokens, "raise it"
+        self.too_long = f"more than {limit} tokens (rollout.max_prompt_tokens)"
+        if params.max_tokens is not None and (limit is None or limit >= params.max_tokens):
+            limit, remedy = params.max_tokens - 1, "take shorter questions, or a model that takes more"
+            self.too_long = f"{params.max_tokens} tokens or more, all that the model takes"
         kept = [index for index, prompt in enumerate(prompts) if limit is None or len(prompt) <= limit]
         if not kept:
             raise ValueError(
-                f"Every prompt of task {task.name!r} has more than {limit} tokens, the shortest "
-                f"{min(map(len, prompts))}; raise rollout.max_prompt_tokens."
+                f"Every prompt of task {task.name!r} has {self.too_long}, the shortest {min(map(len, prompts))}; "
+                f"{remedy}."
             )
         self.num_left_out = len(prompts) - len(kept)
         self.problems = [task.problems[index] for index in kept]
         self.prompts = [prompts[index] for index in kept]
-        require_fit(self.problems, self.prompts, params.max_new_tokens, max_tokens)
         self._order: tuple[int, list[int]] = (-1, [])
+
+    def left_out_or_short(self) -> list[str]:
+        """A sentence each for questions that are never asked, and for those whose answers have less room."""
+        found = []
+        if self.num_left_out:
+            num_problems = len(self.task.problems)
+            found.append(
+                f"{self.num_left_out} of {num_problems} problems are left out: their prompts have {self.too_long}."
+            )
+        return found + short_of_room(self.task.name, self.prompts, self.params)
 
     def next_rollout(self, step: int, on_progress: Callable[[int], None] | None = None) -> Rollout:
         """Fills a batch for this step. Raises NothingToLearnError if no question asked was informative."""
@@ -201,18 +213,18 @@ def call_seed(seed: int, step: int, place: int) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}:{step}:{place}".encode(), digest_size=8).digest(), "little") >> 1
 
 
-def require_fit(
-    problems: Sequence[Problem], prompts: Sequence[Sequence[int]], max_new_tokens: int, max_tokens: int
-) -> None:
-    """ValueError naming the first problem whose prompt with its longest answer exceeds the model's `max_tokens`."""
-    too_long = [index for index, prompt in enumerate(prompts) if len(prompt) + max_new_tokens > max_tokens]
-    if too_long:
-        index = too_long[0]
-        raise ValueError(
-            f"The prompt of problem {problems[index].id!r} has {len(prompts[index])} tokens; with max_new_tokens "
-            f"{max_new_tokens} that exceeds the model's {max_tokens} ({len(too_long)} of {len(prompts)} problems do). "
-            "Lower max_new_tokens, or leave such problems out (in training: rollout.max_prompt_tokens)."
-        )
+def short_of_room(task: str, prompts: Sequence[Sequence[int]], params: SamplingParams) -> list[str]:
+    """A sentence if some prompts leave an answer less than `max_new_tokens` in the model, or no room at all."""
+    rooms = [params.room(len(prompt)) for prompt in prompts]
+    num_short, num_without = sum(room < params.max_new_tokens for room in rooms), rooms.count(0)
+    if not num_short:
+        return []
+    without = f"; {num_without} leave none: they are not asked, and count as wrong" if num_without else ""
+    return [
+        f"{task}: {num_short} of {len(rooms)} prompts leave an answer fewer tokens than max_new_tokens, "
+        f"{params.max_new_tokens}, for the model takes {params.max_tokens} in all; the longest leaves {min(rooms)}"
+        f"{without}."
+    ]
 
 
 def verifier_failures(sampled: Sequence[Group]) -> tuple[list[str | None], int]:

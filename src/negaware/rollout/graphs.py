@@ -94,8 +94,9 @@ class GraphDecoder:
         self.grows = model.device.type != "cuda"
 
     @torch.inference_mode()
-    def begin(self, max_rows: int, longest_prompt: int, max_new_tokens: int) -> None:
-        """Empties all rows and makes room for `max_rows` of prompts and answers up to these lengths.
+    def begin(self, max_rows: int, longest_prompt: int, max_new_tokens: int, max_tokens: int | None = None) -> None:
+        """Empties all rows and makes room for `max_rows` of prompts and answers up to these lengths, and together at
+        most `max_tokens` long.
 
         On CUDA room is never added later: graphs would lose their buffers, and memory that lacks is missed at once.
         Elsewhere columns are added as answers grow.
@@ -104,6 +105,8 @@ class GraphDecoder:
         self.lengths = []
         # An answer's last token is never read.
         max_columns = longest_prompt + min(max_new_tokens - 1, COLUMN_BLOCK if self.grows else max_new_tokens)
+        if max_tokens is not None:
+            max_columns = min(max_columns, max_tokens)
         if weights != self.weights or max_rows > self.num_rows or max_columns > self.num_columns:
             self.weights = weights
             self.num_rows = bucket(max(max_rows, self.num_rows), ROW_BLOCK)

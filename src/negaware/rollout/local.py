@@ -127,7 +127,8 @@ class _Batch:
         self.sequences: list[_Sequence] = []
         self.finished: dict[int, dict[int, Completion]] = {index: {} for index in range(len(prompts))}
         self.rows = engine.make_rows()
-        self.rows.begin(max_rows, max(len(prompt) for prompt in prompts), params.max_new_tokens)
+        longest = max(len(prompt) for prompt in prompts)
+        self.rows.begin(max_rows, longest, params.max_new_tokens, params.max_tokens)
 
     def admit(self, indices: list[int], seeds: list[list[int]]) -> int:
         """Prefills these prompts once each and samples the first token of their completions, one a seed."""
@@ -155,7 +156,7 @@ class _Batch:
         for row in reversed(range(len(self.sequences))):
             sequence = self.sequences[row]
             stopped = sequence.token_ids[-1] in params.stop_token_ids
-            if not stopped and len(sequence.token_ids) < params.max_new_tokens:
+            if not stopped and len(sequence.token_ids) < params.room(len(self.prompts[sequence.prompt_index])):
                 continue
             self.finished[sequence.prompt_index][sequence.completion_index] = Completion(
                 tuple(sequence.token_ids),

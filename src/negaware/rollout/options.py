@@ -18,7 +18,7 @@ class SamplingOptions(_Options):
     """How tokens are drawn."""
 
     max_new_tokens: int = Field(3584, ge=1)
-    """Longest answer, in tokens, stop token included."""
+    """Longest answer, in tokens, stop token included; less where the prompt leaves less room in the model, counted."""
     temperature: float = Field(1.0, ge=0, le=2)
     """Sampling temperature; 0 is greedy, and vLLM goes no higher than 2."""
     top_p: float = Field(1.0, gt=0, le=1)
@@ -26,9 +26,9 @@ class SamplingOptions(_Options):
     top_k: int = Field(0, ge=0)
     """Highest-probability tokens kept; 0 keeps all."""
 
-    def params(self, stop_token_ids: tuple[int, ...]) -> SamplingParams:
-        """These options with the tokenizer's stop tokens."""
-        return SamplingParams(self.max_new_tokens, self.temperature, self.top_p, self.top_k, stop_token_ids)
+    def params(self, stop_token_ids: tuple[int, ...], max_tokens: int) -> SamplingParams:
+        """These options with the tokenizer's stop tokens and the model's longest sequence."""
+        return SamplingParams(self.max_new_tokens, self.temperature, self.top_p, self.top_k, stop_token_ids, max_tokens)
 
 
 class LocalOptions(_Options):
@@ -92,7 +92,7 @@ class RolloutOptions(SamplingOptions):
     max_sampled_questions: int | None = Field(None, ge=1)
     """Questions asked at most in one step; by default 8 times `questions`."""
     max_prompt_tokens: int | None = Field(None, ge=1)
-    """Questions whose prompt is longer are left out, and counted; by default one that exceeds the model is an error."""
+    """Questions whose prompt is longer are left out, and counted; so is one that leaves no room for an answer."""
     max_sequences: int = Field(256, ge=1)
     """Answers decoded at once, by each engine."""
     engine: EngineOptions = LocalOptions()

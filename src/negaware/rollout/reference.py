@@ -44,7 +44,7 @@ class ReferenceEngine:
     def _complete(self, prompt: list[int], params: SamplingParams, seed: int) -> Completion:
         token_ids: list[int] = []
         logprobs: list[float] = []
-        for uniform in completion_uniforms(seed, params.max_new_tokens):
+        for uniform in completion_uniforms(seed, params.max_new_tokens)[: params.room(len(prompt))]:
             sequence = torch.tensor([prompt + token_ids], device=next(self.model.parameters()).device)
             logits = self.model(sequence, use_cache=False).logits[:, -1]
             token, logprob = sample_tokens(logits, params, uniform[None])

@@ -85,7 +85,8 @@ class VLLMEngine:
                 for k in range(num_completions):
                     own = completion_seed(seed, index, k)
                     answers[f"{place}/{k}"] = _Answer(own)
-                    self.engine.add_request(f"{place}/{k}", prompt, self._request(params, own))
+                    request = self._request(params, params.room(len(prompts[place])), own)
+                    self.engine.add_request(f"{place}/{k}", prompt, request)
             while self.engine.has_unfinished_requests():
                 num_sampled = 0
                 for output in self.engine.step():
@@ -120,13 +121,13 @@ class VLLMEngine:
         if self.sleeps:
             self.engine.sleep(level=2)
 
-    def _request(self, params: SamplingParams, seed: int) -> Any:
+    def _request(self, params: SamplingParams, max_tokens: int, seed: int) -> Any:
         return self.vllm.SamplingParams(
             temperature=params.temperature,
             top_p=params.top_p,
             top_k=params.top_k,
             seed=seed,
-            max_tokens=params.max_new_tokens,
+            max_tokens=max_tokens,
             stop_token_ids=list(params.stop_token_ids),
             ignore_eos=True,  # the codec's stop tokens end an answer, and no others
             logprobs=0,  # the sampled token's alone
@@ -160,8 +161,8 @@ class _Answer:
 def require_room(
     prompts: Sequence[Sequence[int]], params: SamplingParams, max_tokens: int, place: str, remedy: str
 ) -> None:
-    """ValueError unless a `place` of `max_tokens` holds the longest prompt with its longest answer; vLLM cuts it."""
-    longest = max(map(len, prompts), default=0) + params.max_new_tokens
+    """ValueError unless a `place` of `max_tokens` holds every prompt with its longest answer; vLLM cuts it."""
+    longest = max((len(prompt) + params.room(len(prompt)) for prompt in prompts), default=0)
     if longest > max_tokens:
         raise ValueError(
             f"A prompt with its longest answer has {longest} tokens, and {place} holds sequences of at most "

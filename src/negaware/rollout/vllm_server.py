@@ -143,7 +143,7 @@ class VLLMServerEngine:
             "top_p": params.top_p,
             "top_k": params.top_k,
             "seed": seed,
-            "max_tokens": params.max_new_tokens,
+            "max_tokens": params.room(len(prompt)),
             "stop_token_ids": list(params.stop_token_ids),
             "ignore_eos": True,
             "logprobs": 0,
