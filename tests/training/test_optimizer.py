@@ -122,6 +122,23 @@ def test_weight_decay_is_decoupled():
     assert torch.allclose(layer.weight, before * (1 - 0.1 * 1e-2))
 
 
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.5, 0.8)])
+def test_updates_are_adamws(betas):
+    """Three steps with gradients 1, −2, 3 by the formula (Loshchilov and Hutter 2019), in float64 by hand."""
+    layer = nn.Linear(4, 1, bias=False)
+    nn.init.ones_(layer.weight)
+    options = {"betas": betas, "learning_rate": 0.1, "weight_decay": 0.2, "max_grad_norm": 100.0}
+    optimizer = make_optimizer(layer, **options)
+    weight, first, second = 1.0, 0.0, 0.0
+    for step, gradient in enumerate((1.0, -2.0, 3.0), start=1):
+        first = betas[0] * first + (1 - betas[0]) * gradient
+        second = betas[1] * second + (1 - betas[1]) * gradient**2
+        mean, spread = first / (1 - betas[0] ** step), math.sqrt(second / (1 - betas[1] ** step))
+        weight = weight * (1 - 0.1 * 0.2) - 0.1 * mean / (spread + 1e-8)
+        update(optimizer, layer, gradient)
+        assert layer.weight.tolist() == [[pytest.approx(weight, rel=1e-5)] * 4]
+
+
 def rates(num_steps: int, **options) -> list[float]:
     optimizer = make_optimizer(nn.Linear(1, 1), num_steps, learning_rate=1.0, **options)
     found = []
@@ -142,6 +159,11 @@ def test_schedules():
     warm = rates(12, schedule="cosine", warmup_steps=2)
     assert warm[:3] == [0.5, 1.0, 1.0]
     assert warm[2:] == pytest.approx(cosine)
+    assert rates(3, schedule="cosine", warmup_steps=2) == pytest.approx([0.5, 1.0, 1.0])
+    assert rates(2, schedule="cosine", warmup_steps=2) == pytest.approx([0.5, 1.0])
+    optimizer = make_optimizer(nn.Linear(1, 1), 4, learning_rate=1.0, schedule="cosine")
+    optimizer.num_steps_done = 6  # resumed with fewer steps than it has done: it doesn't rise again
+    assert optimizer.learning_rate() == pytest.approx(0, abs=1e-12)
 
 
 def test_the_first_step_trains_at_the_warm_ups_first_rate():

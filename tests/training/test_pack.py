@@ -8,6 +8,7 @@ import torch
 from made_groups import sampled_groups
 
 from negaware.training.pack import (
+    PADDING,
     Answer,
     Row,
     answers_of,
@@ -103,6 +104,27 @@ def test_a_row_holds_its_question_once_and_masks_answers_from_each_other():
     ]
     assert batch.pad(torch.arange(6.0)).tolist() == [[0, 1, 0, 0], [2, 3, 4, 5]]
     assert collate([Row((long,)), Row((short,))]).attention_inputs() == {}
+
+
+def test_rows_of_several_lengths_in_one_micro_batch():
+    """Padding counts on from where its row ends, but never past the last position of a real token."""
+    first, second, lone = *made_up(3, [2, 4]), *made_up(2, [3])
+    batch = collate([Row((first, second)), Row((lone,))])
+    assert [row.length for row in batch.rows] == [7, 4]
+    assert [row.last_position for row in batch.rows] == [5, 3]
+    assert batch.tokens.tolist() == [[0, 1, 2, 0, 0, 1, 2], [0, 1, 0, 1, 0, 0, 0]]
+    assert batch.positions.tolist() == [[0, 1, 2, 3, 3, 4, 5], [0, 1, 2, 3, 4, 5, 5]]
+    assert batch.segments.tolist() == [[0, 0, 0, 1, 2, 2, 2], [0, 0, 1, 1, PADDING, PADDING, PADDING]]
+    assert batch.source.tolist() == [2, 3, 2, 4, 5, 6, 7 + 1, 7 + 2, 7 + 3]
+    assert batch.targets.tolist() == [0, 1, 0, 1, 2, 3, 0, 1, 2]
+    assert batch.answer_index.tolist() == [0, 0, 1, 1, 1, 1, 2, 2, 2]
+    assert batch.answer_position.tolist() == [0, 1, 0, 1, 2, 3, 0, 1, 2]
+    padded = batch.pad(torch.arange(1.0, 10.0))
+    assert padded.tolist() == [[1, 2, 0, 0], [3, 4, 5, 6], [7, 8, 9, 0]]
+    mask = batch.attention_mask()
+    assert mask.shape == (2, 1, 7, 7)
+    assert mask[1, 0, :4].int().tolist() == [[1, *[0] * 6], [1, 1, *[0] * 5], [1, 1, 1, *[0] * 4], [1] * 4 + [0] * 3]
+    assert batch.attention_inputs().keys() == {"attention_mask", "shared_rows"}
 
 
 def test_one_token_answers_need_no_tokens_of_their_own():

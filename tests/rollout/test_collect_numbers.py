@@ -1,0 +1,107 @@
+"""What the collector counts, asks and says, number by number, on groups written out by hand."""
+
+import math
+
+import pytest
+from test_collect import K, make_collector, mixed
+
+from negaware.rollout.collect import NothingToLearnError, Rollout, call_seed, rollout_metrics
+from negaware.tasks.load import load_task
+from negaware.tasks.options import ArithmeticOptions
+from negaware.types import Completion, Group, Problem, Verdict
+
+RIGHT, WRONG = Verdict(True, "correct", "1"), Verdict(False, "wrong", "2")
+LOST, FAILED, LATE = Verdict(False, "no_answer"), Verdict(False, "error", "KeyError: 'x'"), Verdict(False, "timeout")
+
+
+def group(verdicts: list[Verdict], lengths: list[int], cut: int = 0) -> Group:
+    """Answers of so many tokens; the first `cut` of them stopped at the length limit."""
+    done = [Completion((5,) * n, (-1.0,) * n, "length" if k < cut else "stop", 0, k) for k, n in enumerate(lengths)]
+    return Group(Problem("p", "?", "1"), (1,), tuple(done), ("",) * len(done), tuple(verdicts))
+
+
+GROUPS = [
+    group([RIGHT, RIGHT], [3, 4]),
+    group([RIGHT, WRONG], [10, 2]),
+    group([WRONG, LOST], [1, 5]),
+    group([FAILED, LOST], [30, 9], cut=1),
+    group([LATE, FAILED], [7, 29], cut=1),
+]
+
+
+def test_every_figure_of_a_rollout() -> None:
+    assert rollout_metrics(GROUPS, 4.0) == {
+        "rollout/num_groups_sampled": 5,
+        "rollout/pass_rate": pytest.approx(1.5 / 5),
+        "rollout/all_right_share": pytest.approx(1 / 5),
+        "rollout/all_wrong_share": pytest.approx(3 / 5),
+        "rollout/truncated_share": pytest.approx(2 / 10),
+        "rollout/unverifiable_share": pytest.approx(3 / 10),
+        "rollout/answer_tokens": pytest.approx(100 / 10),
+        "rollout/tokens_per_second": pytest.approx(100 / 4),
+        "verifier/correct": 3,
+        "verifier/wrong": 2,
+        "verifier/no_answer": 2,
+        "verifier/timeout": 1,
+        "verifier/error": 2,
+    }
+    assert all(value == 0 for value in rollout_metrics([], 0.0).values())
+
+
+def test_what_a_short_batch_and_a_failing_verifier_say() -> None:
+    assert Rollout(GROUPS[1:2], GROUPS, {}).shortcomings(2) == [
+        "1 of 2 informative questions found in 5 asked (rollout.max_sampled_questions); training on those",
+        "the verifier failed on 2 of 10 answers, which count as wrong; first with \"KeyError: 'x'\"",
+    ]
+    assert Rollout(GROUPS[1:2], GROUPS[:3], {}).shortcomings(1) == []
+
+
+@pytest.fixture(scope="module")
+def task():
+    loaded = load_task(ArithmeticOptions(kind="arithmetic", split="train", forms=("add",), low=2, high=12))
+    yield loaded
+    loaded.verifier.close()
+
+
+@pytest.mark.parametrize(
+    ("informative", "calls"),
+    [
+        ([0, 3, 6, 9], [4, 4, 3]),  # two of four, then one of four: 1 ÷ 3/8 is 2.7
+        ([0, 1, 2, 5], [4, 1, 2]),  # three of four: 1 ÷ 3/4 is 1.3, then 1 ÷ 3/5 is 1.7
+        ([8, 9, 10, 11], [4, 4, 4]),  # nothing found yet: a whole batch each time
+    ],
+)
+def test_how_many_are_asked_at_once(task, informative, calls) -> None:
+    """What is missing, divided by the share of informative questions so far in this step, at most a batch."""
+    collector = make_collector(
+        task, lambda question, index: mixed(question, index) if index in informative else [(False, "stop")] * K
+    )
+    rollout = collector.next_rollout(1)
+    asked = [number for number, _ in collector.engine.calls]
+    assert (asked, len(rollout.groups)) == (calls, 4)
+    num_informative = 4 + len(collector.state.surplus)
+    assert rollout.metrics["rollout/informative_share"] == pytest.approx(num_informative / sum(asked))
+
+
+def test_every_call_has_a_seed_of_its_own_that_any_generator_takes() -> None:
+    """And always the same: a run that goes on must draw what it would have drawn."""
+    seeds = [call_seed(seed, step, place) for seed in range(4) for step in range(16) for place in range(-3, 13)]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert max(seeds) > 2**62
+    assert math.log2(sum(seeds) / len(seeds)) == pytest.approx(62, abs=0.1)
+    assert call_seed(0, 1, 2) == 217875049918638303
+
+
+@pytest.mark.parametrize(
+    ("num_right", "said"),
+    [
+        (16, "(16 all right, 16 all wrong, 0 answers cut at the length limit). The questions are too hard"),
+        (17, "(17 all right, 15 all wrong, 0 answers cut at the length limit). The questions are too easy"),
+    ],
+)
+def test_which_advice_is_given(task, num_right, said) -> None:
+    collector = make_collector(task, lambda question, index: [(index < num_right, "stop")] * K)
+    with pytest.raises(NothingToLearnError) as caught:
+        collector.next_rollout(1)
+    assert said in str(caught.value)
