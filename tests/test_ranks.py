@@ -187,9 +187,10 @@ def test_an_error_of_all_is_said_by_the_first_and_by_others_with_their_rank(fold
     assert "rank 0 (process" in ended[1].err
 
 
-def test_ctrl_c_on_one_rank_ends_all_after_the_same_step(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", ["SIGINT", "SIGUSR1"])
+def test_a_signal_to_one_rank_ends_all_after_the_same_step(folder: Path, tmp_path: Path, number: str) -> None:
     command = ("train", folder / "tiny.yaml", "--run.folder", tmp_path / "run")
-    ended = negaware_on_ranks(2, *command, faults={1: [Fault("SIGINT", AT_STEP, 3)]})
+    ended = negaware_on_ranks(2, *command, faults={1: [Fault(number, AT_STEP, 3)]})
     assert [one.code for one in ended] == [130, 130], ended
     assert [path.name for path in sorted((tmp_path / "run/checkpoints").iterdir())] == ["step-000002", "step-000003"]
     assert [one.code for one in negaware_on_ranks(2, *command, "--resume")] == [0, 0]
@@ -215,6 +216,7 @@ def test_adapters_in_shards(folder: Path, save: str, tmp_path: Path) -> None:
 
 def torchrun(num_ranks: int, config: Path, *options: str) -> subprocess.Popen[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks)]
+    launcher += ["--signals-to-handle", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"]
     return subprocess.Popen(
         [*launcher, "-m", "negaware", "train", str(config), *options],
         stdout=subprocess.PIPE,
@@ -269,11 +271,13 @@ def test_torchrun_brings_all_down_when_one_is_killed_and_resumes(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_ctrl_c_under_torchrun_leaves_a_checkpoint_of_the_last_step(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", ["SIGINT", "SIGUSR1"])
+def test_a_signal_to_torchrun_leaves_a_checkpoint_of_the_last_step(tmp_path: Path, number: str) -> None:
+    """As docs/scaling.md has it for SLURM."""
     changes = {"run__steps": 100_000, "run__checkpoint_every": 100_000, "training__learning_rate": 1e-9}
     process = torchrun(2, write_tiny_config(tmp_path, **changes))
     wait_for(tmp_path / "run/answers/000003.jsonl", process)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, signal.Signals[number])  # the ranks aren't in its group: it tells them
     out, _ = process.communicate(timeout=60)
     assert out.count("Stopping after this step") == 1
     last = [line.split("/")[0].removeprefix("step ") for line in out.splitlines() if line.startswith("step ")][-1]

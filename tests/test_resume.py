@@ -176,10 +176,20 @@ def test_ctrl_c_twice_ends_at_once(
     assert_equal_runs(run, straight32)
 
 
-def test_sigterm_is_heard_like_ctrl_c(straight32: Path) -> None:
-    config, run = other_run(straight32, "sigterm")
-    assert train(config, faults=[Fault("SIGTERM", OPTIMIZER_STEP, 5)]).code == 130
-    assert max(path.name for path in run.glob("checkpoints/*")) == "step-000003"
+def test_schedulers_and_closed_terminals_are_heard_like_ctrl_c(straight32: Path) -> None:
+    """SIGTERM may come twice, as schedulers send it: while a step is trained, and while its checkpoint is written."""
+    config, run = other_run(straight32, "signals")
+    moments = [
+        (["SIGTERM", "SIGTERM"], [(OPTIMIZER_STEP, 1), (OPTIMIZER_STEP, 2)], 1),
+        (["SIGHUP", "SIGTERM"], [(OPTIMIZER_STEP, 3), (TENSORS, 2)], 3),
+        (["SIGUSR1", "SIGHUP"], [(SAMPLING, 10), (STATE, 1)], 3),
+        (["SIGUSR1", "SIGTERM"], [(OPTIMIZER_STEP, 1), (TENSORS, 1)], 4),
+    ]
+    for signals, places, saved in moments:
+        faults = [Fault(name, *place) for name, place in zip(signals, places, strict=True)]
+        ended = train(config, "--resume", faults=faults)
+        assert (ended.code, ended.err) == (130, "\nInterrupted. --resume goes on from the last finished step.\n")
+        assert max(path.name for path in run.glob("checkpoints/*")) == f"step-{saved:06d}"
     assert train(config, "--resume").code == 0
     assert_equal_runs(run, straight32)
 
