@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from negaware.models.load import load_codec, load_policy
+from negaware.models.options import LoraOptions
 from negaware.models.save import save_model
-from tiny_models import llama
+from tiny_models import gemma4, gpt2, llama, qwen3
 
 TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}{% if add_generation_prompt %}:{% endif %}"
 
@@ -110,6 +112,103 @@ def test_cut_off_weights(folder):
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
     with pytest.raises(ValueError, match="can't be loaded"):
+        load_policy(str(folder), torch.float32)
+
+
+GATE = "model.layers.0.mlp.gate_proj.weight"
+
+
+def change_weights(file: Path, change) -> None:
+    weights = load_file(file)
+    change(weights)
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda weights: weights.pop(GATE), rf"lack {GATE}, which would be random"),
+        (lambda weights: weights.pop("lm_head.weight"), "lack lm_head.weight, which would be random"),
+        (
+            lambda weights: [weights.pop(name) for name in list(weights) if "layers.1." in name],
+            r"lack model\.layers\.1\.input_layernorm\.weight, .* and 6 more, which would be random",
+        ),
+        (
+            lambda weights: weights.update({"model.layers.2.more": torch.ones(2)}),
+            r"have model\.layers\.2\.more, which it has no place for",
+        ),
+        (
+            lambda weights: weights.update({GATE: torch.ones(48, 3)}),
+            rf"have {GATE} as \[48, 3\], not \[48, 32\], which doesn't fit its config.json",
+        ),
+    ],
+    ids=["a weight", "the head", "a layer", "a weight too many", "a shape"],
+)
+def test_other_weights_than_the_models_own(folder, change, complaint, capfd):
+    """transformers would draw random ones, and say so among other lines."""
+    change_weights(folder / "model.safetensors", change)
+    with pytest.raises(ValueError, match=rf"^The model '{folder}' can't be loaded: The files of .* {complaint}; get "):
+        load_policy(str(folder), torch.float32)
+    assert "REPORT" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("make", [qwen3, gpt2, gemma4], ids=["tied head", "gpt2", "constants"])
+def test_what_may_be_missing_or_too_much_is_no_fault(folder, make):
+    """A tied head, and the frequencies that older files hold."""
+    make(0).save_pretrained(folder)
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    if make is qwen3:
+        change_weights(folder / "model.safetensors", lambda weights: weights.update({name: torch.ones(4)}))
+    expected = make(0).state_dict()
+    for key, weight in load_policy(str(folder), torch.float32).model.state_dict().items():
+        assert torch.equal(weight, expected[key]), key
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda weights: weights.pop(next(iter(weights))), r"lack base_model\..*lora_A.*, which would be random"),
+        (
+            lambda weights: weights.update(
+                {"base_model.model.model.layers.7.mlp.up_proj.lora_A.weight": torch.ones(2)}
+            ),
+            r"have base_model\..*layers\.7.*, which its base has no place for",
+        ),
+    ],
+    ids=["one missing", "one too many"],
+)
+def test_other_adapters_than_they_are_said_to_be(folder, tmp_path, change, complaint):
+    policy = load_policy(str(folder), torch.float32, lora=LoraOptions(rank=2, save="adapter"))
+    save_model(policy, tmp_path / "adapters", torch.float32)
+    assert load_policy(str(tmp_path / "adapters"), torch.float32).model.num_parameters() > 0
+    change_weights(tmp_path / "adapters" / "adapter_model.safetensors", change)
+    with pytest.raises(ValueError, match=complaint):
+        load_policy(str(tmp_path / "adapters"), torch.float32)
+
+
+def test_weights_in_a_format_that_can_hold_code(folder, tmp_path):
+    policy = load_policy(str(folder), torch.float32, lora=LoraOptions(rank=2, save="adapter"))
+    save_model(policy, tmp_path / "adapters", torch.float32)
+    for place, name in ((tmp_path / "adapters", "adapter_model"), (folder, "model")):
+        old = {"adapter_model": "adapter_model.bin", "model": "pytorch_model.bin"}[name]
+        torch.save(load_file(place / f"{name}.safetensors"), place / old)
+        (place / f"{name}.safetensors").unlink()
+        with pytest.raises(ValueError, match=r"can't be loaded: .*safetensors"):
+            load_policy(str(place), torch.float32)
+        if place != folder:
+            (place / f"{name}.safetensors").touch()
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_of_a_models_own_is_neither_run_nor_asked_about(folder, file, monkeypatch):
+    """On a terminal transformers would ask for leave on the standard input."""
+    config = json.loads((folder / file).read_text())
+    config |= {"model_type": "own"} if file == "config.json" else {"tokenizer_class": "Own"}
+    own = {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own", "AutoTokenizer": ["own.Own", None]}
+    (folder / file).write_text(json.dumps(config | {"auto_map": own}))
+    (folder / "own.py").write_text("raise SystemExit('ran')")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asked"))
+    with pytest.raises(ValueError, match=r"^The model .* can't be loaded: it comes with code of its own \(auto_map\)"):
         load_policy(str(folder), torch.float32)
 
 

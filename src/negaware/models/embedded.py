@@ -56,11 +56,17 @@ def _convert(source: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from negaware.models.files import require_all_weights
+
     for needed in ("gguf", "accelerate"):
         if importlib.util.find_spec(needed) is None:
             raise ValueError(f"The model {EMBEDDED_MODEL!r} needs {needed} to be read; run: pip install {needed}")
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=GGUF_FILE)
-    model: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF_FILE, dtype=torch.float32)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        source, gguf_file=GGUF_FILE, dtype=torch.float32, output_loading_info=True
+    )
+    model, found = loaded
+    require_all_weights(EMBEDDED_MODEL, found)
     # The weights are plain float32 by now; transformers refuses to save while it thinks them quantized.
     del model.config.quantization_config
     model.hf_quantizer = None

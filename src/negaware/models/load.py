@@ -21,8 +21,15 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from negaware.libraries import reason
 from negaware.models.embedded import EMBEDDED_MODEL, embedded_model_folder
+from negaware.models.files import (
+    FROM_FILES,
+    OWN_CODE,
+    require_all_weights,
+    require_safetensors,
+    silent_transformers,
+    why_not_loaded,
+)
 from negaware.models.lora import (
     add_adapters,
     base_of_adapters,
@@ -92,12 +99,18 @@ def load_policy(
             "set model.lora.save to merged."
         )
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(base or source, dtype=dtype)
+        with silent_transformers():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                base or source, dtype=dtype, trust_remote_code=False, **FROM_FILES
+            )
+        model, found = loaded
+        require_all_weights(base or name, found)
         if base is not None:
+            require_safetensors(source)
             model = put_on(model, source)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         of_base = "" if base is None else f" (adapters on {base!r})"
-        raise ValueError(f"The model {name!r}{of_base} can't be loaded: {reason(error)}") from error
+        raise ValueError(f"The model {name!r}{of_base} can't be loaded: {why_not_loaded(error)}") from error
     if lora is not None:
         add_adapters(model, lora, str(Path(source).absolute()) if Path(source).is_dir() else str(source))
     # So that a finished run's folder generates until the same tokens that ended an answer in training.
@@ -107,15 +120,15 @@ def load_policy(
 
 def load_skeleton(name: str, dtype: torch.dtype, lora: LoraOptions | None = None) -> Policy:
     """The same as `load_policy`, with weights of any value, which take up no memory until they are written."""
-    source = _locate(name)
+    source, codec = _locate(name), load_codec(name)
     with torch.device("meta"):
-        config = AutoConfig.from_pretrained(base_of_adapters(source) or source)
-        model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        config = AutoConfig.from_pretrained(base_of_adapters(source) or source, trust_remote_code=False)
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     model.to_empty(device="cpu")
     model.tie_weights()
     if lora is not None:
         add_adapters(model, lora, name)
-    return Policy(model.eval(), load_codec(name), lora)
+    return Policy(model.eval(), codec, lora)
 
 
 def pick_device(name: str) -> str:
@@ -131,10 +144,12 @@ def load_codec(name: str) -> Codec:
     if any((Path(name) / "model" / file).exists() for file in ("config.json", "adapter_config.json")):
         raise ValueError(f"{name} is a run folder; its model is {Path(name) / 'model'}.")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        if (why := why_not_loaded(error)) == OWN_CODE:
+            raise ValueError(f"The model {name!r} can't be loaded: {why}") from error
         raise ValueError(
-            f"The model {name!r} has no tokenizer that can be loaded ({reason(error)}); "
+            f"The model {name!r} has no tokenizer that can be loaded ({why}); "
             "put the tokenizer's files into its folder, or name a model that has them."
         ) from error
     if not tokenizer.chat_template:

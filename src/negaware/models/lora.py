@@ -20,6 +20,7 @@ from transformers import Conv1D, PreTrainedModel
 from transformers.utils import find_adapter_config_file
 
 from negaware.libraries import require_installed
+from negaware.models.files import require_all_adapters
 from negaware.models.options import ALL_LINEAR, LoraOptions
 
 ADAPTER = "default"
@@ -190,14 +191,20 @@ def base_of_adapters(source: str | Path) -> str | None:
 
 
 def put_on(model: PreTrainedModel, source: str | Path) -> PreTrainedModel:
-    """The model with saved adapters, of any kind that peft can merge, merged into it: an ordinary model again."""
+    """The model with saved adapters, of any kind that peft can merge, merged into it: an ordinary model again.
+
+    ValueError if their files lack a weight, or have one that the model has no place for.
+    """
     from peft import PeftModel
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     dtype = model.dtype
     with warnings.catch_warnings():  # peft asks transformers by a name of yesterday
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="Found missing adapter keys", category=UserWarning)
         adapted: Any = PeftModel.from_pretrained(model, str(source))
+        found = adapted.load_adapter(str(source), ADAPTER)  # again: what it found the first time it doesn't say
+    require_all_adapters(str(source), found.missing_keys, found.unexpected_keys)
     layers: list[Any] = [module for module in adapted.modules() if isinstance(module, BaseTunerLayer)]
     for layer in layers:
         layer.float()  # the sum is rounded once, as `merged_weight` does

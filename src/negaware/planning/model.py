@@ -12,10 +12,10 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from negaware.config import Config
-from negaware.libraries import reason
 from negaware.models.attention import head_counts
 from negaware.models.embedded import EMBEDDED_MODEL, embedded_model_folder
 from negaware.models.family import is_llama_like
+from negaware.models.files import why_not_loaded
 from negaware.models.lora import add_adapters, base_of_adapters, require_peft
 
 
@@ -74,10 +74,12 @@ def model_shape(config: Config) -> ModelShape:
     name, lora = config.model.name, config.model.lora
     source = str(embedded_model_folder() if name == EMBEDDED_MODEL else name)
     try:
-        found: PretrainedConfig = AutoConfig.from_pretrained(base_of_adapters(source) or source)
+        found: PretrainedConfig = AutoConfig.from_pretrained(
+            base_of_adapters(source) or source, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"The config of model {name!r} can't be had, so its memory can't be told: {reason(error)}"
+            f"The config of model {name!r} can't be had, so its memory can't be told: {why_not_loaded(error)}"
         ) from error
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(found)
