@@ -165,8 +165,10 @@ REFUSED = [
     ({"rollout.temperature": 2.5}, "rollout.temperature is 2.5; it should be at most 2."),
     ({"training.optimizer_steps": 17}, "training.optimizer_steps is 17, more than rollout.questions, 16; a step needs a "
      "question at least."),
-    ({"training.warmup_steps": 1000, "run.steps": 10}, "training.warmup_steps is 1000, but the run has only 20 optimizer "
-     "steps; set it lower."),
+    ({"training.warmup_rollouts": 11, "run.steps": 10}, "training.warmup_rollouts is 11, but run.steps, the run's "
+     "rollouts, is 10; set it lower."),
+    ({"training.warmup_steps": 20}, "training: warmup_steps is 20, but the warm-up is counted in rollouts; give "
+     "warmup_rollouts instead (warmup_steps divided by optimizer_steps)."),
     ({"rollout.max_sequences": 7}, "rollout.max_sequences is 7, below rollout.completions, 8; a question's answers are decoded "
      "together, so set it at least that high."),
     ({"rollout.max_sampled_questions": 15}, "rollout.max_sampled_questions is 15, below rollout.questions, 16; set it at least "

@@ -76,6 +76,21 @@ def test_the_tiny_run_is_worth_killing(straight: Path) -> None:
     assert all(line["train/grad_norm"] > 0 for line in metrics[1:])
 
 
+def test_a_schedule_with_short_rollouts_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Rollouts that find fewer questions make fewer optimizer steps; warm-up and cosine count rollouts all the same."""
+    schedule = {"training__schedule": "cosine", "training__warmup_rollouts": 2, "evaluation__during": None}
+    assert train(write_tiny_config(tmp_path, rollout__max_sampled_questions=5, **schedule)).code == 0
+    metrics = timeless_metrics(tmp_path / "run")[1:]
+    assert {line["train/num_optimizer_steps"] for line in metrics} == {1, 2}
+    before = 1 + int(sum(line["train/num_optimizer_steps"] for line in metrics[:3]))  # the first of step 4
+    path, run = other_run(tmp_path, "killed")
+    assert train(path, faults=[Fault("SIGKILL", OPTIMIZER_STEP, before)]).code == -9
+    ended = train(path, "--resume")
+    assert ended.code == 0, ended.err
+    assert timeless_metrics(run)[1:] == metrics
+    assert contents(run / "model") == contents(tmp_path / "run" / "model")
+
+
 @pytest.mark.parametrize(
     ("place", "call"),
     [

@@ -186,6 +186,9 @@ def test_a_batch_that_is_not_full_is_told(tmp_path: Path, capsys: pytest.Capture
     ]
     assert told
     assert [line for line in capsys.readouterr().out.splitlines() if "informative" in line] == told
+    # A whole step's four questions make two mini-batches, of two each; these keep that size.
+    assert {line["train/num_optimizer_steps"] == max(1, line["rollout/num_groups"] // 2) for line in lines} == {True}
+    assert min(line["train/num_optimizer_steps"] for line in lines) == 1
 
 
 def test_prompts_that_leave_less_room_are_told_and_end_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

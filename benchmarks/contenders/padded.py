@@ -31,7 +31,7 @@ class PaddedTrainer:
 
     def __init__(self, model: PreTrainedModel, options: TrainingOptions, rows: int) -> None:
         self.model, self.options, self.rows = model, options, rows
-        self.optimizer = MasterOptimizer(model, options, num_steps=1_000_000)
+        self.optimizer = MasterOptimizer(model, options, num_rollouts=1_000_000)
 
     def step(self, groups: Sequence[Group], optimizer_steps: int) -> dict[str, float]:
         """Trains on the groups once; every `optimizer_steps`-th group makes a mini-batch."""

@@ -174,10 +174,10 @@ class Config(_Options):
                 f"training.optimizer_steps is {training.optimizer_steps}, more than rollout.questions, "
                 f"{rollout.questions}; a step needs a question at least"
             )
-        if training.warmup_steps > run.steps * training.optimizer_steps:
+        if training.warmup_rollouts > run.steps:
             raise ValueError(
-                f"training.warmup_steps is {training.warmup_steps}, but the run has only "
-                f"{run.steps * training.optimizer_steps} optimizer steps; set it lower"
+                f"training.warmup_rollouts is {training.warmup_rollouts}, but run.steps, the run's rollouts, is "
+                f"{run.steps}; set it lower"
             )
         if rollout.question_budget < rollout.questions:
             raise ValueError(

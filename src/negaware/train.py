@@ -168,8 +168,8 @@ class _Run:
             progress.note(sentence)
         objective = OBJECTIVES[config.objective.name]
         loss = LossSettings(objective, config.objective_options, rollout.temperature, rollout.max_new_tokens)
-        num_steps = config.run.steps * training.optimizer_steps
-        self.trainer = Trainer(self.policy.model, loss, training, num_steps, ranks, sharded)
+        steps, questions = config.run.steps, rollout.questions
+        self.trainer = Trainer(self.policy.model, loss, training, steps, ranks, sharded, questions)
         self.trackers: list[Tracker] = []
         self.before: dict[str, Any] | None = None
         self.train_seconds = 0.0
@@ -253,7 +253,7 @@ class _Run:
         self.last_state, self.saved_step = state, state["step"]
         load_tensors(self.checkpoints, state["step"], optimizer.tensors(), self.ranks)
         optimizer.sync_model()
-        optimizer.num_steps_done = state["num_optimizer_steps"]
+        optimizer.num_steps_done, optimizer.rollouts_done = state["num_optimizer_steps"], state["step"]
         self.collector.state.position = state["position"]
         self.collector.state.surplus = [group_from_json(group) for group in state["surplus"]]
         self.before, self.train_seconds = state["before"], state["train_seconds"]

@@ -23,9 +23,10 @@ def make_trainer() -> Callable[..., Trainer]:
         objective_options: dict[str, Any] | None = None,
         temperature: float = 1.0,
         num_steps: int = 100,
+        questions: int | None = None,
         **options: Any,
     ) -> Trainer:
         loss = LossSettings(OBJECTIVES[objective], objective_options or {}, temperature, 14)
-        return Trainer(model, loss, TrainingOptions(**FLOAT32 | options), num_steps)
+        return Trainer(model, loss, TrainingOptions(**FLOAT32 | options), num_steps, questions=questions)
 
     return make

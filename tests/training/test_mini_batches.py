@@ -1,5 +1,6 @@
 """The mini-batches of one rollout: which questions share one, and what π_old is after the first has been learnt."""
 
+import math
 from typing import Any
 
 import pytest
@@ -68,3 +69,34 @@ def test_the_seed_decides_which_questions_share_a_mini_batch(make_trainer: Any) 
     found = [first_mini_batch(seed) for seed in range(16)]
     assert set(found) == {6, 10, 12, 18, 20, 24}  # every two of the four
     assert found[:4] == [first_mini_batch(seed) for seed in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("num_groups", "sizes"), [(12, [2] * 6), (11, [2, 2, 2, 2, 3]), (5, [2, 3]), (4, [2, 2]), (3, [3]), (1, [1])]
+)
+def test_a_short_rollout_has_mini_batches_of_the_size_of_a_whole_one(
+    num_groups: int, sizes: list[int], make_trainer: Any
+) -> None:
+    """⌊groups ÷ size⌋ of them, at least one, the remainder spread: 12 questions in 6 steps are 2 a step, always."""
+    trainer = make_trainer(llama(0), optimizer_steps=6, questions=12)
+    steps = gradients_of_mini_batches(trainer, sampled_groups(llama(0), num_groups=num_groups))
+    assert sorted(len(mini_batch) for _, _, mini_batch in steps) == sizes
+    trained = sorted(group.prompt_ids for _, _, mini_batch in steps for group in mini_batch)
+    assert len(set(trained)) == len(trained) == num_groups  # none is left out
+
+
+@pytest.mark.parametrize(
+    ("num_groups", "num_steps"), [(512, 16), (511, 15), (480, 15), (64, 2), (63, 1), (32, 1), (31, 1), (1, 1)]
+)
+def test_the_papers_mini_batches_keep_their_32_questions(num_groups: int, num_steps: int, make_trainer: Any) -> None:
+    trainer = make_trainer(llama(0), optimizer_steps=16, questions=512)
+    assert trainer._num_mini_batches(num_groups) == num_steps
+
+
+def test_the_schedule_goes_on_by_rollouts_however_many_steps_they_make(make_trainer: Any) -> None:
+    groups = sampled_groups(llama(0), num_groups=4)
+    options = {"optimizer_steps": 4, "questions": 4, "num_steps": 4, "learning_rate": 1.0e-3, "warmup_rollouts": 2}
+    trainer = make_trainer(llama(0), schedule="cosine", **options)
+    rates = [trainer.step(groups[:number], 0)["train/learning_rate"] for number in (1, 4, 2, 4)]
+    assert rates == pytest.approx([0.5e-3, 1e-3, 1e-3 * (1 + 0.5**0.5) / 2, 1e-3 * (1 + math.cos(math.pi * 7 / 8)) / 2])
+    assert trainer.optimizer.num_steps_done == 1 + 4 + 2 + 4

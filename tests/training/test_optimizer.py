@@ -1,6 +1,7 @@
 """The optimizer alone: float32 masters under a bfloat16 model, gradients added up in float32, clipping, schedules."""
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -10,10 +11,10 @@ from negaware.training.optimizer import MasterOptimizer
 from negaware.training.options import TrainingOptions
 
 
-def make_optimizer(model: nn.Module, num_steps: int = 10, **options) -> MasterOptimizer:
+def make_optimizer(model: nn.Module, num_rollouts: int = 10, **options) -> MasterOptimizer:
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     defaults = {"weight_decay": 0.0, "learning_rate": 1e-5, "compute_dtype": dtype}
-    return MasterOptimizer(model, TrainingOptions(**defaults | options), num_steps)
+    return MasterOptimizer(model, TrainingOptions(**defaults | options), num_rollouts)
 
 
 def bfloat16_ones() -> nn.Linear:
@@ -139,36 +140,48 @@ def test_updates_are_adamws(betas):
         assert layer.weight.tolist() == [[pytest.approx(weight, rel=1e-5)] * 4]
 
 
-def rates(num_steps: int, **options) -> list[float]:
-    optimizer = make_optimizer(nn.Linear(1, 1), num_steps, learning_rate=1.0, **options)
+def rates(num_rollouts: int, steps: Sequence[int], **options) -> list[float]:
+    """The learning rate of each optimizer step, where rollout i makes `steps[i]` of them."""
+    optimizer = make_optimizer(nn.Linear(1, 1), num_rollouts, learning_rate=1.0, **options)
     found = []
-    for step in range(num_steps):
-        optimizer.num_steps_done = step
-        found.append(optimizer.learning_rate())
+    for optimizer.rollouts_done, num_steps in enumerate(steps):
+        for index in range(num_steps):
+            optimizer.place = (index, num_steps)
+            found.append(optimizer.learning_rate())
     return found
 
 
 def test_schedules():
-    assert rates(5) == [1.0] * 5
-    assert rates(6, warmup_steps=4) == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
-    cosine = rates(10, schedule="cosine")
+    assert rates(5, [1] * 5) == [1.0] * 5
+    assert rates(6, [1] * 6, warmup_rollouts=4) == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    cosine = rates(10, [1] * 10, schedule="cosine")
     assert cosine[0] == 1.0
     assert cosine[5] == pytest.approx(0.5)
     assert cosine[-1] == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.9)))  # the last step still trains
     assert cosine == sorted(cosine, reverse=True)
-    warm = rates(12, schedule="cosine", warmup_steps=2)
+    warm = rates(12, [1] * 12, schedule="cosine", warmup_rollouts=2)
     assert warm[:3] == [0.5, 1.0, 1.0]
     assert warm[2:] == pytest.approx(cosine)
-    assert rates(3, schedule="cosine", warmup_steps=2) == pytest.approx([0.5, 1.0, 1.0])
-    assert rates(2, schedule="cosine", warmup_steps=2) == pytest.approx([0.5, 1.0])
+    assert rates(3, [1] * 3, schedule="cosine", warmup_rollouts=2) == pytest.approx([0.5, 1.0, 1.0])
+    assert rates(2, [1] * 2, schedule="cosine", warmup_rollouts=2) == pytest.approx([0.5, 1.0])
     optimizer = make_optimizer(nn.Linear(1, 1), 4, learning_rate=1.0, schedule="cosine")
-    optimizer.num_steps_done = 6  # resumed with fewer steps than it has done: it doesn't rise again
+    optimizer.rollouts_done = 6  # resumed with fewer than it has done: it doesn't rise again
     assert optimizer.learning_rate() == pytest.approx(0, abs=1e-12)
+
+
+def test_schedules_count_rollouts():
+    """Ten rollouts of warm-up at sixteen updates each are 160 updates; a short rollout goes as far as a whole one."""
+    warm = rates(320, [16] * 12, warmup_rollouts=10)
+    assert warm[:160] == pytest.approx([(step + 1) / 160 for step in range(160)])
+    assert warm[160:] == [1.0] * 32
+    assert rates(9, [4, 1, 2], warmup_rollouts=2) == [0.125, 0.25, 0.375, 0.5, 1.0, 1.0, 1.0]
+    short = rates(4, [2, 1, 2, 2], schedule="cosine")
+    assert short == pytest.approx([0.5 * (1 + math.cos(math.pi * at / 8)) for at in (0, 1, 2, 4, 5, 6, 7)])
 
 
 def test_the_first_step_trains_at_the_warm_ups_first_rate():
     layer = nn.Linear(2, 2, bias=False)
-    optimizer = make_optimizer(layer, learning_rate=1e-2, warmup_steps=4)
+    optimizer = make_optimizer(layer, learning_rate=1e-2, warmup_rollouts=4)
     before = layer.weight.detach().clone()
     update_size = 1e-2 / 4  # AdamW's first update is the learning rate itself
     layer(torch.ones(1, 2)).sum().backward()

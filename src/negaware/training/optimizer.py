@@ -24,10 +24,13 @@ class MasterOptimizer:
     soon as each parameter's is complete, so any number of micro-batches loses nothing to the compute dtype.
     """
 
-    def __init__(self, model: nn.Module, options: TrainingOptions, num_steps: int) -> None:
+    def __init__(self, model: nn.Module, options: TrainingOptions, num_rollouts: int) -> None:
         self.options = options
-        self.num_steps = num_steps
+        self.num_rollouts = num_rollouts
         self.num_steps_done = 0
+        self.rollouts_done = 0
+        self.place = (0, 1)
+        """The coming optimizer step among those of its rollout: its index and their number."""
         compute_dtype = COMPUTE_DTYPES[options.compute_dtype]
         self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.masters: dict[str, Tensor] = {}
@@ -61,13 +64,17 @@ class MasterOptimizer:
         return collect
 
     def learning_rate(self) -> float:
-        """The learning rate of the coming optimizer step; the first of a warm-up of n is 1/n of the whole, not 0."""
-        options, step = self.options, self.num_steps_done
-        if step < options.warmup_steps:
-            return options.learning_rate * (step + 1) / options.warmup_steps
+        """The learning rate of the coming optimizer step; the first of a warm-up of n is 1/n of the whole, not 0.
+
+        The schedule counts rollouts: one that makes fewer steps takes the rate as far as any other.
+        """
+        options, (index, num_steps) = self.options, self.place
+        begin, end = (self.rollouts_done + step / num_steps for step in (index, index + 1))
+        if begin < options.warmup_rollouts:
+            return options.learning_rate * end / options.warmup_rollouts
         if options.schedule == "constant":
             return options.learning_rate
-        progress = (step - options.warmup_steps) / max(1, self.num_steps - options.warmup_steps)
+        progress = (begin - options.warmup_rollouts) / max(1, self.num_rollouts - options.warmup_rollouts)
         return options.learning_rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
     def gradient_norm(self) -> Tensor:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -15,15 +15,15 @@ class TrainingOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     optimizer_steps: int = Field(2, ge=1)
-    """Optimizer steps (mini-batches) a rollout."""
+    """Optimizer steps (mini-batches) of a whole rollout; with fewer questions fewer, of the same size."""
     micro_batch_tokens: int = Field(4096, ge=1)
     """Tokens, padding counted, in one forward and backward."""
     learning_rate: float = Field(1e-6, gt=0)
     """AdamW's learning rate after warm-up (the paper's 1e-6)."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """Learning rate after warm-up."""
-    warmup_steps: int = Field(0, ge=0)
-    """Optimizer steps of linear warm-up; the first one does train."""
+    """Learning rate after warm-up; cosine ends at 0 with the run's last rollout."""
+    warmup_rollouts: int = Field(0, ge=0)
+    """Rollouts of linear warm-up, optimizer step by optimizer step; the first one does train."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     """AdamW's betas (the paper's)."""
     weight_decay: float = Field(0.1, ge=0)
@@ -49,3 +49,16 @@ class TrainingOptions(BaseModel):
 
     Truncated importance sampling; 2 is the value of its authors (Yao et al. 2025). Needs π_old recomputed.
     """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_warmup_steps(cls, data: Any) -> Any:
+        """A warm-up counted in optimizer steps is refused; none at all, as older run folders say it, is none."""
+        if isinstance(data, dict) and "warmup_steps" in data:
+            if data["warmup_steps"] != 0:
+                raise ValueError(
+                    f"warmup_steps is {data['warmup_steps']!r}, but the warm-up is counted in rollouts; give "
+                    "warmup_rollouts instead (warmup_steps divided by optimizer_steps)"
+                )
+            data = {name: value for name, value in data.items() if name != "warmup_steps"}
+        return data

@@ -67,9 +67,11 @@ class MicroBatch:
 
 
 class Trainer:
-    """Trains a model on groups. `step` is one rollout's worth of optimizer steps.
+    """Trains a model on groups. `step` is one rollout's worth of optimizer steps; the run has `num_steps` rollouts.
 
-    On several ranks the model is in shards, and all ranks call `step` with the same groups.
+    A whole rollout has so many `questions`: one with fewer groups has mini-batches of the same size, and so fewer of
+    them. Without it every rollout counts as whole. On several ranks the model is in shards, and all ranks call `step`
+    with the same groups.
     """
 
     def __init__(
@@ -80,8 +82,9 @@ class Trainer:
         num_steps: int,
         ranks: Ranks = ALONE,
         sharded: ShardedModel | None = None,
+        questions: int | None = None,
     ) -> None:
-        self.model, self.loss, self.options = model, loss, options
+        self.model, self.loss, self.options, self.questions = model, loss, options, questions
         self.ranks, self.sharded = ranks, sharded
         self.device = sharded.device if sharded else model.device
         self.fused = None if sharded else fused_decoder_of(model)  # checked best in float32
@@ -101,14 +104,14 @@ class Trainer:
     def step(
         self, groups: Sequence[Group], seed: int, on_progress: Callable[[int], None] | None = None
     ) -> dict[str, float]:
-        """Trains on the groups once, in `optimizer_steps` mini-batches drawn by `seed`; returns the step's metrics.
+        """Trains on the groups once, in mini-batches drawn by `seed`; returns the step's metrics.
 
         `on_progress` is told the answer tokens trained since it was last called. Raises NonFiniteLossError.
         """
         self._refresh()
         questions = [answers_of(group) for group in groups]
         random.Random(seed).shuffle(questions)
-        num_steps = min(self.options.optimizer_steps, len(questions))
+        num_steps = self._num_mini_batches(len(questions))
         # Every num_steps-th question: mini-batches differ by one question at most and none is dropped.
         mini_batches = [questions[index::num_steps] for index in range(num_steps)]
         packed = [self.pack(mini_batch) for mini_batch in mini_batches]
@@ -117,8 +120,16 @@ class Trainer:
         tally = _Tally(max(answer.version for answers in questions for answer in answers))
         for index, (mini_batch, own) in enumerate(zip(mini_batches, packed, strict=True)):
             lengths = [len(answer.token_ids) for answers in mini_batch for answer in answers]
+            self.optimizer.place = (index, num_steps)
             self._optimizer_step(own, lengths, tally, first=index == 0, on_progress=on_progress)
+        self.optimizer.rollouts_done += 1
+        self.optimizer.place = (0, 1)
         return tally.metrics(self.ranks)
+
+    def _num_mini_batches(self, num_groups: int) -> int:
+        """⌊groups ÷ size⌋, at least one, where a mini-batch of a whole rollout has `size` questions."""
+        whole = max(num_groups, self.questions or num_groups)
+        return max(1, num_groups * min(self.options.optimizer_steps, whole) // whole)
 
     def logprobs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """log π_θ and entropy of each answer token [N] of a micro-batch."""
