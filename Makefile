@@ -5,13 +5,19 @@ BIN    := .venv/bin
 QUIET  := --quiet --disable-pip-version-check
 PIP    := $(BIN)/python -m pip install $(QUIET) --constraint constraints.txt
 
-.PHONY: demo test test-slow test-vllm test-verl check bench bench-quick clean
+.PHONY: demo test test-avx2 test-slow test-vllm test-verl check bench bench-quick clean
 
 demo: .venv/installed  ## trains the small model and shows what it learnt; SEED=1 for another run
 	$(BIN)/negaware train configs/demo.yaml --run.seed $(SEED) --run.folder runs/demo-seed$(SEED) --resume
 
 test: .venv/installed-dev  ## the default test suite
 	$(BIN)/python -m pytest
+
+AVX2    := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 CC="cc -march=x86-64-v3"
+NUMBERS := tests/models tests/rollout tests/training tests/objectives tests/integrations
+
+test-avx2: .venv/installed-dev  ## what computes, on an older processor's instructions: bounds and bits are no one machine's
+	$(AVX2) $(BIN)/python -m pytest $(NUMBERS)
 
 test-slow: .venv/installed-interop  ## what takes longer: real models at full size, the demo shortened to two minutes
 	$(BIN)/python -m pytest -m slow

@@ -1,5 +1,6 @@
 """Log-probabilities part by part against the plain ones: values, gradients, entropy, memory; and heads."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from transformers import CohereConfig, CohereForCausalLM, GraniteConfig, Granite
 
 from negaware.models import logprobs as logprobs_module
 from negaware.models.logprobs import Head, head_of, hidden_states, token_logprobs
+from rounding import assert_within, gamma
 from tiny_models import MODELS, SHAPE, llama
 
 HEADS = {
@@ -25,13 +27,17 @@ def make_head(dtype=torch.float64, num_columns=37, width=11, *, bias=False, **op
     return Head(weight, torch.randn(num_columns).to(dtype).requires_grad_() if bias else None, **options)
 
 
-def plain_logprobs(hidden, head, targets, temperature):
-    """The definition, with autograd through all of it."""
+def plain_distributions(hidden, head, temperature):
     logits = hidden @ head.weight.T if head.bias is None else hidden @ head.weight.T + head.bias
-    logits = logits.float() * head.scale
+    logits = logits * head.scale
     if head.softcap is not None:
         logits = head.softcap * torch.tanh(logits / head.softcap)
-    logprobs = (logits / temperature).log_softmax(-1)
+    return (logits / temperature).log_softmax(-1)
+
+
+def plain_logprobs(hidden, head, targets, temperature):
+    """The definition, with autograd through all of it."""
+    logprobs = plain_distributions(hidden, head, temperature)
     return logprobs.gather(-1, targets[:, None])[:, 0], -(logprobs.exp() * logprobs).sum(-1)
 
 
@@ -39,6 +45,7 @@ def plain_logprobs(hidden, head, targets, temperature):
 @pytest.mark.parametrize("options", HEADS.values(), ids=HEADS)
 @pytest.mark.parametrize("columns", [1, 4, 36, 100])
 def test_values_and_gradients_are_those_of_log_softmax(options, temperature, columns, monkeypatch):
+    """Against float64, bounded by what float32 logits and normalisers allow: see rounding.py."""
     monkeypatch.setattr(logprobs_module, "LEAST_COLUMNS", columns)
     head = make_head(**options)
     hidden = torch.randn(23, 11, dtype=torch.float64, requires_grad=True)
@@ -47,14 +54,27 @@ def test_values_and_gradients_are_those_of_log_softmax(options, temperature, col
 
     logprobs, entropy = token_logprobs(hidden, head, targets, temperature)
     expected, expected_entropy = plain_logprobs(hidden, head, targets, temperature)
-    assert torch.allclose(logprobs, expected, atol=4e-6)
-    assert torch.allclose(entropy, expected_entropy, atol=1e-4)  # of logits up to 25, added up in 37 parts
+    # A logit is rounded up to 4 times (float32, scale, cap, temperature), each part's normaliser and the sum so far
+    # twice, all at the size of the largest; a part's weight errs by as much, and its sums by 37 operations.
+    largest = float((hidden @ head.weight.T).detach().abs().max()) + (
+        0 if head.bias is None else float(head.bias.detach().abs().max())
+    )
+    largest = largest * head.scale / temperature + math.log(37)
+    error = gamma(4 + 4 * -(-37 // columns)) * largest
+    assert_within(logprobs, expected, error)
+    assert_within(entropy, expected_entropy, error + largest * (error + gamma(37)))
     assert not entropy.requires_grad
 
     found = torch.autograd.grad((logprobs * upstream).sum(), leaves)
-    for gradient, wanted in zip(found, torch.autograd.grad((expected * upstream).sum(), leaves), strict=True):
-        assert gradient.dtype == wanted.dtype
-        assert torch.allclose(gradient, wanted, atol=2e-6 * float(wanted.abs().max() + 1))
+    wanted = torch.autograd.grad((expected * upstream).sum(), leaves)
+    # Every probability errs by e^error and an exponential; what it is multiplied with is exact.
+    probabilities = plain_distributions(hidden, head, temperature).exp().detach()
+    probabilities[torch.arange(23), targets] += 1
+    of_logits = probabilities * upstream.double().abs()[:, None] * (head.scale / temperature)
+    sizes = [of_logits @ head.weight.abs(), of_logits.T @ hidden.abs(), of_logits.sum(0)]
+    for gradient, exact, size in zip(found, wanted, sizes, strict=False):
+        assert gradient.dtype == exact.dtype
+        assert_within(gradient, exact, (error + 1e-6 + gamma(37)) * size)
 
 
 def test_any_part_of_the_vocabulary_gives_the_same(monkeypatch):

@@ -27,11 +27,21 @@ static inline float wide(number x) { return x; }
 static inline number rounded(float x) { return x; }
 #endif
 
+/* x − n · ln 2. The compiler may add up in another order, and does: without one operation that multiplies and adds,
+   n · ln 2 would be rounded as a number near 88 is. */
+static inline float less_multiples(float x, float n) {
+#if defined(__FMA__) || defined(__aarch64__)
+    return x - n * 0.693359375f + n * 2.12194440e-4f;
+#else
+    return (float)(x - n * 0.69314718055994531);
+#endif
+}
+
 /* e^x for x ≤ 88, to a millionth: 2^n times a polynomial of what is left (libm's stays scalar here). */
 static inline float exponential(float x) {
     x = x < -87.0f ? -87.0f : x;
     float n = floorf(x * 1.44269504f + 0.5f);
-    float r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    float r = less_multiples(x, n);
     float series = 1.9875691500e-4f;
     series = series * r + 1.3981999507e-3f;
     series = series * r + 8.3334519073e-3f;

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_name("kernels.c")
 # Sums may be reordered, so that they run as vectors; -ffast-math itself would change the whole process's arithmetic.
 FLAGS = (
-    *("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math"),
+    *("-O3", "-fno-math-errno", "-fno-trapping-math"),
     *("-fno-signed-zeros", "-fassociative-math", "-ffinite-math-only"),
 )
 
@@ -211,9 +211,14 @@ def kernels_for(dtype: torch.dtype, width: int, queries: int) -> Kernels:
 
 
 def _compiled(definitions: list[str]) -> ctypes.CDLL | None:
-    """The library, compiled in a fifth of a second (`$CC`, or `cc`) for this very process; None if that fails."""
+    """The library, compiled in a fifth of a second (`$CC`, or `cc`) for this very process; None if that fails.
+
+    For this machine's processor, unless `$CC` names another, as `CC="cc -march=x86-64-v3"` does: bits depend on it.
+    """
     try:
         compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
+        if not any(part.startswith("-march=") for part in compiler):
+            compiler.append("-march=native")
         with tempfile.TemporaryDirectory(prefix="negaware-", ignore_cleanup_errors=True) as folder:
             library = Path(folder, "kernels.so")
             command = [*compiler, *FLAGS, *definitions, "-shared", "-fPIC", "-fopenmp", str(SOURCE), "-o", str(library)]

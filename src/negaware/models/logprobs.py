@@ -76,8 +76,8 @@ class Head:
             product = torch.addmm(-reference, hidden, weight.T).float()
         elif hidden.is_cuda and hidden.dtype == torch.bfloat16:
             product = torch.mm(hidden, weight.t(), out_dtype=torch.float32)
-        elif _is_fast_bfloat16(weight):
-            with bfloat16_products():
+        elif weight.dtype == torch.bfloat16:  # its own product would round logits of 100 to the next half
+            with bfloat16_products(HAS_BFLOAT16_PRODUCTS):
                 product = nn.functional.linear(hidden.float(), weight.float())
         else:
             product = nn.functional.linear(hidden, weight).float()
