@@ -15,7 +15,7 @@ FREE_TO_CHANGE = {
     *("run.folder", "run.checkpoint_every", "run.keep_checkpoints", "run.trackers", "data_dir", "device"),
     *("rollout.max_sequences", "training.micro_batch_tokens", "training.activations", "training.offload"),
     "model.lora.save",
-    *(f"rollout.engine.{name}" for name in ("cache_gib", "shared_folder", "tensor_parallel", "url")),
+    *(f"rollout.engine.{name}" for name in ("api_key_env", "cache_gib", "shared_folder", "tensor_parallel", "url")),
     "rollout.max_sampled_questions",  # never reached by a finished step that found enough
 }
 """What a resumed run may set otherwise than its checkpoint: it changes nothing of what was learnt, rounding apart."""

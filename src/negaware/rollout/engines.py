@@ -33,13 +33,23 @@ def make_engine(
             engine = VLLMEngine(name, compute_dtype, policy.max_tokens, options.engine, max_sequences)
             ranks_per_engine = options.engine.tensor_parallel
         case VLLMServerOptions():
+            from negaware.rollout.server_connection import read_api_key
             from negaware.rollout.vllm_server import VLLMServerEngine
 
             shared = folder / "weights"
             if options.engine.shared_folder is not None:  # several runs may have the same
                 shared = options.engine.shared_folder / f"{folder.name}-{zlib.crc32(bytes(folder.absolute())):08x}"
-            tied = bool(policy.model.config.get_text_config(decoder=True).tie_word_embeddings)
-            engine = VLLMServerEngine(options.engine.url.rstrip("/"), shared, tied, max_sequences, ranks)
+            text = policy.model.config.get_text_config(decoder=True)
+            key = read_api_key(options.engine.api_key_env)
+            engine = VLLMServerEngine(
+                options.engine.url.rstrip("/"),
+                shared,
+                int(text.vocab_size),
+                bool(text.tie_word_embeddings),
+                max_sequences,
+                ranks,
+                key,
+            )
         case _ if ranks.size == 1:  # the very model that is trained
             return LocalEngine(policy.model, max_sequences)
         case _:  # the trainer's weights are in shards: a whole copy

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from negaware.rollout.engine import SamplingParams
 
@@ -66,6 +67,20 @@ class VLLMServerOptions(_Options):
     """Where it listens, such as http://node7:8000."""
     shared_folder: Path | None = None
     """A folder that trainer and server both see, for handing over weights; by default `weights` in the run's folder."""
+    api_key_env: str | None = Field(default=None, min_length=1)
+    """The name of the environment variable that holds the server's API key, so that no config holds the key itself."""
+
+    @field_validator("url")
+    @classmethod
+    def _can_be_called(cls, url: str) -> str:
+        try:
+            parts = urlsplit(url)
+            fits = parts.port != 0 and bool(parts.hostname) and url.isascii() and url.isprintable() and " " not in url
+        except ValueError:  # a port beyond 65535, a bracket left open
+            fits = False
+        if not fits or "@" in url:
+            raise ValueError(f"url is {url!r}; write http:// or https://, the host's name and its port, and no more")
+        return url
 
 
 def _named(value: object) -> object:

@@ -8,57 +8,61 @@ or that another run writes to, is found out at once.
 
 from __future__ import annotations
 
-import json
 import shutil
-import socket
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 from torch import Tensor
 
 from negaware.libraries import require_tested
 from negaware.ranks import ALONE, Ranks
+from negaware.rollout import server_replies as replies
 from negaware.rollout.engine import SamplingParams
 from negaware.rollout.sampling import completion_seed
+from negaware.rollout.server_connection import ServerConnection, ServerRefusedError, Watch
 from negaware.rollout.vllm import TESTED, require_room
 from negaware.types import Completion, FinishReason
 
-PATIENCE = 3600  # seconds without a byte from the server after which it counts as gone
+STALL_SECONDS = 1800
+"""Without a new token of any answer under way the server counts as stalled; other clients' answers may come first."""
+TOKENS_AN_EVENT = 64
+"""How often the server says what it has sampled: seldom enough to cost nothing."""
+GENERATE = "/inference/v1/generate"
 SHARD_BYTES = 2**30  # of weights, gathered in memory before they are written
-
-
-class ServerRefusedError(ValueError):
-    """The server answered, but not with what was asked for."""
-
-    def __init__(self, url: str, path: str, reason: str) -> None:
-        super().__init__(f"The vLLM server {url} refused {path}: {reason}")
-        self.reason = reason
 
 
 class VLLMServerEngine:
     """Samples with the vLLM server at `url`; weights go through `shared_folder`, which is the run's own.
 
-    At most `max_sequences` requests are under way at once. `tied`: the model's head is its embedding. Of several
-    `ranks` each samples its part of them, and the first hands the weights over. ValueError if the server can't be
-    reached, is of a version that wasn't tested, or wasn't started as docs/sampling.md says.
+    The model has tokens below `vocabulary`; `tied`: its head is its embedding. At most `max_sequences` requests are
+    under way at once. Of several `ranks` each samples its part of them, and the first hands the weights over.
+    ValueError if the server can't be reached, asks for another `api_key`, is of a version that wasn't tested, or wasn't
+    started as docs/sampling.md says.
     """
 
-    def __init__(self, url: str, shared_folder: Path, tied: bool, max_sequences: int, ranks: Ranks = ALONE) -> None:
-        self.ranks = ranks
+    def __init__(
+        self,
+        url: str,
+        shared_folder: Path,
+        vocabulary: int,
+        tied: bool,
+        max_sequences: int,
+        ranks: Ranks = ALONE,
+        api_key: str | None = None,
+    ) -> None:
+        self.ranks, self.vocabulary = ranks, vocabulary
         self.url, self.shared_folder = url, shared_folder.absolute()
+        self.server = ServerConnection(url, api_key)
         self.max_sequences = max(1, max_sequences // ranks.size)
         self.version: int | None = None
         self.weights: str | None = None
         """What the server calls the weights of that version."""
-        self._connections: set[HTTPConnection] = set()
-        require_tested(TESTED, self._call("GET", "/version")["version"], f"the vLLM server {url}")
+        found = self.server.call("GET", "/version", replies.Version)
+        require_tested(TESTED, found.version, f"the vLLM server {url}")
         self._require_settings(tied)
 
     def generate(
@@ -70,26 +74,29 @@ class VLLMServerEngine:
         on_progress: Callable[[int], None] | None = None,
         indices: Sequence[int] | None = None,
     ) -> list[tuple[Completion, ...]]:
-        """See `Engine.generate`; progress is told an answer at a time. ValueError for what the server refuses."""
+        """See `Engine.generate`; progress is told an answer at a time.
+
+        ValueError for what the server refuses, for an answer that can't have been sampled, and for none.
+        """
         require_room(
             prompts, params, self.max_tokens, f"the vLLM server {self.url}", "start it with a longer --max-model-len"
         )
-        with ThreadPoolExecutor(self.max_sequences) as pool:
+        with ThreadPoolExecutor(self.max_sequences) as pool, Watch(STALL_SECONDS) as watch:
             waiting = [
                 [
-                    pool.submit(self._complete, list(prompt), params, completion_seed(seed, index, k))
+                    pool.submit(self._complete, list(prompt), params, completion_seed(seed, index, k), watch)
                     for k in range(num_completions)
                 ]
                 for index, prompt in zip(indices or range(len(prompts)), prompts, strict=True)
             ]
             try:
                 for done in as_completed([one for group in waiting for one in group]):
+                    num_tokens = len(done.result().token_ids)  # the first failure ends the others
                     if on_progress:
-                        on_progress(len(done.result().token_ids))
+                        on_progress(num_tokens)
                 return [tuple(one.result() for one in group) for group in waiting]
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
-                self._hang_up()  # the server drops a request whose client is gone
                 raise
 
     def load_weights(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> None:
@@ -111,14 +118,19 @@ class VLLMServerEngine:
         folder.chmod(0o755)  # the server may be another user's
         try:
             _write_weights(folder, named_weights)
-            self._call("POST", "/pause?mode=wait")
+            self.server.call("POST", "/pause?mode=wait", replies.Status)
             try:
                 self._reload(folder)
-                if not self._call("POST", "/reset_prefix_cache")["success"]:
+                if not self.server.call("POST", "/reset_prefix_cache", replies.Success).success:
                     raise ValueError(f"The vLLM server {self.url} can't forget the old weights' keys and values.")
-                self._call("POST", "/update_weight_version", {"new_version": folder.name})
-            finally:
-                self._call("POST", "/resume")
+                name = {"new_version": folder.name}
+                if not self.server.call("POST", "/update_weight_version", replies.Success, name).success:
+                    raise ValueError(f"The vLLM server {self.url} doesn't take a name for the new weights.")
+            except BaseException:
+                with suppress(ValueError):  # what went wrong first is what is told
+                    self.server.call("POST", "/resume", replies.Status)
+                raise
+            self.server.call("POST", "/resume", replies.Status)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return folder.name
@@ -129,7 +141,7 @@ class VLLMServerEngine:
     def _reload(self, folder: Path) -> None:
         body = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}
         try:
-            self._call("POST", "/collective_rpc", body)
+            self.server.call("POST", "/collective_rpc", replies.Loaded, body)
         except ServerRefusedError as error:
             raise ValueError(
                 f"The vLLM server {self.url} can't load the weights in {folder} ({error.reason}); see that it serves "
@@ -137,46 +149,64 @@ class VLLMServerEngine:
                 "--resume."
             ) from error
 
-    def _complete(self, prompt: list[int], params: SamplingParams, seed: int) -> Completion:
+    def _complete(self, prompt: list[int], params: SamplingParams, seed: int, watch: Watch) -> Completion:
+        answer = self._answer(prompt, params, seed, watch)
+        if answer.finish_reason == "abort":
+            raise ValueError(
+                f"The vLLM server {self.url} broke an answer off: someone else paused it; give the run a server of its "
+                "own and go on with --resume."
+            )
+        if self.version is None or set(answer.weights) != {self.weights}:
+            raise ValueError(
+                f"The vLLM server {self.url} answered with the weights {', '.join(sorted(set(answer.weights)))}, not "
+                f"{self.weights}: it was restarted, or another run writes to it; give the run a server of its own and "
+                "go on with --resume."
+            )
+        reason: FinishReason = "stop" if answer.finish_reason == "stop" else "length"
+        return Completion(tuple(answer.token_ids), tuple(answer.logprobs), reason, self.version, seed)
+
+    def _answer(self, prompt: list[int], params: SamplingParams, seed: int, watch: Watch) -> replies.Answer:
+        """An answer that can have been sampled. MalformedReplyError for another."""
+        max_tokens = params.room(len(prompt))
         sampling = {
             "temperature": params.temperature,
             "top_p": params.top_p,
             "top_k": params.top_k,
             "seed": seed,
-            "max_tokens": params.room(len(prompt)),
+            "max_tokens": max_tokens,
             "stop_token_ids": list(params.stop_token_ids),
             "ignore_eos": True,
             "logprobs": 0,
             "detokenize": False,
+            "stream_interval": TOKENS_AN_EVENT,
         }
-        reply = self._call("POST", "/inference/v1/generate", {"token_ids": prompt, "sampling_params": sampling})
-        (choice,) = reply["choices"]
-        weights = {span["version"] for span in choice["weight_versions"]}
-        if self.version is None or weights != {self.weights}:
-            raise ValueError(
-                f"The vLLM server {self.url} answered with the weights {', '.join(sorted(weights))}, not "
-                f"{self.weights}: it was restarted, or another run writes to it; give the run a server of its own and "
-                "go on with --resume."
-            )
-        if choice["finish_reason"] not in ("stop", "length"):
-            raise ValueError(
-                f"The vLLM server {self.url} broke an answer off ({choice['finish_reason']}): someone else paused it; "
-                "give the run a server of its own and go on with --resume."
-            )
-        logprobs = tuple(at["logprob"] for at in choice["logprobs"]["content"])
-        reason: FinishReason = "stop" if choice["token_ids"][-1] in params.stop_token_ids else "length"
-        return Completion(tuple(choice["token_ids"]), logprobs, reason, self.version, seed)
+        body = {"token_ids": prompt, "sampling_params": sampling, "stream": True}
+        answer = replies.Answer(max_tokens, params.stop_token_ids, self.vocabulary)
+        max_bytes = replies.EVENT_BYTES + replies.TOKEN_BYTES * max_tokens
+        for line in self.server.lines(GENERATE, body, watch, max_bytes):
+            event = self.server.parsed(replies.Event, GENERATE, line)
+            if event.error is not None:
+                raise ServerRefusedError(self.url, GENERATE, event.error.message)
+            try:
+                num_tokens = answer.add(event)
+            except ValueError as error:
+                raise self.server.malformed(GENERATE, str(error)) from None
+            if num_tokens:
+                watch.note()
+        if answer.finish_reason is None:
+            raise self.server.malformed(GENERATE, "an answer without an end")
+        return answer
 
     def _require_settings(self, tied: bool) -> None:
-        settings = self._call("GET", "/server_info?config_format=json")["vllm_config"]
-        self.max_tokens = int(settings["model_config"]["max_model_len"])
-        on_cpu = settings["device_config"]["device"] == "cpu"
-        if (mode := settings["model_config"]["logprobs_mode"]) != "processed_logprobs":
+        settings = self.server.call("GET", "/server_info?config_format=json", replies.ServerInfo).vllm_config
+        self.max_tokens = settings.model_settings.max_model_len
+        on_cpu = settings.device_config.device == "cpu"
+        if (mode := settings.model_settings.logprobs_mode) != "processed_logprobs":
             raise ValueError(
                 f"The vLLM server {self.url} tells {mode}, not those of the distribution that it samples from; start "
                 "it with --logprobs-mode processed_logprobs."
             )
-        if on_cpu and settings["scheduler_config"]["enable_chunked_prefill"]:
+        if on_cpu and settings.scheduler_config.enable_chunked_prefill:
             raise ValueError(
                 f"The vLLM server {self.url} runs on a CPU, where it fails on seeds with prompts in parts; start it "
                 "with --no-enable-chunked-prefill."
@@ -186,38 +216,6 @@ class VLLMServerEngine:
                 f"The vLLM server {self.url} runs on a CPU, where it goes on sampling with the old head when a model "
                 "whose head is its embedding gets new weights; take a GPU, or rollout.engine vllm, which mends that."
             )
-
-    def _call(self, method: str, path: str, body: Any = None) -> Any:
-        """The server's JSON answer. ValueError in one sentence if it is gone or refuses."""
-        parts = urlsplit(self.url)
-        kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-        connection = kind(parts.netloc, timeout=PATIENCE)
-        self._connections.add(connection)
-        try:
-            connection.request(method, path, json.dumps(body or {}), {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            text = response.read().decode()
-        except (OSError, HTTPException) as error:
-            raise ValueError(
-                f"The vLLM server {self.url} can't be reached ({str(error) or type(error).__name__}); see that it runs "
-                "there, then go on with --resume."
-            ) from error
-        finally:
-            self._connections.discard(connection)
-            connection.close()
-        if response.status == 404:
-            raise ValueError(
-                f"The vLLM server {self.url} has no {path.partition('?')[0]}; start it with VLLM_SERVER_DEV_MODE=1 and "
-                "--enable-scale-out."
-            )
-        if response.status != 200:
-            raise ServerRefusedError(self.url, path.partition("?")[0], _reason(text))
-        return json.loads(text)
-
-    def _hang_up(self) -> None:
-        for connection in list(self._connections):
-            with suppress(OSError, AttributeError):  # closed, or not open yet
-                connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 def _write_weights(folder: Path, named_weights: Iterable[tuple[str, Tensor]]) -> None:
@@ -233,11 +231,3 @@ def _write_weights(folder: Path, named_weights: Iterable[tuple[str, Tensor]]) ->
             shard, number = {}, number + 1
     if shard:
         save_file(shard, folder / f"{number:05d}.safetensors")
-
-
-def _reason(text: str) -> str:
-    """What an error's JSON says, else its first line."""
-    try:
-        return str(json.loads(text)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return next(iter(text.splitlines()), "no reason given")
