@@ -14,7 +14,7 @@ MAX_CHARACTERS = 2000  # of one side; a longer one is only compared as a text
 
 _CHOICE = re.compile(r"\(? *([A-Z]) *\)?")
 _CHOICE_EXPLAINED = re.compile(r"\(([A-J])\)[.:]? *(\S.*)|([A-J])(?:\)|[.:]) +(\S.*)", re.DOTALL)
-_ARITHMETIC = re.compile(r"(?:[\d\s.,+\-*/^(){}]|\\cdot|\\times|\\div|\\frac)+")
+_ARITHMETIC = re.compile(r"(?:[\d\s.,+\-*/^(){}]|\\cdot|\\times|\\div|\\frac)++")
 _OPERATION = re.compile(r"[\d)}] *(?:[+\-*]|\\cdot|\\times|\\div)|[)}] *\(|\d *\(")
 _LONE_BRACES = re.compile(r"\{(\w)\}")
 _WORD = re.compile(r"[^\W\d_]{2,}(?: [^\W\d_]+)*")

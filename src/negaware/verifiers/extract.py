@@ -18,22 +18,23 @@ MAX_ANSWER = 4000  # characters in one box
 _TAIL = 20_000  # characters at the end of a text that are searched for phrases and numbers
 _MAX_BOXES = 200  # unbalanced boxes passed over before giving up
 
-_BOX = re.compile(r"\\(?:boxed|fbox) *(?=\{)|\\boxed +([^\s{}$\\]{1,50})")
-_PHRASE = re.compile(r"answer(?:\s+is|\*{0,2}\s*:)(?:\s*\*\*)?\s*:?|答案[是为：:]+", re.IGNORECASE)
+# Every repetition is possessive or ends where the next begins, so no text makes one go back over what it has read.
+_BOX = re.compile(r"\\(?:boxed|fbox) *+(?=\{)|\\boxed ++([^\s{}$\\]{1,50})")
+_PHRASE = re.compile(r"answer(?:\s++is|\*{0,2}\s*+:)(?:\s*+\*\*)?\s*+:?|答案[是为：:]+", re.IGNORECASE)
 _DELIMITER = re.compile(r"\\[\[\]()$]|\$\$?")
 _CLOSING = {"$": "$", "$$": "$$", r"\(": r"\)", r"\[": r"\]"}
-_PERCENT = re.compile(r"\s*(?:\\?%|percent\b|pct\b)")
-_CURRENCY = re.compile(r"\$(?=\d[\d,.]*(?:\s+[A-Za-z]|[.,]?\s*$|\s*$))", re.MULTILINE)
+_PERCENT = re.compile(r"\s*+(?:\\?%|percent\b|pct\b)")
+_CURRENCY = re.compile(r"\$(?=\d[\d,.]*+(?:\s++[A-Za-z]|\s*$))", re.MULTILINE)
 _SENTENCE_END = re.compile(r"\n|\.(?=\s|$)|<\||</|[!?](?=\s|$)|;\s")
 _NUMBER = re.compile(
-    r"(?<![\w.,)\]}])[-+−]?(?:\d{1,3}(?:(?:,|\{,\}|\\,|,\\! ?)\d{3})+(?!\d)|\d+)?(?:[.,]\d+|(?<=\d)\.?)?"
-    r"(?:[eE][-+]?\d+)?(?:/[-+]?\d+(?:\.\d+)?)?(?:\s*(?:\\?%|percent\b|pct\b))?"
+    r"(?<![\w.,)\]}])(?=[-+−]?[.,]?\d)[-+−]?(?:\d{1,3}(?:(?:,|\{,\}|\\,|,\\! ?)\d{3})+(?!\d)|\d++)?"
+    r"(?:[.,]\d++|(?<=\d)\.?)?(?:[eE][-+]?\d++)?(?:/[-+]?\d++(?:\.\d++)?)?(?:\s*+(?:\\?%|percent\b|pct\b))?"
 )
-_LATEX_NUMBER = re.compile(r"[-+]?\\[dtc]?frac *(?:\{[^{}]{1,30}\}|\d) *(?:\{[^{}]{1,30}\}|\d)")
-_COMMAND = re.compile(r"\\[A-Za-z]+|\\(?:text|mbox|mathrm)[a-z]* *\{[^{}]*\}")
-_TEXT_GROUP = re.compile(r"\\(?:text|mbox|mathrm|mathbf|operatorname|begin|end)[a-z]* *\{[^{}]*\}(?:\{[clr| ]+\})?")
+_LATEX_NUMBER = re.compile(r"[-+]?\\[dtc]?frac *+(?:\{[^{}]{1,30}\}|\d) *+(?:\{[^{}]{1,30}\}|\d)")
+_COMMAND = re.compile(r"\\[A-Za-z]++")
+_TEXT_GROUP = re.compile(r"\\(?:text|mbox|mathrm|mathbf|operatorname|begin|end)[a-z]*+ *+\{[^{}]*+\}(?:\{[clr| ]++\})?")
 _LONG_WORD = re.compile(r"[^\W\d_]{2,}")
-_QUANTITY = re.compile(r"[-+]?\$?[\d.,/ ]*\d(?:\s?[^\W\d_]+){1,3}(?:\s?\^\{?[23]\}?|[²³])?")
+_QUANTITY = re.compile(r"[-+]?\$?(?:[.,/ ]*+\d)++\s?[^\W\d_]++(?:\s[^\W\d_]++){0,2}+(?:\s?\^\{?[23]\}?|[²³])?")
 _MATH_WORDS = frozenset(
     re.findall(
         r"\w+",
@@ -42,8 +43,8 @@ _MATH_WORDS = frozenset(
     )
 )
 _CONNECTIVES = re.compile(
-    r"\\(?:text|mbox) *\{ *(?:and|or|,)? *\}|\\q?quad|\\[,;()\[\] ]|\band\b|\bor\b"
-    r"|[A-Za-z](?:_\{?\w{1,9}\}?)? *=|[\s$,;]+"
+    r"\\(?:text|mbox) *+\{ *+(?:and|or|,)? *+\}|\\q?quad|\\[,;()\[\] ]|\band\b|\bor\b"
+    r"|[A-Za-z](?:_\{?\w{1,9}\}?)? *+=|[\s$,;]++"
 )
 _ENDS_IN_AND = re.compile(r"\b(?:and|or)[\s}$\\(\[]*$")
 
@@ -146,10 +147,7 @@ def _bare(text: str) -> str | None:
 def _last_number(text: str) -> str | None:
     """The last number of a text, or the last delimited formula if no number follows it."""
     tail = text[-_TAIL:]
-    number = None
-    for match in _NUMBER.finditer(tail):
-        if any(character.isdigit() for character in match[0]):
-            number = match
+    number = _last_match(_NUMBER, tail)
     segment = _math_segment(tail)
     fraction = _last_match(_LATEX_NUMBER, tail)
     if segment is not None and (number is None or number.end() <= segment[1]):
@@ -176,7 +174,7 @@ def _clause(text: str) -> str | None:
     if bare is not None:
         return bare
     head = _NUMBER.match(clause.lstrip("$"))
-    if head is not None and any(character.isdigit() for character in head[0]):
+    if head is not None:
         return head[0].strip().rstrip(".,")  # "3 more than 12" says 3 first
     return _last_number(clause) or (clause if len(clause) <= 100 else None)
 

@@ -44,14 +44,14 @@ _DROPPED = re.compile(
     r"(?<!\\)\\(?:left|right|displaystyle|textstyle|limits|bigl?|bigr|Bigl?|Bigr)(?![a-zA-Z])|(?<!\\)\\[$()\[\]]|\$"
 )
 _FRACTION = re.compile(r"\\[dtc]frac(?![a-z])|\\over(?=\{)")
-_CIRCLE = re.compile(r"\^\{? *\\circ *\}?|\\degree|\\deg(?![a-z])")
-_GROUPED_COMMA = re.compile(r" *\{ *, *\} *|(?<=\d),\\! *(?=\d)")
-_SPACES = re.compile(r"\s+")
+_CIRCLE = re.compile(r"\^\{? *+\\circ *+\}?|\\degree|\\deg(?![a-z])")
+_GROUPED_COMMA = re.compile(r" ?\{ ?, ?\} ?|(?<=\d),\\! ?(?=\d)")
+_SPACES = re.compile(r"\s++")
 _TEXT_COMMAND = re.compile(
     r"\\(?:text|textbf|textit|textrm|textnormal|mbox|mathrm|mathbf|mathit|mathsf|bf|rm|operatorname)"
-    r" *\{([^{}]*)\}"
+    r" *+\{([^{}]*+)\}"
 )
-_ROOT = re.compile(r"√ *(?:(\d+)|\(([^()]*)\)|\{([^{}]*)\}|([A-Za-z]))")
+_ROOT = re.compile(r"√ *+(?:(\d++)|\(([^()]*+)\)|\{([^{}]*+)\}|([A-Za-z]))")
 _ENDING = " \t\n.,;:"
 
 
@@ -60,7 +60,7 @@ def clean(text: str) -> str:
     if not text.isascii():
         text = _ROOT.sub(lambda root: rf"\sqrt{{{next(filter(None, root.groups()), '')}}}", text)
         text = text.translate(_UNICODE)
-    text = text.strip(" \t\r\n*")
+    text = _SPACES.sub(" ", text.strip(" \t\r\n*"))
     if "\\" in text:
         text = _DOUBLED_BACKSLASH.sub(r"\\", text)
         text = _GROUPED_COMMA.sub(",", text)
@@ -74,10 +74,7 @@ def clean(text: str) -> str:
     # A full stop after the answer is punctuation; an ellipsis is part of it.
     if text.endswith(("...", "dots")):
         return text
-    text = text.rstrip(_ENDING)
-    while text.endswith("\\"):
-        text = text[:-1].rstrip(_ENDING)
-    return text.lstrip(" :")
+    return text.rstrip(_ENDING + "\\").lstrip(" :")
 
 
 def unwrap_text(text: str) -> str:
@@ -154,7 +151,7 @@ def strip_assignment(text: str) -> str:
     return text
 
 
-_SUBSCRIPT = re.compile(r"_ *(?:\{[^{}]{0,20}\}|\w)")
+_SUBSCRIPT = re.compile(r"_ *+(?:\{[^{}]{0,20}\}|\w)")
 
 
 def name_different_things(first: str, second: str) -> bool:

@@ -46,7 +46,7 @@ _NUMBER = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _COMMA_DECIMAL = re.compile(r"([-+]?\d+),(\d+)")
-_POWER = re.compile(r"\^ *\{? *[23] *\}?$")
+_POWER = re.compile(r"\^ *+\{? *+[23] *+\}?$")
 _GLUED_UNIT = re.compile(
     r"(?:[cdkmµ]m|km/h|mph|kg|mg|kB|[MG]B|mL|ml|cc|lbs?|oz|ft|in|sq|hours?|hrs?|min(?:ute)?s?|sec(?:ond)?s?|days?"
     r"|weeks?|months?|years?|degrees?|dollars?|cents?|units?|inch(?:es)?|feet|yards?|miles?|met(?:er|re)s?|pounds?)"
@@ -86,7 +86,7 @@ _NOT_UNITS = frozenset(
         "infty hundred thousand million billion trillion dozen",
     )
 )
-_ORDINAL = re.compile(r"\^ *\{? *(?:\\(?:text|mathrm|mbox))? *\{? *(?:st|nd|rd|th) *\}? *\}?")
+_ORDINAL = re.compile(r"\^ *+\{? *+(?:\\(?:text|mathrm|mbox))? *+\{? *+(?:st|nd|rd|th) *+\}? *+\}?")
 _WORDS = re.compile(r"[A-Za-zµ]+(?:[ /][A-Za-zµ]+){0,4}")
 
 

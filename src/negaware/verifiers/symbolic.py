@@ -27,19 +27,21 @@ _MAX_FACTORIAL = 1000
 _NOISE = Fraction(1, 10**30)
 _DIGITS = 40  # of numeric evaluation: twice double precision, against cancellation
 
-_AND = re.compile(r"\\(?:text|mbox|mathrm) *\{ *,? *(?:and|or) *\}|\b(?:and|or)\b|(?<=[)\d}])or(?=[(\dA-Za-z\\])|;")
+_AND = re.compile(r"\\(?:text|mbox|mathrm) *+\{ *+,? *+(?:and|or) *+\}|\b(?:and|or)\b|(?<=[)\d}])or(?=[(\dA-Za-z\\])|;")
 _FUNCTION = re.compile(r"(?<![\\A-Za-z])(sin|cos|tan|sec|csc|cot|log|ln|exp|arcsin|arccos|arctan|pi|infty)(?![a-z])")
-_PLAIN_SQRT = re.compile(r"(?<![A-Za-z])\\?sqrt *\(|√ *\(")
-_BARE_FRACTION = re.compile(r"\\frac *(\\[a-zA-Z]+|\w) *(\\[a-zA-Z]+|\w)")
-_BARE_EXPONENT = re.compile(r"\^ *(-?\d+)")
+_PLAIN_SQRT = re.compile(r"(?<![A-Za-z])\\?sqrt *+\(|√ *+\(")
+_BARE_FRACTION = re.compile(r"\\frac *+(\\[a-zA-Z]++|\w) *+(\\[a-zA-Z]+|\w)")
+_BARE_EXPONENT = re.compile(r"\^ *+(-?\d++)")
 _NAMED_CURVE = re.compile(r"(?:y|[A-Za-z]\([a-z]\)) *=(?!=)")
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|sec|csc|cot)")
-_EXPONENT = re.compile(r"\^ *\{? *[-+]? *(\d+)|\*\* *(\d+)")
-_TOWER = re.compile(r"\^ *\{[^{}]*\^ *\{?[^{}]*\^|\^ *\{? *\(? *\d+ *\)? *\^ *\{? *\d{1,}")
-_FACTORIAL = re.compile(r"(\d+) *\)* *!|\^[^=,]{0,40}!|! *\)? *!")
-_MARKED_TEXT = re.compile(r"\\(?:text|mbox|mathrm)|[A-Za-z]{3,}(?![A-Za-z(])(?<!sin)(?<!cos)(?<!tan)")
-_INTEGER = re.compile(r"\d{1000,}")
-_MATRIX = re.compile(r"[\[(]? *\\begin\{([pbvB]?matrix|array)\} *(?:\{[clr| ]+\})?(.*?)\\end\{\1\} *[\])]?", re.DOTALL)
+_EXPONENT = re.compile(r"\^ *+\{? *+[-+]? *+(\d++)|\*\* *+(\d++)")
+_TOWER = re.compile(r"\^ *+\{[^{}^]*+\^ *+\{?[^{}^]*+\^|\^ *+\{? *+\(? *+\d++ *+\)? *+\^ *+\{? *+\d")
+_FACTORIAL = re.compile(r"(?<!\d)(\d++) *+\)*+ *+!|\^[^=,]{0,40}!|! *+\)? *+!")
+_MARKED_TEXT = re.compile(r"\\(?:text|mbox|mathrm)|(?<![A-Za-z])[A-Za-z]{3,}+(?!\()(?<!sin)(?<!cos)(?<!tan)")
+_INTEGER = re.compile(r"(?<!\d)\d{1000}")
+_MATRIX = re.compile(
+    r"[\[(]? *+\\begin\{([pbvB]?matrix|array)\} *+(?:\{[clr| ]++\})?(.*?)\\end\{\1\} *+[\])]?", re.DOTALL
+)
 
 
 def is_too_big(text: str) -> bool:
