@@ -8,13 +8,17 @@ import torch
 from made_groups import make_group, sampled_groups
 from test_step import by_definition, off_policy, relative
 
-from negaware.training.step import Trainer
+from negaware.ranks import Ranks
+from negaware.training.pack import answers_of
+from negaware.training.step import MicroBatch, Trainer
 from negaware.types import Completion, Group
 from tiny_models import llama
 
 
-def gradients_of_mini_batches(trainer: Trainer, groups: list[Group]) -> list[tuple[dict, torch.Tensor, list[Group]]]:
-    """For each optimizer step of a rollout: the weights before it, its gradient, and the groups that it trains on."""
+def gradients_of_mini_batches(
+    trainer: Trainer, groups: list[Group]
+) -> tuple[list[tuple[dict, torch.Tensor, list[Group]]], dict[str, float]]:
+    """The weights before each optimizer step of a rollout, its gradient and its groups; and the rollout's metrics."""
     of_prompt = {group.prompt_ids: group for group in groups}
     mini_batches, found = [], []
     original_pack, original_step = trainer.pack, trainer.optimizer.step
@@ -30,8 +34,7 @@ def gradients_of_mini_batches(trainer: Trainer, groups: list[Group]) -> list[tup
         original_step(norm)
 
     trainer.pack, trainer.optimizer.step = pack, step
-    trainer.step(groups, 0)
-    return found
+    return found, trainer.step(groups, 0)
 
 
 @pytest.mark.parametrize("objective", ["nft", "grpo"])
@@ -42,14 +45,20 @@ def test_pi_old_is_the_policy_before_the_first_mini_batch(objective: str, make_t
     """
     groups = sampled_groups(llama(0), num_groups=4)  # these hold the log-probabilities of the weights of the start
     trainer = make_trainer(llama(0), objective, old_logprobs="recomputed", optimizer_steps=2, learning_rate=0.02)
-    steps = gradients_of_mini_batches(trainer, off_policy(groups))
-    assert len(steps) == 2
+    steps, metrics = gradients_of_mini_batches(trainer, off_policy(groups))
+    losses, norms = [], []
     recorded = {group.prompt_ids: group for group in groups}
     for weights, gradient, distorted in steps:
         model = llama(0)
         model.load_state_dict(weights)
         mini_batch = [recorded[group.prompt_ids] for group in distorted]
-        assert relative(gradient, by_definition(model, mini_batch, objective, {})[0]) < 1e-4
+        expected, loss = by_definition(model, mini_batch, objective, {})
+        assert relative(gradient, expected) < 1e-4
+        losses.append(loss)
+        norms.append(float(expected.norm()))
+    assert len(losses) == metrics["train/num_optimizer_steps"] == 2
+    assert metrics["train/loss"] == pytest.approx(sum(losses) / 2, rel=1e-3, abs=1e-6)
+    assert metrics["train/grad_norm"] == pytest.approx(sum(norms) / 2, rel=1e-3)
 
 
 def test_the_seed_decides_which_questions_share_a_mini_batch(make_trainer: Any) -> None:
@@ -79,7 +88,7 @@ def test_a_short_rollout_has_mini_batches_of_the_size_of_a_whole_one(
 ) -> None:
     """⌊groups ÷ size⌋ of them, at least one, the remainder spread: 12 questions in 6 steps are 2 a step, always."""
     trainer = make_trainer(llama(0), optimizer_steps=6, questions=12)
-    steps = gradients_of_mini_batches(trainer, sampled_groups(llama(0), num_groups=num_groups))
+    steps, _ = gradients_of_mini_batches(trainer, sampled_groups(llama(0), num_groups=num_groups))
     assert sorted(len(mini_batch) for _, _, mini_batch in steps) == sizes
     trained = sorted(group.prompt_ids for _, _, mini_batch in steps for group in mini_batch)
     assert len(set(trained)) == len(trained) == num_groups  # none is left out
@@ -100,3 +109,34 @@ def test_the_schedule_goes_on_by_rollouts_however_many_steps_they_make(make_trai
     rates = [trainer.step(groups[:number], 0)["train/learning_rate"] for number in (1, 4, 2, 4)]
     assert rates == pytest.approx([0.5e-3, 1e-3, 1e-3 * (1 + 0.5**0.5) / 2, 1e-3 * (1 + math.cos(math.pi * 7 / 8)) / 2])
     assert trainer.optimizer.num_steps_done == 1 + 4 + 2 + 4
+
+
+def test_every_rank_has_as_many_micro_batches_and_every_row_counts_once(make_trainer: Any) -> None:
+    """A rank that has fewer rows runs the shortest one again, and that adds nothing to gradient or metrics."""
+    groups = off_policy(sampled_groups(llama(0), num_groups=3))
+    questions = [answers_of(group) for group in groups]
+    trainer = make_trainer(llama(0), micro_batch_tokens=50)
+    alone = [row for micro_batch in trainer.pack(questions) for row in micro_batch.rows]
+    assert len(alone) > 5
+    for size in (2, 4, 5):
+        packed = []
+        for rank in range(size):
+            trainer.ranks = Ranks(rank, size)
+            packed.append(trainer.pack(questions))
+        assert len({len(of_rank) for of_rank in packed}) == 1
+        counting = [row for of_rank in packed for one in of_rank if one.counts for row in one.rows]
+        assert sorted(map(hash, counting)) == sorted(map(hash, alone))
+        idle = [one.rows for of_rank in packed for one in of_rank if not one.counts]
+        assert all(rows == [min(alone, key=lambda row: row.length)] for rows in idle)
+    assert idle
+
+
+def test_a_micro_batch_that_only_keeps_a_rank_busy_adds_nothing(make_trainer: Any) -> None:
+    groups = off_policy(sampled_groups(llama(0), num_groups=2))
+    (expected,), metrics = gradients_of_mini_batches(make_trainer(llama(0)), groups)
+    trainer = make_trainer(llama(0))
+    original = trainer.pack
+    trainer.pack = lambda questions: [MicroBatch(original(questions)[0].rows, counts=False), *original(questions)]
+    (found,), same = gradients_of_mini_batches(trainer, groups)
+    assert torch.equal(found[1], expected[1])
+    assert same == metrics

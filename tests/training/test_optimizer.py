@@ -130,6 +130,7 @@ def test_updates_are_adamws(betas):
     nn.init.ones_(layer.weight)
     options = {"betas": betas, "learning_rate": 0.1, "weight_decay": 0.2, "max_grad_norm": 100.0}
     optimizer = make_optimizer(layer, **options)
+    optimizer.tensors()  # makes AdamW's state, which must be the state that AdamW begins with
     weight, first, second = 1.0, 0.0, 0.0
     for step, gradient in enumerate((1.0, -2.0, 3.0), start=1):
         first = betas[0] * first + (1 - betas[0]) * gradient

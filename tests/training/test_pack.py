@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from negaware.training.pack import (
     rows_of,
     shares,
 )
+from negaware.training.step import importance_weights, objective_tensors
 from tiny_models import MODELS
 
 
@@ -125,6 +127,22 @@ def test_rows_of_several_lengths_in_one_micro_batch():
     assert mask.shape == (2, 1, 7, 7)
     assert mask[1, 0, :4].int().tolist() == [[1, *[0] * 6], [1, 1, *[0] * 5], [1, 1, 1, *[0] * 4], [1] * 4 + [0] * 3]
     assert batch.attention_inputs().keys() == {"attention_mask", "shared_rows"}
+
+
+def test_every_answer_has_a_verdict():
+    group = sampled_groups(MODELS["llama"](0), num_groups=1, num_answers=3)[0]
+    assert [answer.correct for answer in answers_of(group)] == [verdict.correct for verdict in group.verdicts]
+    with pytest.raises(ValueError, match="zip"):
+        answers_of(replace(group, verdicts=group.verdicts[:2]))
+
+
+def test_a_micro_batch_lies_on_the_device_that_it_is_made_for():
+    batch = collate([Row(tuple(made_up(3, [2, 4])))], "meta")
+    parts = (batch.tokens, batch.positions, batch.segments, batch.source, batch.targets)
+    logprobs = torch.zeros(6, device="meta")
+    made = (*objective_tensors(batch, logprobs), importance_weights(batch, batch.pad(logprobs), 2.0))
+    places = (batch.answer_index, batch.answer_position, batch.attention_mask())
+    assert {tensor.device.type for tensor in (*parts, *places, *made)} == {"meta"}
 
 
 def test_one_token_answers_need_no_tokens_of_their_own():

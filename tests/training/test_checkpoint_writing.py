@@ -1,0 +1,123 @@
+"""What a checkpoint does on the disk, and what it says and restores where machines differ."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_checkpoint import names, some_tensors
+
+from negaware.training.checkpoint import (
+    CheckpointError,
+    load_tensors,
+    newest_checkpoint,
+    random_state,
+    read_state,
+    save_checkpoint,
+    set_random_state,
+)
+
+
+def test_all_is_on_the_disk_before_it_is_swapped_in_and_the_swap_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that loses its power at any moment has the old checkpoint or the new one, whole."""
+    done: list[int | str] = []
+    real_sync, real_replace = os.fsync, os.replace
+
+    def sync(descriptor: int) -> None:
+        done.append(os.fstat(descriptor).st_ino)
+        real_sync(descriptor)
+
+    def replace(source: Any, target: Any) -> None:
+        if Path(target).name == "step-000003":
+            done.append("swapped")
+        real_replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", replace)
+    path = save_checkpoint(tmp_path, 3, some_tensors(1), {"step": 3}, keep=1)
+    files = {file.stat().st_ino: file.name for file in path.rglob("*") if file.is_file()}
+    place = done.index("swapped")
+    assert {files[number] for number in done[:place] if number in files} == set(files.values())
+    assert {"state.json", "manifest.json", ".metadata"} < set(files.values())
+    assert tmp_path.stat().st_ino in done[place + 1 :]
+
+
+def test_a_broken_one_names_the_newest_before_it(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        save_checkpoint(tmp_path, step, some_tensors(step), {}, keep=4)
+    (tmp_path / "step-000003/state.json").write_text("{}x")
+    with pytest.raises(CheckpointError, match=r"state.json is not what was written.*goes on from step-000002"):
+        read_state(tmp_path / "step-000003")
+
+
+def test_what_the_system_says_is_told_in_its_words(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, 1, some_tensors(1), {}, keep=1)
+    (path / "manifest.json").unlink()
+    (path / "manifest.json").mkdir()
+    with pytest.raises(CheckpointError, match=r"can't be read \(Is a directory\); delete"):
+        read_state(path)
+
+
+@pytest.mark.parametrize(
+    "said", ["[enforce fail at inline_container.cc:603] . unexpected pos 64 vs 0", "No space left"]
+)
+def test_torchs_word_for_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr("negaware.training.checkpoint.dcp.save", full)
+    with pytest.raises(CheckpointError, match=r"can't be written \(no space left on the device\); there is none yet"):
+        save_checkpoint(tmp_path, 2, some_tensors(2), {}, keep=1)
+
+
+class CallsTorch:
+    """Calls a harmless function of torch when it is unpickled; others of the same name's kind aren't harmless."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return torch.is_tensor, (0,)
+
+
+def test_of_torchs_own_names_only_dtypes_are_read(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, 1, some_tensors(1), {}, keep=1)
+    file = path / "tensors/.metadata"
+    metadata = pickle.loads(file.read_bytes())
+    metadata.planner_data = CallsTorch()
+    file.write_bytes(pickle.dumps(metadata))
+    with pytest.raises(CheckpointError, match=r"names torch\.is_tensor, which isn't ours"):
+        load_tensors(tmp_path, 1, some_tensors(2))
+
+
+def test_leftovers_of_any_kind_stop_nothing(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, 1, some_tensors(1), {}, keep=1)
+    (tmp_path / ".step-000002.partial").write_text("a file, where a folder would be")
+    assert newest_checkpoint(tmp_path) == tmp_path / "step-000001"
+    assert names(tmp_path) == ["step-000001"]
+
+
+def test_checksums_are_those_of_whole_files(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, 1, {"large": torch.arange(5 << 20, dtype=torch.int32)}, {}, keep=1)
+    content = (path / "tensors/__0_0.distcp").read_bytes()
+    assert len(content) > 1 << 24  # more than is read at once
+    assert f"[{len(content)}, {zlib.crc32(content)}]" in (path / "manifest.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("available", "states", "restored"), [(False, [[1], [2]], []), (True, [], []), (True, [[3]], [[3]])]
+)
+def test_random_states_of_gpus_are_restored_where_there_are_gpus_and_states(
+    monkeypatch: pytest.MonkeyPatch, available: bool, states: list[list[int]], restored: list[list[int]]
+) -> None:
+    found: list[list[int]] = []
+    state = random_state() | {"cuda": states}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", lambda many: found.append([one.tolist() for one in many]))
+    set_random_state(state)
+    assert found == ([restored] if restored else [])
