@@ -5,7 +5,7 @@ BIN    := .venv/bin
 QUIET  := --quiet --disable-pip-version-check
 PIP    := $(BIN)/python -m pip install $(QUIET) --constraint constraints.txt
 
-.PHONY: demo test test-avx2 test-slow test-vllm test-verl check bench bench-quick clean
+.PHONY: demo test test-avx2 test-slow test-vllm test-verl mutants check bench bench-quick clean
 
 demo: .venv/installed  ## trains the small model and shows what it learnt; SEED=1 for another run
 	$(BIN)/negaware train configs/demo.yaml --run.seed $(SEED) --run.folder runs/demo-seed$(SEED) --resume
@@ -28,6 +28,9 @@ test-vllm: .venv-vllm/installed-dev  ## the suite of the engines that sample wit
 
 test-verl: .venv-verl/installed  ## the integration in verl, against the real verl
 	.venv-verl/bin/python -m pytest -m verl tests/integrations/test_verl.py
+
+mutants: .venv/installed-dev  ## how many of 300 small faults the tests notice; about an hour (docs/testing.md)
+	$(BIN)/python tests/mutation/mutants.py --sample 300 --seed 0 $(MUTANTS)
 
 check: .venv/installed-dev  ## lint, format, types
 	$(BIN)/ruff check
