@@ -1,8 +1,12 @@
 import json
+import os
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from negaware.verifiers import grade
 from negaware.verifiers.grade import grade_command, grade_file
 
 
@@ -72,6 +76,39 @@ def test_a_missing_or_empty_file_is_refused(tmp_path: Path) -> None:
         grade_file(tmp_path / "absent.jsonl")
     with pytest.raises(ValueError, match="holds no line"):
         grade_file(_write(tmp_path / "empty.jsonl", []))
+
+
+def test_a_pipe_is_read_as_a_file_is(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    lines = '{"prediction": "4", "gold": "4"}\n' * 5
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(pipe.write_text, lines + "[]")
+        with pytest.raises(ValueError, match="line 6: no prediction"):
+            grade_file(pipe, tmp_path / "out.jsonl")
+        threads.submit(pipe.write_text, lines)
+        assert grade_file(pipe, tmp_path / "out.jsonl") == {"correct": 5}
+
+
+def test_a_long_file_is_not_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 MB of it, 80 kB at a time."""
+    monkeypatch.setattr(grade, "_CHUNK", 16)
+    line = json.dumps({"prediction": "x" * 5000 + " the answer is 4", "gold": "4"}) + "\n"
+    source = tmp_path / "long.jsonl"
+    source.write_text(line * 4000)
+    tracemalloc.start()
+    try:
+        assert grade_file(source, tmp_path / "out.jsonl", ["boxed"]) == {"no_answer": 4000}
+        assert tracemalloc.get_traced_memory()[1] < 2e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_line_that_is_no_utf_8_is_named(tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(b'\xef\xbb\xbf{"prediction": "4", "gold": "4"}\r\n\r\n{"prediction": "\xff", "gold": "4"}\n')
+    with pytest.raises(ValueError, match="line 3: not UTF-8"):
+        grade_file(source, tmp_path / "out.jsonl")
 
 
 def test_an_unwritable_output_is_refused(tmp_path: Path) -> None:

@@ -1,17 +1,20 @@
 """Grades a file of predictions: JSON lines in, verdicts in the same order out.
 
-It writes nothing unless every line could be read, and swaps the finished file in.
+It reads the file twice: it writes nothing unless every line could be read. The finished file is swapped in.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TextIO, get_args
+from tempfile import TemporaryFile
+from typing import Any, BinaryIO, Literal, TextIO, get_args
 
 from negaware.types import Reason, Verdict
 from negaware.verifiers.math import MathVerifier
@@ -40,26 +43,35 @@ def _read_line(line: str, where: str) -> tuple[str, str]:
     return _text(row["prediction"], "prediction", where), _text(row["gold"], "gold", where)
 
 
-def read_pairs(path: Path) -> list[tuple[str, str]]:
-    """The file's (prediction, gold) pairs. Raises ValueError naming the line that can't be read."""
-    pairs = []
+def _pairs(file: BinaryIO, path: Path) -> Iterator[tuple[str, str]]:
+    """The file's (prediction, gold) pairs from its start. Raises ValueError naming the line that can't be read."""
+    file.seek(0)
+    for number, line in enumerate(file, start=1):
+        where = f"{path}, line {number}"
+        if line.strip():
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError:
+                raise ValueError(f"{where}: not UTF-8; save the file as UTF-8") from None
+            yield _read_line(text, where)
+
+
+def _open(path: Path) -> BinaryIO:
+    """A file that can be read twice; of a pipe, a copy on disk. Raises ValueError."""
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    pairs.append(_read_line(line, f"{path}, line {number}"))
+        file = open(path, "rb")  # noqa: SIM115
+        if file.seekable():
+            return file
+        with file:
+            copy = TemporaryFile()  # noqa: SIM115
+            shutil.copyfileobj(file, copy)
+            return copy
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}; give a file of JSON lines such as {_EXAMPLE}") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}, line {len(pairs) + 1} or later: not UTF-8; save the file as UTF-8") from None
-    if not pairs:
-        raise ValueError(f"{path}: holds no line; write lines such as {_EXAMPLE}")
-    return pairs
 
 
-def _verdicts(pairs: list[tuple[str, str]], verifier: MathVerifier) -> Iterator[Verdict]:
-    for start in range(0, len(pairs), _CHUNK):
-        chunk = pairs[start : start + _CHUNK]
+def _verdicts(pairs: Iterator[tuple[str, str]], verifier: MathVerifier) -> Iterator[Verdict]:
+    while chunk := list(islice(pairs, _CHUNK)):
         yield from verifier.grade_pairs([pair[0] for pair in chunk], [pair[1] for pair in chunk])
 
 
@@ -82,8 +94,11 @@ def grade_file(
     Lines {"prediction", "gold"} become {"correct", "reason", "extracted"}. Raises ValueError for a malformed
     line, with its number, before anything is written, and for an unknown extraction method.
     """
-    with MathVerifier(extract) as verifier:
-        verdicts = _verdicts(read_pairs(Path(input_path)), verifier)
+    path = Path(input_path)
+    with MathVerifier(extract) as verifier, _open(path) as lines:
+        if not sum(1 for _ in _pairs(lines, path)):
+            raise ValueError(f"{path}: holds no line; write lines such as {_EXAMPLE}")
+        verdicts = _verdicts(_pairs(lines, path), verifier)
         if output is None:
             return _write(sys.stdout, verdicts)
         target = Path(output)
