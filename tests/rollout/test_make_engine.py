@@ -68,3 +68,14 @@ def test_a_server_that_is_not_there_is_named(policy, tmp_path):
     with pytest.raises(ValueError, match=rf"The vLLM server {url} can't be reached .*Connection refused"):
         made(policy, tmp_path, {"name": "vllm_server", "url": url})
     assert not (tmp_path / "weights").exists()
+
+
+def test_a_folder_in_which_vllm_would_see_a_pattern_is_refused(policy, tmp_path):
+    """Of what is trained on, `w[1]` would be read from `w1`."""
+    engine = {"name": "vllm_server", "url": "http://127.0.0.1:9", "shared_folder": str(tmp_path / "w[1]")}
+    with pytest.raises(ValueError, match=r"vLLM takes \S+w\[1\]\S+ for a pattern"):
+        made(policy, tmp_path, engine)
+    policy.model.name_or_path = str(tmp_path / "model[1]")
+    if importlib.util.find_spec("vllm") is not None:
+        with pytest.raises(ValueError, match=r"vLLM takes \S+model\[1\] for a pattern"):
+            made(policy, tmp_path, "vllm")

@@ -99,6 +99,32 @@ def test_parquet_and_jsonl_give_the_same_problems(tmp_path: Path) -> None:
         dataset_problems(options(path, answer_column="gold"))
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_path_is_no_pattern(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a file's name nor that of the folder where we are."""
+    datasets = pytest.importorskip("datasets")
+    here = tmp_path / "here[1]"
+    for folder in (here, tmp_path / "here1"):
+        for name in ("a[1]", "a1", "b", "*"):
+            set_of_one = datasets.Dataset.from_list([{"question": "?", "answer": f"{name} in {folder.name}"}])
+            folder.mkdir(exist_ok=True)
+            getattr(set_of_one, {"jsonl": "to_json", "parquet": "to_parquet"}[suffix])(folder / f"{name}.{suffix}")
+    monkeypatch.chdir(here)
+    for name in ("a[1]", "a1", "b", "*"):
+        (problem,) = dataset_problems(options(Path(f"{name}.{suffix}")))
+        assert problem.answer == f"{name} in here[1]"
+    with pytest.raises(ValueError, match=r"is not a file"):
+        dataset_problems(options(Path(f"?.{suffix}")))
+
+
+def test_a_folder_that_would_be_a_pattern_is_refused(tmp_path: Path) -> None:
+    for name in ("set[1]", "set1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.jsonl").write_text(json.dumps({"question": "?", "answer": name}))
+    with pytest.raises(ValueError, match=r"set\[1\] would be taken for a pattern, and others read"):
+        dataset_problems(options(tmp_path / "set[1]"))
+
+
 def test_a_broken_parquet_file_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("datasets")
     path = tmp_path / "problems.parquet"
@@ -120,5 +146,8 @@ def test_a_data_set_of_several_files_is_read_like_the_hub(tmp_path: Path) -> Non
 
 def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ValueError, match=r"pip install 'negaware\[data\]'"):
-        dataset_problems(options(Path("someone/their-problems")))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "a.parquet").touch()
+    for path in (Path("someone/their-problems"), tmp_path / "a.parquet"):
+        with pytest.raises(ValueError, match=r"pip install 'negaware\[data\]'"):
+            dataset_problems(options(path))

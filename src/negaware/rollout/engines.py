@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import zlib
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def make_engine(
         case VLLMOptions():
             from negaware.rollout.vllm import VLLMEngine
 
+            _require_plain(name)
             require_split_heads(options.engine.tensor_parallel, *head_counts(policy.model.config))
             engine = VLLMEngine(name, compute_dtype, policy.max_tokens, options.engine, max_sequences)
             ranks_per_engine = options.engine.tensor_parallel
@@ -39,6 +41,7 @@ def make_engine(
             shared = folder / "weights"
             if options.engine.shared_folder is not None:  # several runs may have the same
                 shared = options.engine.shared_folder / f"{folder.name}-{zlib.crc32(bytes(folder.absolute())):08x}"
+            _require_plain(str(shared.absolute()))
             text = policy.model.config.get_text_config(decoder=True)
             key = read_api_key(options.engine.api_key_env)
             engine = VLLMServerEngine(
@@ -55,3 +58,11 @@ def make_engine(
         case _:  # the trainer's weights are in shards: a whole copy
             engine = LocalEngine(load_policy(model, COMPUTE_DTYPES[compute_dtype], device).model, max_sequences)
     return engine if ranks.size == 1 else SharedEngine(engine, ranks, ranks_per_engine)
+
+
+def _require_plain(folder: str) -> None:
+    """ValueError for a folder in whose name vLLM would see a pattern, and read what it matches."""
+    if glob.has_magic(folder):
+        raise ValueError(
+            f"vLLM takes {folder} for a pattern and would read other files; give the folder a name without *, ? and [."
+        )

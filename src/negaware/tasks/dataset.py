@@ -1,10 +1,11 @@
 """Problems out of rows with named columns: JSONL, Parquet, or a data set of the hub.
 
-It knows neither prompts nor verifiers. `datasets` is imported when a Parquet file or the hub is read.
+It knows neither prompts nor verifiers. pyarrow is imported when a Parquet file is read, `datasets` when the hub is.
 """
 
 from __future__ import annotations
 
+import glob
 import itertools
 import json
 import math
@@ -49,9 +50,13 @@ def read_rows(path: str, subset: str | None = None, split: str = "train") -> Ite
     if suffix == ".jsonl":
         return read_jsonl(Path(path))
     if suffix == ".parquet":
-        _check_file(Path(path))
-        return _load_dataset(path, "parquet", data_files=path, split="train")
-    return _load_dataset(path, path, subset, split=split)
+        return _read_parquet(Path(path))
+    if Path(path).is_dir() and glob.has_magic(str(Path(path).absolute())):
+        raise ValueError(
+            f"the folder {Path(path).absolute()} would be taken for a pattern, and others read; give it a name "
+            "without *, ? and [, or give the path of a .jsonl or .parquet file"
+        )
+    return _load_dataset(path, subset, split)
 
 
 def read_jsonl(path: Path) -> Iterator[Row]:
@@ -128,15 +133,34 @@ def _check_file(path: Path) -> None:
         raise ValueError(f"{path} is not a file; give the path of a .jsonl or .parquet file")
 
 
-def _load_dataset(source: str, *arguments: Any, **options: Any) -> Iterator[Row]:
+def _read_parquet(path: Path) -> Iterator[Row]:
+    """The rows of this very file: `datasets` would take a path such as `a[1].parquet` for a pattern."""
+    _check_file(path)
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise ValueError(f"reading {path} needs pyarrow ({error}); pip install 'negaware[data]'") from error
+    try:
+        with ParquetFile(path) as file:
+            rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
+            yield from ((f"{path}, row {number}", row) for number, row in enumerate(rows))
+    except (OSError, ArrowException) as error:
+        raise ValueError(
+            f"{path} could not be loaded ({reason(error)}); write it again, or see that it can be read"
+        ) from error
+
+
+def _load_dataset(name: str, subset: str | None, split: str) -> Iterator[Row]:
     try:
         import datasets
     except ImportError as error:
-        raise ValueError(f"reading {source} needs datasets ({error}); pip install 'negaware[data]'") from error
+        raise ValueError(f"reading {name} needs datasets ({error}); pip install 'negaware[data]'") from error
     try:
-        loaded = datasets.load_dataset(*arguments, **options)
+        loaded = datasets.load_dataset(name, subset, split=split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        hub = "check name, subset and split, or use local files (a path; of a named set --data-dir)"
-        remedy = "write it again, or see that it can be read" if source.endswith(".parquet") else hub
-        raise ValueError(f"{source} could not be loaded ({reason(error)}); {remedy}") from error
-    return ((f"{source}, row {number}", row) for number, row in enumerate(loaded))
+        raise ValueError(
+            f"{name} could not be loaded ({reason(error)}); check name, subset and split, or use local files (a path; "
+            "of a named set --data-dir)"
+        ) from error
+    return ((f"{name}, row {number}", row) for number, row in enumerate(loaded))
