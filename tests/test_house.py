@@ -15,11 +15,12 @@ RULES: dict[str, tuple[str, str, str]] = {
     "__main__": ("cli", "", ""),
     "types": ("", "", ""),
     "libraries": ("", "packaging", ""),
+    "safe_path": ("", "", ""),
     "validation": ("", "pydantic yaml", ""),
     "ranks": ("", "torch", ""),
     "runs": ("types libraries", "rich plotly yaml", "tensorboard wandb trackio torch"),
     "objectives": ("types", "torch jaxtyping", ""),
-    "verifiers": ("types", "pebble math_verify latex2sympy2_extended sympy", ""),
+    "verifiers": ("types safe_path", "math_verify latex2sympy2_extended sympy", ""),
     "tasks": ("types libraries validation verifiers", "pydantic", "datasets pyarrow reasoning_gym"),
     "models": ("types libraries ranks", "torch transformers jaxtyping pydantic", "peft gguf safetensors"),
     "rollout": ("types libraries models tasks ranks", "torch transformers pydantic", "vllm safetensors"),
@@ -36,7 +37,7 @@ RULES: dict[str, tuple[str, str, str]] = {
     "compare": ("config ranks train runs", "rich", ""),
     "evaluate": ("tasks models rollout evaluation", "torch rich", ""),
     "planning": ("config libraries models rollout", "torch transformers yaml rich", ""),
-    "cli": ("config", "", "rich yaml torch plotly"),
+    "cli": ("config safe_path", "", "rich yaml torch plotly"),
 }
 LAZY_OURS = {"cli"}  # may reach any of our packages, inside a function: `--help` stays instant
 

@@ -18,6 +18,7 @@ from types import FrameType
 from typing import NoReturn
 
 from negaware import __version__
+from negaware.safe_path import keep_path_safe
 
 TRAIN_EPILOG = """Any field of the config can be given as --field.name VALUE, such as --run.seed 1 or
 --training.learning_rate 1e-5. The run goes to runs/<config name> unless
@@ -37,6 +38,7 @@ TASK_HELP = (
 
 def entry() -> NoReturn:
     """What the shell calls: `main`, and out."""
+    keep_path_safe()
     exit_code = main()
     if exit_code == INTERRUPTED or "vllm" in sys.modules or _is_among_ranks():
         # Python ends itself by SIGINT, not with our code, if the interrupt happened to meet a string in exec(). And
@@ -276,7 +278,8 @@ def _train(options: argparse.Namespace) -> None:
         from negaware.ranks import joined_ranks
         from negaware.train import train
     with joined_ranks() as ranks:
-        folder = train(config, resume=options.resume, force=options.force, ranks=ranks)
+        judges = options.config.parent
+        folder = train(config, resume=options.resume, force=options.force, ranks=ranks, judges=judges)
     if ranks.is_first:
         print_outcome(folder)
 
@@ -327,12 +330,19 @@ def _grade(options: argparse.Namespace) -> None:
 
 def _audit(options: argparse.Namespace) -> int:
     with _imports(options):
+        from rich.console import Console
+        from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
         from negaware.tasks.audit import audit_task
         from negaware.tasks.load import load_task
         from negaware.tasks.options import parse_task
     task = load_task(parse_task(options.task), options.data_dir)
+    console = Console(stderr=True)
+    columns = *Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn()
     try:
-        result = audit_task(task)
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+            line = progress.add_task("gold answers", total=len(task.problems))
+            result = audit_task(task, lambda number: progress.advance(line, number))
     finally:
         task.verifier.close()
     for failure in result.failures:

@@ -31,7 +31,7 @@ def compare(config_path: Path, overrides: Sequence[str], objectives: str, seeds:
         for number, config in enumerate(configs, start=1):
             if ranks.is_first:
                 print(f"run {number} of {len(configs)}: {config.run.folder}", flush=True)
-            run = train(config, resume=True, ranks=ranks)
+            run = train(config, resume=True, ranks=ranks, judges=config_path.parent)
             folders.setdefault(config.objective.name, []).append(RunFolder.open(run))
     if not ranks.is_first:
         return

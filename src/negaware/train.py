@@ -33,16 +33,23 @@ from negaware.runs.interrupt import Interrupt
 from negaware.runs.progress import Progress
 from negaware.runs.report import write_report
 from negaware.runs.trackers import Tracker, open_trackers, require_trackers
-from negaware.tasks.audit import audit_task
+from negaware.tasks.golds import GoldCheck
 from negaware.tasks.load import load_task
-from negaware.tasks.options import AnyTaskOptions, DatasetOptions
+from negaware.tasks.options import DatasetOptions
 from negaware.tasks.task import Task
 from negaware.training.checkpoint import load_tensors, random_state, save_checkpoint, set_random_state
 from negaware.training.step import LossSettings, Trainer
 
+GOLDS_PATIENCE = 10.0
+"""Seconds that a run's start waits for the check of its gold answers; then it goes on beside the first rollout."""
 
-def train(config: Config, *, resume: bool = False, force: bool = False, ranks: Ranks = ALONE) -> Path:
+
+def train(
+    config: Config, *, resume: bool = False, force: bool = False, ranks: Ranks = ALONE, judges: Path = Path()
+) -> Path:
     """Runs the config to its end and returns the run's folder. On several ranks all call it, and the first one writes.
+
+    A judge of one's own is looked for in the folder `judges`, the config's, and then in the current one.
 
     Raises ValueError or OSError for what the user can mend, KeyboardInterrupt after Ctrl-C. The run can then go on from
     the last finished step; from the last checkpoint, if the weights had moved on since (a loss that wasn't finite after
@@ -69,7 +76,7 @@ def train(config: Config, *, resume: bool = False, force: bool = False, ranks: R
         progress = stack.enter_context(Progress(config.run.steps, start_step=start, silent=not ranks.is_first))
         interrupt.announce = progress.note
         progress.phase("loading data and model", announce=True)
-        run = _Run(config, folder, progress, stack, ranks)
+        run = _Run(config, folder, progress, stack, ranks, judges)
         if ranks.is_first:
             if is_new:  # only now: data, model or tracker that isn't there has deleted nothing and left nothing behind
                 stack.enter_context(folder.locked())
@@ -98,6 +105,7 @@ def train(config: Config, *, resume: bool = False, force: bool = False, ranks: R
             clock.lap("sample")
             for sentence in rollout.shortcomings(config.rollout.questions):
                 progress.note(sentence)
+            run.golds.require()
             with interrupt.shield():
                 progress.phase("training")
                 run.engine.sleep()
@@ -133,7 +141,9 @@ def train(config: Config, *, resume: bool = False, force: bool = False, ranks: R
 class _Run:
     """What a run is made of, and what of it a checkpoint holds."""
 
-    def __init__(self, config: Config, folder: RunFolder, progress: Progress, stack: ExitStack, ranks: Ranks) -> None:
+    def __init__(
+        self, config: Config, folder: RunFolder, progress: Progress, stack: ExitStack, ranks: Ranks, judges: Path
+    ) -> None:
         self.config, self.folder, self.progress, self.ranks = config, folder, progress, ranks
         training, rollout = config.training, config.rollout
         self.dtype = COMPUTE_DTYPES[training.compute_dtype]
@@ -142,8 +152,20 @@ class _Run:
             progress.note(
                 "training.offload is cpu, but one process has no shards to keep there: weights stay where they are"
             )
-        self.task = _loaded(config.task, config, stack, ranks)
-        self.held_out = _loaded(config.evaluation.task, config, stack, ranks)
+        options = config.task, config.evaluation.task
+        tasks = [load_task(each, config.data_dir, (judges, Path())) for each in options]
+        for task in tasks:
+            stack.callback(task.verifier.close)
+        self.task, self.held_out = [
+            task if ranks.size == 1 else replace(task, verifier=SharedVerifier(task.verifier, ranks)) for task in tasks
+        ]
+        own = [  # nobody has audited these
+            (each.path, task)
+            for each, task in zip(options, tasks, strict=True)
+            if ranks.is_first and isinstance(each, DatasetOptions) and not each.verifier
+        ]
+        self.golds = GoldCheck(own)
+        stack.callback(self.golds.stop)
         sharded: ShardedModel | None = None
         name, lora = config.model.name, config.model.lora
         if ranks.size == 1:
@@ -177,6 +199,7 @@ class _Run:
         """Where the run stood after the last finished step; with the optimizer's tensors it makes a checkpoint."""
         self.saved_step: int | None = None
         self.checkpoints = folder.path / "checkpoints"
+        self.golds.require(GOLDS_PATIENCE)
 
     def judge(self, moment: str) -> dict[str, Any]:
         """Accuracy at temperature 0 and avg@k on all held-out problems, written problem by problem."""
@@ -288,16 +311,3 @@ def accuracy_metrics(estimate: dict[str, Any]) -> dict[str, float]:
     """An accuracy with its interval, as a step's metrics."""
     names = {"value": "accuracy", "low": "accuracy_low", "high": "accuracy_high"}
     return {f"evaluation/{name}": float(estimate[key]) for key, name in names.items()}
-
-
-def _loaded(options: AnyTaskOptions, config: Config, stack: ExitStack, ranks: Ranks) -> Task:
-    task = load_task(options, config.data_dir)
-    stack.callback(task.verifier.close)
-    if ranks.is_first and isinstance(options, DatasetOptions) and not options.verifier:  # nobody has audited it
-        failures = audit_task(task).failures
-        if failures:
-            raise ValueError(
-                f"{options.path}: {len(failures)} of {len(task.problems)} gold answers can't be graded, such as "
-                f"that of {failures[0].problem.id} ({failures[0].why}); mend or leave out what `negaware audit` lists."
-            )
-    return task if ranks.size == 1 else replace(task, verifier=SharedVerifier(task.verifier, ranks))

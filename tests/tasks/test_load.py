@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from negaware.tasks import audit
 from negaware.tasks.audit import audit_task
 from negaware.tasks.load import ANSWER_FORMS, load_task
 from negaware.tasks.options import ArithmeticOptions, DatasetOptions, Method, ReasoningGymOptions, parse_task
@@ -82,7 +83,7 @@ def test_every_extraction_method_finds_the_gold_in_its_form(method: Method, tmp_
     assert set(ANSWER_FORMS) == set(METHODS)
 
 
-def test_the_audit_lists_bad_rows_repeats_and_conflicts(tmp_path: Path) -> None:
+def test_the_audit_lists_bad_rows_repeats_and_conflicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [
         ("1 + 1?", "2"),
         ("1  + 1?", "3"),
@@ -91,8 +92,11 @@ def test_the_audit_lists_bad_rows_repeats_and_conflicts(tmp_path: Path) -> None:
         ("Odd?", "\\"),
     ]
     task = rows_task(tmp_path, rows)
+    done: list[int] = []
+    monkeypatch.setattr(audit, "BATCH", 2)
     with closing(task.verifier):
-        result = audit_task(task)
+        result = audit_task(task, done.append)
+    assert done == [2, 2, 1]
     assert (result.num_problems, result.num_passing, result.num_repeats) == (5, 4, 2)
     assert [problem.id for problem in result.textual] == ["own/4"]
     assert [failure.problem.id for failure in result.failures] == ["own/4"]

@@ -119,7 +119,8 @@ def test_a_judge_that_misbehaves_says_how(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        ("no_such_module:f", "module 'no_such_module' can't be imported from .*ModuleNotFoundError"),
+        ("no_such_module:f", r"there is no no_such_module\.py in \S+; a judge of your own lies in"),
+        ("FAILS:f", r"module 'fails_\S+' can't be imported from \S+ \(ModuleNotFoundError: .*'no_such_module'\)"),
         ("JUDGE:nothing", "has no function 'nothing'"),
         ("JUDGE:bound", "'bound' must be a function defined with `def`"),
         (":f", "write module:function"),
@@ -127,7 +128,8 @@ def test_a_judge_that_misbehaves_says_how(folder: Path) -> None:
     ],
 )
 def test_what_is_no_function_is_refused(folder: Path, name: str, complaint: str) -> None:
-    name = name.replace("JUDGE", f"judge_{folder.name}")
+    (folder / f"fails_{folder.name}.py").write_text("import no_such_module")
+    name = name.replace("JUDGE", f"judge_{folder.name}").replace("FAILS", f"fails_{folder.name}")
     with pytest.raises(ValueError, match=complaint):
         load_task(ArithmeticOptions(num_problems=1, verifier=name))
 

@@ -5,12 +5,13 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
 import worker_functions as work
 
-from negaware.verifiers.pool import WorkerPool
+from negaware.verifiers.pool import Outcome, WorkerPool
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +78,47 @@ def test_the_pool_survives_the_death_of_a_worker() -> None:
             busy = threads.submit(pool.run, work.process_id_after, [(3.0,)])
             time.sleep(0.5)
             os.kill(second, signal.SIGKILL)
-            assert busy.result()[0].status == "error"
+            assert busy.result()[0].status == "done"
         assert pool.run(work.double, [(3,)])[0].value == 6
+
+
+def test_what_a_call_does_to_its_process_is_said_as_it_was(pool: WorkerPool, tmp_path: Path) -> None:
+    """And costs no other call: `double` is called in between, on every worker."""
+    faults = [
+        (work.interrupt, (), "KeyboardInterrupt: "),
+        (work.leave, (0,), "the process that judged it ended (exit code 0)"),
+        (work.leave, (3,), "the process that judged it ended (exit code 3)"),
+        (work.crash, (), "the process that judged it ended (SIGSEGV)"),
+        (work.be_killed, (str(tmp_path / "twice"), 2), "the process that judged it ended (SIGKILL)"),
+    ]
+    for function, arguments, said in faults:
+        outcomes = pool.run(work.apply, [(function, arguments), (work.double, (4,)), (work.double, (5,))])
+        assert outcomes == [Outcome("error", said), Outcome("done", 8), Outcome("done", 10)]
+
+
+def test_a_call_whose_worker_was_killed_from_outside_is_made_again(pool: WorkerPool, tmp_path: Path) -> None:
+    (outcome,) = pool.run(work.be_killed, [(str(tmp_path / "once"), 1)])
+    assert outcome == Outcome("done", "call 2")
+
+
+def test_a_server_that_was_killed_is_started_again(pool: WorkerPool) -> None:
+    pool.run(work.double, [(1,)])
+    os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # type: ignore[attr-defined]
+    assert [outcome.value for outcome in pool.run(work.double, [(number,) for number in range(4)])] == [0, 2, 4, 6]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("then", ["hang", "leave", "return"])
+def test_what_a_call_has_started_ends_with_its_worker(then: str, tmp_path: Path) -> None:
+    """Killed for its time, gone by itself, or at the pool's end."""
+    place = tmp_path / "child"
+    with WorkerPool(num_workers=1, seconds=1.0) as pool:
+        (outcome,) = pool.run(work.start_child, [(str(place), then)])
+        child = int(place.read_text())
+        assert outcome.status == {"hang": "timeout", "leave": "error", "return": "done"}[then]
+        if then == "return":
+            assert _is_running(child)
+    assert not _runs_on(child)
 
 
 def test_workers_are_silent(pool: WorkerPool, capfd: pytest.CaptureFixture[str]) -> None:
@@ -93,13 +133,22 @@ def _is_running(process_id: int) -> bool:
         return False
 
 
+def _runs_on(process_id: int) -> bool:
+    """Whether it still runs when it should have ended: killing takes a moment."""
+    deadline = time.monotonic() + 5
+    while _is_running(process_id) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return _is_running(process_id)
+
+
 _PARENT = """
 import sys, time
 sys.path.insert(0, {folder!r})
 import worker_functions as work
-from negaware.verifiers.pool import WorkerPool
+from negaware.verifiers.pool import Outcome, WorkerPool
 if __name__ == "__main__":
     pool = WorkerPool(num_workers=1, seconds=60)
+    pool.run(work.start_child, [({child!r}, "return")])
     print(pool.run(work.own_process_id, [()])[0].value, flush=True)
     try:
         pool.run(work.sleep_forever, [()])
@@ -110,32 +159,34 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_workers_end_with_their_parent_and_without_a_word(how: signal.Signals, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_workers_end_with_their_parent_and_leave_nothing(how: signal.Signals, tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
-    script.write_text(_PARENT.format(folder=str(Path(__file__).parent)))
+    child, temporary = tmp_path / "child", tmp_path / "temporary"
+    temporary.mkdir()
+    script.write_text(_PARENT.format(folder=str(Path(__file__).parent), child=str(child)))
     parent = subprocess.Popen(
         [sys.executable, str(script)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,  # a group of its own, as a terminal's Ctrl-C reaches it
+        env=os.environ | {"TMPDIR": str(temporary)},
     )
     assert parent.stdout is not None
     worker = int(parent.stdout.readline())
     assert _is_running(worker)
     time.sleep(0.5)
-    if how == signal.SIGINT:
-        os.killpg(parent.pid, how)
-    else:
+    if how == signal.SIGKILL:
         os.kill(parent.pid, how)
+    else:
+        os.killpg(parent.pid, how)
     out, err = parent.communicate(timeout=10)
     if how == signal.SIGINT:
         assert (out, err) == ("closed\n", "")
-    deadline = time.monotonic() + 5
-    while _is_running(worker) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not _is_running(worker)
+    assert not _runs_on(worker)
+    assert not _runs_on(int(child.read_text()))
+    assert list(temporary.iterdir()) == []
 
 
 UNGUARDED = """

@@ -6,11 +6,15 @@ It knows no model. What it lists is either a bad row or a gap in the verifier: a
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from negaware.tasks.task import Task
 from negaware.types import Problem, Verdict
 from negaware.verifiers.math import MathVerifier
+
+BATCH = 512
+"""Problems that are graded together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,25 +43,24 @@ class AuditResult:
         return self.num_problems - len(self.failures)
 
 
-def audit_task(task: Task) -> AuditResult:
+def audit_task(task: Task, on_progress: Callable[[int], None] | None = None) -> AuditResult:
     """Grades every gold answer against itself and looks for repeated questions (apart from spaces).
 
-    ValueError if there is no gold answer at all.
+    `on_progress` is told of every few problems that are done. ValueError if there is no gold answer at all.
     """
     problems = list(task.problems)
     if not any(problem.answer for problem in problems):
         raise ValueError(f"{task.name} has no gold answers, so there is nothing to audit.")
-    texts = [task.as_answer(problem.answer) for problem in problems]
-    verdicts, is_own = task.verifier.grade(texts, problems), not isinstance(task.verifier, MathVerifier)
-    failures = [
-        AuditFailure(problem, verdict, _why(problem, text, verdict, is_own))
-        for problem, text, verdict in zip(problems, texts, verdicts, strict=True)
-        if not verdict.correct
-    ]
+    failures: list[AuditFailure] = []
     textual: list[Problem] = []
-    if isinstance(task.verifier, MathVerifier):
-        parseable = task.verifier.parseable([problem.answer for problem in problems])
-        textual = [problem for problem, has_value in zip(problems, parseable, strict=True) if not has_value]
+    for start, found in zip(range(0, len(problems), BATCH), failures_of(task), strict=True):
+        failures += found
+        batch = problems[start : start + BATCH]
+        if isinstance(task.verifier, MathVerifier):
+            parseable = task.verifier.parseable([problem.answer for problem in batch])
+            textual += [problem for problem, has_value in zip(batch, parseable, strict=True) if not has_value]
+        if on_progress:
+            on_progress(len(batch))
     askers: dict[str, list[Problem]] = defaultdict(list)
     for problem in problems:
         askers[" ".join(problem.question.split())].append(problem)
@@ -69,6 +72,24 @@ def audit_task(task: Task) -> AuditResult:
         conflicts=tuple(tuple(group) for group in conflicts),
         num_repeats=len(problems) - len(askers),
     )
+
+
+def failures_of(task: Task) -> Iterator[list[AuditFailure]]:
+    """The problems whose gold answer fails, `BATCH` problems at a time."""
+    verifier = task.verifier
+    for start in range(0, len(task.problems), BATCH):
+        batch = task.problems[start : start + BATCH]
+        texts = [task.as_answer(problem.answer) for problem in batch]
+        is_own = not isinstance(verifier, MathVerifier)
+        if isinstance(verifier, MathVerifier):
+            verdicts = verifier.grade_in_workers(texts, [problem.answer for problem in batch])
+        else:
+            verdicts = verifier.grade(texts, batch)
+        yield [
+            AuditFailure(problem, verdict, _why(problem, text, verdict, is_own))
+            for problem, text, verdict in zip(batch, texts, verdicts, strict=True)
+            if not verdict.correct
+        ]
 
 
 def _why(problem: Problem, text: str, verdict: Verdict, is_own: bool) -> str:

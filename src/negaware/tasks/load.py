@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,17 @@ from negaware.verifiers.function import FunctionVerifier
 from negaware.verifiers.math import MathVerifier
 
 
-def load_task(options: AnyTaskOptions, data_dir: Path | None = None) -> Task:
-    """The task that the options name. `data_dir`: a folder whose files stand in for the hub's named sets.
+def load_task(options: AnyTaskOptions, data_dir: Path | None = None, judge_folders: Sequence[Path] = (Path(),)) -> Task:
+    """The task that the options name. `data_dir`: a folder whose files stand in for the hub's named sets;
+    `judge_folders`: where a judge of one's own is looked for.
 
     Raises ValueError for data that can't be had or read. The task's verifier holds worker processes once it has
     graded: close it.
     """
     task = LOADERS[options.kind](options, data_dir)
-    return replace(task, verifier=FunctionVerifier.named(options.verifier)) if options.verifier else task
+    if not options.verifier:
+        return task
+    return replace(task, verifier=FunctionVerifier.named(options.verifier, judge_folders))
 
 
 def _load_arithmetic(options: ArithmeticOptions, data_dir: Path | None) -> Task:

@@ -35,7 +35,8 @@ class _Options(BaseModel):
 
 class _TaskOptions(_Options):
     verifier: str | None = None
-    """Your own judge, module:function: called with an answer's text and the problem, it returns True or False."""
+    """Your own judge, module:function, a file beside the config or where negaware is started: called with an answer's
+    text and the problem, it returns True or False."""
 
     @field_validator("verifier")
     @classmethod

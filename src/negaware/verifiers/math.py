@@ -17,6 +17,7 @@ from negaware.verifiers.pool import Outcome, WorkerPool
 
 _MAX_BARE_GOLD = 300  # a longer gold answer is a worked solution to extract from
 _MAX_CACHED_GOLDS = 100_000
+_PART = 64  # pairs that a worker gets at once for the fast path
 
 
 def prepare_gold(gold: str) -> str:
@@ -48,6 +49,13 @@ def _parseable(gold: str) -> bool:
     return is_parseable(gold)
 
 
+def _fast_verdicts(methods: Sequence[str], texts: Sequence[str], golds: Sequence[str]) -> list[Verdict | None]:
+    """In a worker: what needs no algebra."""
+    verifier = MathVerifier(methods)
+    found = [verifier._fast(text, gold) for text, gold in zip(texts, golds, strict=True)]
+    return [verdict if isinstance(verdict, Verdict) else None for verdict in found]
+
+
 def load_symbolic() -> None:
     """What a worker imports before its first text."""
     import negaware.verifiers.symbolic  # noqa: F401
@@ -68,7 +76,7 @@ class MathVerifier:
     """
 
     def __init__(self, extract: Sequence[str] | Literal["auto"] = "auto") -> None:
-        self._methods = check_methods(extract)
+        self.methods = check_methods(extract)
         self._pool = WorkerPool(prepare=load_symbolic)
         self._golds: dict[str, tuple[str, bool]] = {}
 
@@ -92,12 +100,23 @@ class MathVerifier:
                 verdicts[index] = _verdict(outcome, pair[0])
         return [verdict for verdict in verdicts if verdict is not None]
 
+    def grade_in_workers(self, texts: Sequence[str], golds: Sequence[str]) -> list[Verdict]:
+        """As `grade_pairs`, but that the workers do the fast path too, so that this process is free for other work."""
+        parts = [slice(start, start + _PART) for start in range(0, len(texts), _PART)]
+        outcomes = self._pool.run(_fast_verdicts, [(self.methods, texts[part], golds[part]) for part in parts])
+        verdicts: list[Verdict | None] = []
+        for part, outcome in zip(parts, outcomes, strict=True):
+            verdicts += outcome.value if outcome.status == "done" else [None] * len(texts[part])
+        waiting = [index for index, verdict in enumerate(verdicts) if verdict is None]
+        slow = iter(self.grade_pairs([texts[index] for index in waiting], [golds[index] for index in waiting]))
+        return [next(slow) if verdict is None else verdict for verdict in verdicts]
+
     def _fast(self, text: str, gold: str) -> Verdict | tuple[str, str]:
         """A verdict, or the pair that only symbolic algebra can judge."""
         try:
             gold_value, plural = self._gold(gold)
-            extracted = extract_answer(text, self._methods)
-            if plural and "boxed" in self._methods:
+            extracted = extract_answer(text, self.methods)
+            if plural and "boxed" in self.methods:
                 # Several values may stand in neighbouring boxes; a single value never takes two of them.
                 extracted = conjoined_boxes(text) or extracted
             if extracted is None:

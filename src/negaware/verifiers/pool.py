@@ -1,67 +1,42 @@
 """Worker processes that may be killed: each call has a wall clock and a memory limit, and the pool goes on.
 
-It knows nothing of answers. Hostile work costs its own call and one worker, never the caller or its neighbours.
+It knows nothing of answers. Hostile work costs its own call and one worker, never the caller or its neighbours. A
+worker is no sandbox: it may do whatever the user who started it may do.
 """
 
 from __future__ import annotations
 
-import logging
+import atexit
 import multiprocessing
-import multiprocessing.connection
 import multiprocessing.context
 import os
-import resource
+import pickle
 import signal
 import sys
 import threading
 import time
 import types
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from math import ceil
 from multiprocessing import forkserver, resource_tracker
-from typing import Any, Literal
+from multiprocessing.connection import wait
+from typing import Any
 
-from pebble import ProcessPool
+from negaware.safe_path import safe_path
+from negaware.verifiers.worker import Outcome, described, work
+
+__all__ = ["Outcome", "PoolError", "WorkerPool"]
 
 # The fork server is one a process, so whichever pool starts it makes it import the slowest library there is.
-_SERVER_IMPORTS = "negaware.verifiers.symbolic"
+_SERVER_IMPORTS = "negaware.verifiers.forked"
 _START_SECONDS = 60.0  # a first worker imports its libraries, on a busy machine slowly
+_STARTING = threading.Lock()  # a start changes what the whole process has: its environment, its `__main__`
+_KILLED_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How one call ended: its value, or a timeout, or an error's description."""
-
-    status: Literal["done", "timeout", "error"]
-    value: Any = None
-
-
-def _start_worker(memory_bytes: int, prepare: Callable[[], object] | None) -> None:
-    """Runs in each new worker before its first call: imports, then limits."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    with open(os.devnull, "w") as silence:  # parsers complain of hostile texts on these
-        os.dup2(silence.fileno(), 1)
-        os.dup2(silence.fileno(), 2)
-    logging.disable(logging.CRITICAL)
-    if prepare is not None:
-        prepare()
-    limit = _address_space() + memory_bytes
-    for kind in (resource.RLIMIT_AS, resource.RLIMIT_CORE):
-        _, hard = resource.getrlimit(kind)
-        soft = 0 if kind == resource.RLIMIT_CORE else limit
-        resource.setrlimit(kind, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
-
-
-def _end_with_parent() -> None:
-    """Kills this worker when the process that owns the pool is gone, however it went."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os.kill(os.getpid(), signal.SIGKILL)
+class PoolError(ValueError):
+    """Workers can't start, so nothing can be judged: that says nothing of the answers."""
 
 
 @contextmanager
@@ -81,56 +56,13 @@ def _ctrl_c_waits() -> Iterator[None]:
         before(*met[-1])
 
 
-def _start_server(context: multiprocessing.context.ForkServerContext) -> None:
-    """Starts the fork server and waits until its imports are done; Ctrl-C reaches the caller alone.
-
-    The server ignores Ctrl-C by itself, but only after its imports. A worker asked for before that would be born even
-    if the caller had gone by then, and complain.
-    """
-    resource_tracker.ensure_running()  # started by the server's start otherwise, it would lift the mask
-    with _ctrl_c_waits():
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-        try:
-            forkserver.ensure_running()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    with suppress(OSError, EOFError):  # a server that died is seen, and told, where a worker is wanted
-        harmless = context.Process(target=int)
-        harmless.start()
-        harmless.join()
-
-
-def _call(seconds: float, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Runs in the worker: the call, with an alarm that ends a worker whose parent isn't there to kill it.
-
-    The alarm's default action needs no Python to run, so it ends even a loop in C that holds the interpreter.
-    """
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, 4 * seconds + 1)
-    try:
-        return function(*arguments)
-    except SystemExit as error:  # which would pass for the end of our own process
-        raise RuntimeError(f"it left by sys.exit({error.code!r})") from error
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-def _address_space() -> int:
-    """What this process has mapped already, in bytes: libraries reserve far more than they use."""
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[0]) * resource.getpagesize()
-    except OSError:
-        return 1 << 30
-
-
 class _WorkerProcess(multiprocessing.context.ForkServerProcess):
     """A worker that leaves the caller's script alone.
 
     multiprocessing runs the script again in each process that it starts, which costs its imports, and without an
-    `if __name__ == "__main__"` its work too. Workers need nothing of it. The start is often in a thread of the pool's:
-    a thread of the caller's that pickles something of its script, or reads `sys.modules["__main__"]`, in that moment
-    finds an empty module; multiprocessing offers no other way to leave the script out.
+    `if __name__ == "__main__"` its work too. Workers need nothing of it. The start may be in another thread than the
+    main one: a thread of the caller's that pickles something of its script, or reads `sys.modules["__main__"]`, in that
+    moment finds an empty module; multiprocessing offers no other way to leave the script out.
     """
 
     @staticmethod
@@ -147,11 +79,89 @@ class _WorkerContext(multiprocessing.context.ForkServerContext):
     Process = _WorkerProcess
 
 
-class WorkerPool:
-    """A few killable processes, started at the first call.
+def _start_server(context: multiprocessing.context.ForkServerContext) -> None:
+    """Starts the fork server and waits until its imports are done; Ctrl-C reaches the caller alone.
 
-    `seconds` is the wall clock of one call, `memory_mb` what it may allocate, `prepare` (a
-    module-level function) what a worker does before its first call, such as imports, outside of that call's time.
+    The server ignores Ctrl-C by itself, but only after its imports. A worker asked for before that would be born even
+    if the caller had gone by then, and complain.
+    """
+    context.set_forkserver_preload([_SERVER_IMPORTS])
+    resource_tracker.ensure_running()  # started by the server's start otherwise, it would lift the mask
+    with _ctrl_c_waits():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            forkserver.ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with suppress(OSError, EOFError):  # a server that died is seen, and told, where a worker is wanted
+        harmless = context.Process(target=int)
+        harmless.start()
+        harmless.join()
+
+
+class _Worker:
+    """One process, the pipe to it, and what it is doing. `owner` is the run that it works for."""
+
+    def __init__(self, *arguments: Any) -> None:
+        context = _WorkerContext()
+        self.pipe, others = context.Pipe()
+        self.process = context.Process(target=work, args=(others, *arguments))
+        self.process.start()
+        others.close()
+        self.owner: _Run | None = None
+        self.is_ready = False
+        self.function = b""
+        """What it was last sent to call."""
+        self.call: int | None = None
+        self.deadline = time.monotonic() + _START_SECONDS
+
+    def message(self) -> Outcome | None:
+        """What it has said; None if it has ended without."""
+        try:
+            said: Outcome | None = self.pipe.recv() if self.pipe.poll() else None
+        except (EOFError, OSError):
+            return None
+        return said
+
+    def ended(self) -> int | None:
+        """The exit code of a process that is about to end or has ended: minus the signal's number if one killed it."""
+        self.process.join(1.0)
+        code, process_id = self.process.exitcode, self.process.pid
+        assert process_id is not None
+        with suppress(ProcessLookupError):
+            os.kill(process_id, 0)
+            return -signal.SIGKILL  # it lives: the fork server has gone, from which we would hear of its end
+        return code
+
+    def kill(self) -> None:
+        """Ends the process, and what it has started: every process that didn't leave its group."""
+        process_id = self.process.pid
+        assert process_id is not None
+        for kill in (os.killpg, os.kill):  # a young one has no group of its own yet
+            with suppress(OSError):
+                kill(process_id, signal.SIGKILL)
+        self.process.join()
+        self.pipe.close()
+
+
+class _Run:
+    """The calls of one `WorkerPool.run`, and what became of them."""
+
+    def __init__(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> None:
+        self.function, self.calls = pickle.dumps(function), calls
+        self.waiting = deque(range(len(calls)))
+        self.outcomes: list[Outcome | None] = [None] * len(calls)
+        self.busy: dict[_Worker, None] = {}
+        self.again: set[int] = set()
+        """Calls whose worker was killed from outside once."""
+        self.num_failed_starts = 0
+
+
+class WorkerPool:
+    """A few killable processes, started when a call needs them.
+
+    `seconds` is the wall clock of one call, `memory_mb` what it may allocate, `prepare` (picklable by its module's
+    name) what a worker does before its first call, such as imports, outside of that call's time.
     """
 
     def __init__(
@@ -166,70 +176,168 @@ class WorkerPool:
         self._num_workers = num_workers or min(4, os.cpu_count() or 1)
         self._memory_bytes = memory_mb << 20
         self._prepare = prepare
-        self._lock = threading.Lock()
-        self._pool: ProcessPool | None = None
+        self._workers: list[_Worker] = []
+        self._change = threading.Condition(threading.RLock())
+        """Guards `_workers` and their owners; told when one is free."""
+        self._num_waiting = 0
 
     @property
     def started(self) -> bool:
         """Whether worker processes exist."""
-        return self._pool is not None
-
-    def _running(self) -> ProcessPool:
-        with self._lock:
-            if self._pool is not None and not self._pool.active:
-                self._stop(self._pool)
-                self._pool = None
-            if self._pool is None:
-                # A fork server: forking the trainer's threads is unsafe, and a fresh fork of a server that
-                # has imported the libraries replaces a killed worker in milliseconds.
-                context = _WorkerContext()
-                context.set_forkserver_preload([_SERVER_IMPORTS])
-                _start_server(context)
-                self._pool = ProcessPool(
-                    max_workers=self._num_workers,
-                    context=context,
-                    initializer=_start_worker,
-                    initargs=(self._memory_bytes, self._prepare),
-                )
-            return self._pool
+        return bool(self._workers)
 
     def run(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Outcome]:
-        """One outcome a call, in order; `function` must be picklable by its module's name. Never raises for one."""
-        if not calls:
-            return []
-        pool = self._running()
-        with _ctrl_c_waits():  # the first call starts the pool: half started it would never answer
-            futures = [
-                pool.schedule(_call, args=[self.seconds, function, *call], timeout=self.seconds) for call in calls
-            ]
-        # The pool itself keeps each call's time; this only guards against the pool.
-        rounds = ceil(len(calls) / self._num_workers)
-        deadline = time.monotonic() + _START_SECONDS + 2 * (self.seconds + 1) * rounds
-        outcomes = [self._outcome(future, deadline) for future in futures]
-        if any(not future.done() for future in futures):
-            self.close()
-        return outcomes
+        """One outcome a call, in order; `function` must be picklable by its module's name. Never raises for one.
 
-    @staticmethod
-    def _outcome(future: Future[Any], deadline: float) -> Outcome:
+        PoolError if workers can't be started, or can't load what they need. A call whose worker was killed from outside
+        (for want of memory, say) is made once more.
+        """
+        run = _Run(function, calls)
         try:
-            return Outcome("done", future.result(timeout=max(0.0, deadline - time.monotonic())))
-        except TimeoutError:
-            return Outcome("timeout")
-        except Exception as error:
-            return Outcome("error", f"{type(error).__name__}: {error}"[:200])
+            while run.waiting or run.busy:
+                while run.waiting and (worker := self._take(run)):
+                    self._send(run, worker)
+                self._listen(run)
+        finally:
+            for worker in [worker for worker in self._workers if worker.owner is run]:  # it was broken off
+                self._discard(run, worker)
+        return [outcome for outcome in run.outcomes if outcome is not None]
 
-    @staticmethod
-    def _stop(pool: ProcessPool) -> None:
-        pool.stop()
-        pool.join()
+    def _take(self, run: _Run) -> _Worker | None:
+        """A worker for this run, a new one if need be; None if there is none to be had and the run has others."""
+        with self._change:
+            while True:
+                if run.busy and self._num_waiting:
+                    return None  # another run has none at all
+                for worker in [worker for worker in self._workers if worker.owner is None]:
+                    worker.owner = run
+                    if worker.process.is_alive():
+                        return worker
+                    self._discard(run, worker)  # killed while it was idle
+                starting = sum(not worker.is_ready for worker in run.busy)
+                if starting < len(run.waiting) and len(self._workers) < self._num_workers:
+                    return self._start(run)
+                if run.busy:
+                    return None
+                self._num_waiting += 1
+                try:
+                    self._change.wait()
+                finally:
+                    self._num_waiting -= 1
+
+    def _start(self, run: _Run) -> _Worker:
+        with _STARTING, safe_path():
+            try:
+                worker = self._new_worker()
+            except (OSError, EOFError):  # the fork server was just killed, and is not yet seen to be dead
+                time.sleep(0.2)
+                try:
+                    worker = self._new_worker()
+                except (OSError, EOFError) as error:
+                    told = described(error)
+                    raise PoolError(f"The processes that judge answers can't be started ({told}).") from error
+            worker.owner = run
+        return worker
+
+    def _new_worker(self) -> _Worker:
+        if not self._workers:
+            _start_server(_WorkerContext())
+            atexit.unregister(self.close)
+            atexit.register(self.close)
+        with _ctrl_c_waits():  # half started, it would never answer
+            worker = _Worker(self.seconds, self._memory_bytes, self._prepare)
+            self._workers.append(worker)
+        return worker
+
+    def _send(self, run: _Run, worker: _Worker) -> None:
+        """Gives a worker the next call; one that isn't ready is waited for first."""
+        run.busy[worker] = None
+        if not worker.is_ready:
+            return
+        if not run.waiting:
+            self._release(run, worker)
+            return
+        if worker.function != run.function:  # loading it is no part of a call's time
+            worker.function, worker.is_ready, worker.deadline = run.function, False, time.monotonic() + _START_SECONDS
+            with suppress(OSError):  # as below
+                worker.pipe.send(run.function)
+            return
+        worker.call = run.waiting.popleft()
+        worker.deadline = time.monotonic() + self.seconds
+        try:
+            worker.pipe.send(run.calls[worker.call])
+        except OSError:
+            pass  # it has just ended: `_listen` will hear of it
+        except Exception as error:  # whatever pickling may raise
+            run.outcomes[worker.call] = Outcome("error", described(error))
+            self._release(run, worker)
+
+    def _listen(self, run: _Run) -> None:
+        """Waits until one of the run's workers says something, ends, or has had its time."""
+        if not run.busy:
+            return
+        channels: dict[Any, _Worker] = {worker.pipe: worker for worker in run.busy}
+        channels |= {worker.process.sentinel: worker for worker in run.busy}
+        patience = min(worker.deadline for worker in run.busy) - time.monotonic()
+        for worker in dict.fromkeys(channels[channel] for channel in wait([*channels], max(0.0, patience))):
+            message = worker.message()
+            if message is None:
+                self._mourn(run, worker)
+            elif worker.is_ready:
+                assert worker.call is not None
+                run.outcomes[worker.call] = message
+                self._release(run, worker)
+            elif message.status == "error":
+                raise PoolError(f"The processes that judge answers can't get ready: {message.value}.")
+            else:
+                worker.is_ready = True
+                self._send(run, worker)
+        now = time.monotonic()
+        for worker in [worker for worker in run.busy if worker.deadline <= now]:
+            if worker.call is None:
+                raise PoolError(
+                    f"The processes that judge answers were not ready within {_START_SECONDS:.0f} s; what they import "
+                    "takes too long."
+                )
+            run.outcomes[worker.call] = Outcome("timeout")
+            self._discard(run, worker)
+
+    def _mourn(self, run: _Run, worker: _Worker) -> None:
+        """What becomes of the call of a worker that has ended."""
+        code, call = worker.ended(), worker.call
+        how = f"exit code {code}" if code is None or code >= 0 else signal.Signals(-code).name
+        self._discard(run, worker)
+        if call is None:
+            run.num_failed_starts += 1
+            if run.num_failed_starts > 1:
+                raise PoolError(f"The processes that judge answers end as they start ({how}).")
+        elif code == -signal.SIGALRM:
+            run.outcomes[call] = Outcome("timeout")
+        elif code is not None and -code in _KILLED_FROM_OUTSIDE and call not in run.again:
+            run.again.add(call)
+            run.waiting.append(call)
+        else:
+            run.outcomes[call] = Outcome("error", f"the process that judged it ended ({how})")
+
+    def _release(self, run: _Run, worker: _Worker) -> None:
+        with self._change:
+            run.busy.pop(worker, None)
+            worker.call, worker.owner = None, None
+            self._change.notify()
+
+    def _discard(self, run: _Run, worker: _Worker) -> None:
+        with self._change:
+            run.busy.pop(worker, None)
+            self._workers.remove(worker)
+            worker.kill()
+            self._change.notify()
 
     def close(self) -> None:
-        """Ends the workers; a later call starts new ones."""
-        with self._lock:
-            pool, self._pool = self._pool, None
-        if pool is not None:
-            self._stop(pool)
+        """Ends the workers, and what they have started; a later call starts new ones. Not while `run` runs."""
+        atexit.unregister(self.close)
+        with self._change:
+            while self._workers:
+                self._workers.pop().kill()
 
     def __enter__(self) -> WorkerPool:
         return self

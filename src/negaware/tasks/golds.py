@@ -1,0 +1,86 @@
+"""The check that a run makes of its own data: every gold answer must pass its task's verifier.
+
+It goes on in worker processes while the model is loaded and the first answers are sampled, and the same data is checked
+once: what has passed is remembered in a cache folder. It knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+
+import negaware.verifiers
+from negaware.tasks.audit import AuditFailure, failures_of
+from negaware.tasks.task import Task
+from negaware.verifiers.math import MathVerifier
+
+_LIBRARIES = ("math-verify", "latex2sympy2-extended", "sympy")
+
+
+class GoldCheck:
+    """Checks tasks, each with the place of its data, in a thread of its own; `require` says how it ended."""
+
+    def __init__(self, tasks: Sequence[tuple[str, Task]]) -> None:
+        self._tasks = tasks
+        self._stopping = threading.Event()
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._check, name="gold answers", daemon=True)
+        self._thread.start()
+
+    def require(self, seconds: float | None = None) -> None:
+        """ValueError if a gold answer doesn't pass; waits for the rest of the check, at most so many seconds."""
+        self._thread.join(seconds)
+        if self._error is not None:
+            raise self._error
+
+    def stop(self) -> None:
+        """Ends the check. Before the tasks' verifiers are closed."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _check(self) -> None:
+        try:
+            for place, task in self._tasks:
+                known = _marker(task)
+                if known is not None and known.exists():
+                    continue
+                failures: list[AuditFailure] = []
+                for found in failures_of(task):
+                    failures += found
+                    if self._stopping.is_set():
+                        return
+                if failures:
+                    raise ValueError(
+                        f"{place}: {len(failures)} of {len(task.problems)} gold answers can't be graded, such as that "
+                        f"of {failures[0].problem.id} ({failures[0].why}); mend or leave out what `negaware audit` "
+                        "lists."
+                    )
+                if known is not None:
+                    with suppress(OSError):  # then the next start checks again
+                        known.parent.mkdir(parents=True, exist_ok=True)
+                        known.write_text(f"{len(task.problems)} gold answers of {place} passed their verifier.\n")
+        except Exception as error:
+            self._error = error
+
+
+def _marker(task: Task) -> Path | None:
+    """The file that says that these answers passed this grader: `~/.cache/negaware/golds/…`; None without a home."""
+    digest = hashlib.blake2b(digest_size=16)
+    sources = sorted(Path(negaware.verifiers.__path__[0]).glob("*.py"))
+    grader = [source.read_bytes() for source in sources] + [version(name).encode() for name in _LIBRARIES]
+    methods = repr(task.verifier.methods if isinstance(task.verifier, MathVerifier) else None)
+    answers = (problem.answer.encode("utf-8", "surrogatepass") for problem in task.problems)
+    for part in (*grader, methods.encode(), task.answer_form.encode()):
+        digest.update(b"%d:%b" % (len(part), part))
+    for answer in answers:
+        digest.update(b"%d:%b" % (len(answer), answer))
+    with suppress(RuntimeError):  # no home
+        given = os.environ.get("XDG_CACHE_HOME", "")
+        cache = Path(given) if os.path.isabs(given) else Path.home() / ".cache"
+        return cache / "negaware" / "golds" / digest.hexdigest()
+    return None

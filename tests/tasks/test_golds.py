@@ -1,0 +1,102 @@
+"""A run checks the gold answers of its own data: once, beside its other work, and before it learns from them."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from negaware import train as training
+from negaware.config import parse_config
+from negaware.rollout.collect import Collector
+from negaware.tasks import golds
+from negaware.tasks.golds import GoldCheck
+from negaware.tasks.load import load_task
+from negaware.tasks.options import DatasetOptions
+from negaware.tasks.task import Task
+from negaware.verifiers.math import MathVerifier
+from tiny_run import tiny_config
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "negaware" / "golds"
+
+
+def task_of(folder: Path, answers: list[str], **rest: Any) -> Task:
+    path = folder / "own.jsonl"
+    path.write_text("\n".join(json.dumps({"question": "?", "answer": answer}) for answer in answers))
+    return load_task(DatasetOptions(path=str(path), **rest))
+
+
+def was_checked(task: Task) -> bool:
+    """Whether this check had to grade anything, which it does in workers; it must pass."""
+    assert isinstance(task.verifier, MathVerifier)
+    with closing(task.verifier):
+        check = GoldCheck([("own", task)])
+        check.require()
+        check.stop()
+        return task.verifier._pool.started
+
+
+def test_the_same_data_is_checked_once(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = ["1", r"\frac{\sqrt{3}}{2}", "x + 1"]
+    assert was_checked(task_of(tmp_path, answers))
+    (marker,) = cache.iterdir()
+    assert marker.read_text() == "3 gold answers of own passed their verifier.\n"
+    assert not was_checked(task_of(tmp_path, answers))
+    assert was_checked(task_of(tmp_path, [*answers[:2], "x + 2"]))  # other answers
+    assert was_checked(task_of(tmp_path, answers, extract=("hashes",)))  # found in another way
+    monkeypatch.setattr(golds, "_LIBRARIES", ("sympy",))
+    assert was_checked(task_of(tmp_path, answers))  # by another grader
+    assert len(list(cache.iterdir())) == 4
+
+
+def test_a_cache_that_cant_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert was_checked(task_of(tmp_path, ["1"]))
+    assert was_checked(task_of(tmp_path, ["1"]))
+
+
+def test_a_gold_answer_that_fails_is_named_each_time(tmp_path: Path, cache: Path) -> None:
+    for _ in range(2):
+        task = task_of(tmp_path, ["1"] * 700 + [r"\frac{1}{", "2"])
+        with closing(task.verifier):
+            check = GoldCheck([("own", task)])
+            with pytest.raises(ValueError, match=r"own: 1 of 702 gold answers can't be graded, .* own/700 \(the gold"):
+                check.require()
+            check.stop()
+    assert not cache.exists()
+
+
+def test_a_check_that_takes_long_goes_on_beside_the_first_rollout(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And ends the run before it learns: the check is held up here until answers are sampled for training."""
+    sampling = threading.Event()
+    next_rollout, failures_of = Collector.next_rollout, golds.failures_of
+
+    def announced(*arguments: Any) -> Any:
+        sampling.set()
+        return next_rollout(*arguments)
+
+    def held_up(task: Task) -> Iterator[Any]:
+        assert sampling.wait(60)
+        yield from failures_of(task)
+
+    monkeypatch.setattr(Collector, "next_rollout", announced)
+    monkeypatch.setattr(golds, "failures_of", held_up)
+    monkeypatch.setattr(training, "GOLDS_PATIENCE", 0.1)
+    config = tiny_config(tmp_path)
+    data = tmp_path / "train.jsonl"
+    data.write_text(data.read_text() + '{"question": "0+1", "answer": "\\\\frac{1}{"}\n')
+    with pytest.raises(ValueError, match=r"train\.jsonl: 1 of 10 gold answers can't be graded, .* train/9"):
+        training.train(parse_config(config))
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [0]
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000000"]
