@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 
-from negaware.verifiers.latex import clean, name_different_things, strip_assignment, unwrap_text
+from negaware.verifiers.hedges import hedged_after, is_hedged
+from negaware.verifiers.latex import clean, has_relation, name_different_things, strip_assignment, unwrap_text
 from negaware.verifiers.numbers import equal_numbers, parse_comma_decimal, parse_number
 
 MAX_CHARACTERS = 2000  # of one side; a longer one is only compared as a text
@@ -16,8 +17,12 @@ _CHOICE = re.compile(r"\(? *([A-Z]) *\)?")
 _CHOICE_EXPLAINED = re.compile(r"\(([A-J])\)[.:]? *(\S.*)|([A-J])(?:\)|[.:]) +(\S.*)", re.DOTALL)
 _ARITHMETIC = re.compile(r"(?:[\d\s.,+\-*/^(){}]|\\cdot|\\times|\\div|\\frac)++")
 _OPERATION = re.compile(r"[\d)}] *(?:[+\-*]|\\cdot|\\times|\\div)|[)}] *\(|\d *\(")
+_TRAILING_WORDS = re.compile(r"(?:\\text *+\{[^{}]*+\}|(?<![A-Za-z\\])[A-Za-z]++(?: [A-Za-z]++)*+) *+$")
 _LONE_BRACES = re.compile(r"\{(\w)\}")
 _WORD = re.compile(r"[^\W\d_]{2,}(?: [^\W\d_]+)*")
+_IN_BASE = re.compile(r"0*+([0-9][0-9A-Fa-f]*+)_\{?(?:base)?(\d{1,2})\}?")
+_RATIO = re.compile(r"(\d{1,30}) *+(?::|to) *+(\d{1,30})")
+_LISTED_CHOICE = re.compile(r"[\s,;/&]*+(?:(?:and|or)\s++)?\(?[A-J](?:[).,:;]|$)|[,;/&]|(?:.*\W)?or\W", re.DOTALL)
 _CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))? *(?:([AaPp])\.?[Mm]\.?)?")
 
 
@@ -42,6 +47,7 @@ def normal_form(text: str) -> str:
 
 def is_arithmetic(text: str) -> bool:
     """Whether a text is a sum or product of plain numbers left standing, such as an echo of the question."""
+    text = _TRAILING_WORDS.sub("", text)
     return bool(_ARITHMETIC.fullmatch(text) and _OPERATION.search(text))
 
 
@@ -65,7 +71,31 @@ def _times_equal(prediction: str, gold: str) -> bool:
 def _explained_choice(text: str, other_form: str) -> bool:
     """Whether a text such as `(B) 13` names the other side's choice, or its value."""
     match = _CHOICE_EXPLAINED.fullmatch(unwrap_text(clean(text)))
-    return match is not None and other_form in (match[1] or match[3], text_form(match[2] or match[4]))
+    if match is None:
+        return False
+    letter, rest = match[1] or match[3], match[2] or match[4]
+    # (A) or (B), and A. B. C., choose nothing.
+    chosen = not _LISTED_CHOICE.match(rest) and not hedged_after(" " + rest)
+    return chosen and other_form in (letter, text_form(rest))
+
+
+def _is_word(form: str) -> bool:
+    """Whether a spelling is a word, which no algebra may read as a product of letters: silent is not listen."""
+    return form.isalpha() and (len(form) > 3 or form in ("yes", "no", "odd", "on"))
+
+
+def _spellings_differ(prediction: str, gold: str) -> bool:
+    """Whether two texts that aren't spelt alike say different things, algebra or not."""
+    based, gold_based = _IN_BASE.fullmatch(prediction), _IN_BASE.fullmatch(gold)
+    if based or gold_based:
+        # A numeral of another base is another number, and the same number without its base restates the question.
+        return not (based and gold_based) or based.groups() != gold_based.groups()
+    return _is_word(prediction) and _is_word(gold)
+
+
+def _ratios_equal(prediction: str, gold: str) -> bool:
+    first, second = (_RATIO.fullmatch(unwrap_text(clean(text))) for text in (prediction, gold))
+    return first is not None and second is not None and ":" in gold and first.groups() == second.groups()
 
 
 def fast_verdict(prediction: str, gold: str) -> bool | None:
@@ -80,12 +110,20 @@ def fast_verdict(prediction: str, gold: str) -> bool | None:
         return False
     if form == gold_form:
         return True
+    if _spellings_differ(form, gold_form):
+        return False
     if _explained_choice(prediction, gold_form) or _explained_choice(gold, form):
         return True
     if second is not None:
         comma = parse_comma_decimal(form)
         if comma is not None and "." in gold:
             return equal_numbers(comma, second)
+        plain = unwrap_text(clean(prediction))
+        # "at least 5" and "5 if it rains" hold no value; nor does a bound, and an equation only by algebra.
+        if is_hedged(plain) or (
+            has_relation(plain) and "=" not in plain and not has_relation(gold) and "approx" not in plain
+        ):
+            return False
         # An unfinished calculation isn't an answer: else echoing "3 + 4" would be rewarded.
         if is_arithmetic(strip_assignment(clean(prediction))):
             return False
@@ -94,6 +132,8 @@ def fast_verdict(prediction: str, gold: str) -> bool | None:
         comma = parse_comma_decimal(unwrap_text(clean(gold)))
         if comma is not None and comma.decimals != 1 and "." in prediction:
             return equal_numbers(first, comma)
+    if ":" in gold_form and _ratios_equal(prediction, gold):
+        return True
     if ":" in form and ":" in gold_form and _times_equal(clean(prediction), clean(gold)):
         return True
     return None

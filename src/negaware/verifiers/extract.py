@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
-from negaware.verifiers.latex import balanced_group
+from negaware.verifiers.hedges import asks, continued, hedged_after, hedged_before, unfinished
+from negaware.verifiers.latex import balanced_group, unwrap_text
 
 Method = Literal["boxed", "answer_is", "hashes", "bare", "last_number"]
 
@@ -20,21 +21,35 @@ _MAX_BOXES = 200  # unbalanced boxes passed over before giving up
 
 # Every repetition is possessive or ends where the next begins, so no text makes one go back over what it has read.
 _BOX = re.compile(r"\\(?:boxed|fbox) *+(?=\{)|\\boxed ++([^\s{}$\\]{1,50})")
-_PHRASE = re.compile(r"answer(?:\s++is|\*{0,2}\s*+:)(?:\s*+\*\*)?\s*+:?|答案[是为：:]+", re.IGNORECASE)
+_REASONING = re.compile(r"<(/?)(?:think(?:ing)?|reasoning)>", re.IGNORECASE)
+_PHRASE = re.compile(
+    r"(?:answer|(?:correct|right|best) (?:option|choice))(?:\s++is\b|\*{0,2}\s*+[:：])(?:\s*+\*\*)?\s*+:?"
+    r"|respuesta(?: es|:)|réponse(?: est| ?:)|antwort(?: ist| lautet|:)|resposta(?: é|:)|risposta(?: è|:)"
+    r"|ответ(?: ?[:—-])"
+    r"|答案[是为為：:]+|答え?[はが：:]+|정?답[은는이:：]+",
+    re.IGNORECASE,
+)
+_CHOICE = re.compile(r"\(?([A-J])\)?(?=[\s*]*+(?:$|[,.:;)–—-]|(?:because|since|as|for)\b))")
+_MORE_CHOICES = re.compile(r"[\s,/;:.)]*+(?:(?:or|and|to)\b|&)?\s*+\(?[A-J]\)?(?![\w'’])(?!\s+(?:is|has|was|and)\b)")
+_MULTIPLIER = re.compile(r"\s?(?:(?:hundred|thousand|million|billion|trillion|dozen)s?\b|[百千万亿萬億만억])")
 _DELIMITER = re.compile(r"\\[\[\]()$]|\$\$?")
 _CLOSING = {"$": "$", "$$": "$$", r"\(": r"\)", r"\[": r"\]"}
 _PERCENT = re.compile(r"\s*+(?:\\?%|percent\b|pct\b)")
 _CURRENCY = re.compile(r"\$(?=\d[\d,.]*+(?:\s++[A-Za-z]|\s*$))", re.MULTILINE)
-_SENTENCE_END = re.compile(r"\n|\.(?=\s|$)|<\||</|[!?](?=\s|$)|;\s")
+_SENTENCE_END = re.compile(r"[\n。；！？]|\.(?=\s|$)|<\||</|[!?](?=\s|$)|;\s")
 _NUMBER = re.compile(
-    r"(?<![\w.,)\]}])(?=[-+−]?[.,]?\d)[-+−]?(?:\d{1,3}(?:(?:,|\{,\}|\\,|,\\! ?)\d{3})+(?!\d)|\d++)?"
+    # Scripts that are written without spaces (Thai, Chinese, Japanese, Korean) run into their numbers.
+    r"(?<![^\W\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[.,)\]}])(?=[-+−]?[.,]?\d)[-+−]?"
+    r"(?:\d{1,3}(?:(?:,|\{,\}|\\,|,\\! ?)\d{3})+(?!\d)|\d++)?"
     r"(?:[.,]\d++|(?<=\d)\.?)?(?:[eE][-+]?\d++)?(?:/[-+]?\d++(?:\.\d++)?)?(?:\s*+(?:\\?%|percent\b|pct\b))?"
 )
 _LATEX_NUMBER = re.compile(r"[-+]?\\[dtc]?frac *+(?:\{[^{}]{1,30}\}|\d) *+(?:\{[^{}]{1,30}\}|\d)")
 _COMMAND = re.compile(r"\\[A-Za-z]++")
 _TEXT_GROUP = re.compile(r"\\(?:text|mbox|mathrm|mathbf|operatorname|begin|end)[a-z]*+ *+\{[^{}]*+\}(?:\{[clr| ]++\})?")
-_LONG_WORD = re.compile(r"[^\W\d_]{2,}")
-_QUANTITY = re.compile(r"[-+]?\$?(?:[.,/ ]*+\d)++\s?[^\W\d_]++(?:\s[^\W\d_]++){0,2}+(?:\s?\^\{?[23]\}?|[²³])?")
+_LONG_WORD = re.compile(r"[^\W\d_]{2,}|[\u0e00-\ud7af]")
+_QUANTITY = re.compile(
+    r"[-+]?\$?(?:[.,/ ]*+\d)++\s?(?:[^\W\d_\u0e00-\ud7af]++\s?){1,3}+(?<!\s)(?:\s?\^\{?[23]\}?|[²³])?"
+)
 _MATH_WORDS = frozenset(
     re.findall(
         r"\w+",
@@ -46,15 +61,45 @@ _CONNECTIVES = re.compile(
     r"\\(?:text|mbox) *+\{ *+(?:and|or|,)? *+\}|\\q?quad|\\[,;()\[\] ]|\band\b|\bor\b"
     r"|[A-Za-z](?:_\{?\w{1,9}\}?)? *+=|[\s$,;]++"
 )
+_EITHER_BOX = re.compile(r"[\s$,*()\\]*+(?:or|\\(?:text|mbox) *+\{ *+or *+\})[\s$*()\\]*+")
+_NOT_BEFORE = re.compile(r"(?:(?<!\w)(?:not|never|cannot|can't)|n['’]t)(?:\s++(?:be|equal|to))*+[\s$*(]*+$")
+_NOT_AFTER = re.compile(
+    r"[\s$.,;:!)]*+(?:(?:that|this|it|which)\s+)?(?:is|was)(?:n['’]t|\s++(?:not|wrong|incorrect|false))(?!\w)",
+    re.IGNORECASE,
+)
+_CONCLUDES = re.compile(r"(?:=|(?<!\w)(?:is|are|equals|makes|gives|of|to|totals?))[\s$*(]*+[-+−]?[\d.,/]++[^\d]*$")
 _ENDS_IN_AND = re.compile(r"\b(?:and|or)[\s}$\\(\[]*$")
 
 
-def _boxes(text: str) -> list[tuple[str, int, int]]:
-    """The trailing run of balanced boxes, last first: content, start, end. At most a few hundred are tried."""
+def _final_part(text: str) -> tuple[str, bool]:
+    """What a text says after its reasoning; of that what the last `<answer>` tag holds, and whether there is one.
+
+    A tag left open holds nothing: neither a thought nor an answer that wasn't finished is an answer.
+    """
+    if "<" not in text:
+        return text, False
+    start, end = 0, None
+    for mark in _REASONING.finditer(text):
+        if mark[1]:
+            start, end = mark.end(), None
+        elif end is None:
+            end = mark.start()
+    text = text[start:end]
+    opening = text.rfind("<answer>")
+    if opening < 0:
+        return text, False
+    closing = text.find("</answer>", opening)
+    return text[opening + len("<answer>") : closing] if closing >= 0 else "", True
+
+
+def _boxes(text: str) -> tuple[list[tuple[str, int, int]], bool]:
+    """The trailing run of balanced boxes, last first (content, start, end), and whether the last one is left open."""
     found: list[tuple[str, int, int]] = []
-    end = len(text)
+    end, left_open, has_frames = len(text), False, "\\fbox" in text
     for _ in range(_MAX_BOXES):
-        start = max(text.rfind(r"\boxed", 0, end), text.rfind(r"\fbox", 0, end))
+        start = text.rfind(r"\boxed", 0, end)
+        if has_frames:
+            start = max(start, text.rfind(r"\fbox", 0, end))
         if start < 0:
             break
         match = _BOX.match(text, start)
@@ -67,28 +112,45 @@ def _boxes(text: str) -> list[tuple[str, int, int]]:
                 while found and found[-1][2] <= match.end() + len(content) + 2:
                     found.pop()
                 found.append((content, start, match.end() + len(content) + 2))
+            elif not found:
+                left_open = True
+                break
         end = start
         if len(found) >= 12:
             break
-    return found
+    return found, left_open
 
 
 def _boxed(text: str) -> str | None:
-    """The last balanced box's content; an empty one says that there is no answer."""
-    boxes = _boxes(text)
-    return boxes[0][0].strip() if boxes else None
+    """The last box's content; an empty one, or one left open, says that there is no answer."""
+    boxes, left_open = _boxes(text)
+    if left_open:
+        return ""
+    if not boxes:
+        return None
+    content, start, end = boxes[0]
+    if len(boxes) > 1 and _EITHER_BOX.fullmatch(text, boxes[1][2], start):
+        return f"{boxes[1][0]} or {content}"
+    if _NOT_BEFORE.search(text[max(0, start - 30) : start]) or _NOT_AFTER.match(text, end):
+        return None
+    if "nswer" in content:
+        plain = unwrap_text(content)
+        phrase = _last_match(_PHRASE, plain)
+        return _clause(plain[phrase.end() :]) if phrase else content.strip()
+    return content.strip()
 
 
 def conjoined_boxes(text: str) -> str | None:
     """The contents of the last boxes that only commas, "and" or "or" join, with commas between; None: no such."""
-    boxes = _boxes(text)
+    text, _ = _final_part(text)
+    boxes, left_open = _boxes(text)
     run = boxes[:1]
     for box in boxes[1:]:
         gap = text[box[2] : run[-1][1]][:200]
         if _CONNECTIVES.sub("", gap) and not (len(gap) <= 40 and _ENDS_IN_AND.search(gap)):
             break
         run.append(box)
-    return ", ".join(content for content, _, _ in reversed(run)) if len(run) > 1 else None
+    return ", ".join(content for content, _, _ in reversed(run)) if len(run) > 1 and not left_open else None
 
 
 def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
@@ -119,12 +181,12 @@ def _segments(text: str) -> Iterator[tuple[int, str, int]]:
             opening = mark
 
 
-def _math_segment(text: str) -> tuple[str, int] | None:
-    """The last delimited formula that holds mathematics, and where it ends."""
+def _math_segment(text: str) -> tuple[str, int, int] | None:
+    """The last delimited formula that holds mathematics, where it ends and where it starts."""
     last = None
-    for _, content, end in _segments(_CURRENCY.sub(" ", text)):
+    for start, content, end in _segments(_CURRENCY.sub(" ", text)):
         if len(content) <= MAX_ANSWER and not _is_prose(content):
-            last = (content, end)
+            last = (content, end, start)
     return last
 
 
@@ -133,7 +195,7 @@ def _bare(text: str) -> str | None:
     stripped = text.strip().strip("*_").strip()
     if not stripped or len(stripped) > 600:
         return None
-    whole = stripped.rstrip(".,")
+    whole = stripped.rstrip(".,。")
     start, content, end = next(_segments(whole), (0, "", 0))
     inner = content if start == 0 and end == len(whole) else stripped
     if not inner.strip("$\\()[] "):
@@ -145,38 +207,66 @@ def _bare(text: str) -> str | None:
 
 
 def _last_number(text: str) -> str | None:
-    """The last number of a text, or the last delimited formula if no number follows it."""
+    """The last number of a text, or the last delimited formula if no number follows it.
+
+    None where it is no answer: one of two, a bound, negated, in a question, or the operand of an open computation.
+    """
     tail = text[-_TAIL:]
     number = _last_match(_NUMBER, tail)
     segment = _math_segment(tail)
     fraction = _last_match(_LATEX_NUMBER, tail)
     if segment is not None and (number is None or number.end() <= segment[1]):
         percent = _PERCENT.match(tail, segment[1])
-        return segment[0] + (percent[0] if percent else "")
-    if fraction is not None and (number is None or number.end() <= fraction.end() + 1):
-        return fraction[0]
-    return number[0].strip().rstrip(".,") if number else None
+        content, begin, end = segment[0] + (percent[0] if percent else ""), segment[2], segment[1]
+    elif fraction is not None and (number is None or number.end() <= fraction.end() + 1):
+        content, begin, end = fraction[0], fraction.start(), fraction.end()
+    elif number is not None:
+        multiplier = _MULTIPLIER.match(tail, number.end())
+        content, begin = number[0].strip().rstrip(".,") + (multiplier[0] if multiplier else ""), number.start()
+        end = multiplier.end() if multiplier else number.end() - (number[0][-1] in ".,")
+    else:
+        return None
+    before, after = tail[max(0, begin - 60) : begin], tail[end : end + 220]
+    if hedged_before(before) or hedged_after(after) or asks(after) or unfinished(before):
+        return None
+    return content
 
 
 def _clause(text: str) -> str | None:
-    """The answer at the head of what follows "answer is" or ####."""
-    text = text.lstrip(" \t\r\n*_:")[:MAX_ANSWER]
-    if not _CURRENCY.match(text):
-        begin, content, finish = next(_segments(text), (1, "", 0))
-        if begin == 0:
-            percent = _PERCENT.match(text, finish)
-            return content + (percent[0] if percent else "")
+    """The answer at the head of what follows "answer is" or ####; a hedged clause whole, which no single value is."""
+    text = text.lstrip(" \t\r\n*_:：")[:MAX_ANSWER]
     end = _SENTENCE_END.search(text)
     clause = (text[: end.start()] if end else text).strip().strip("*_`\"' ").strip()
+    if not _CURRENCY.match(text):
+        begin, content, finish = next(_segments(text), (1, "", 0))[:3]
+        if begin == 0:
+            percent = _PERCENT.match(text, finish)
+            hedged = hedged_after(text[finish:]) or continued(text[finish : finish + 20])
+            return clause if hedged else content + (percent[0] if percent else "")
     if not clause:
         return None
+    choice = _CHOICE.match(clause)
+    if choice and (choice[0][0] == "(") is (choice[0][-1] == ")"):
+        rest = clause[choice.end() :].lstrip("* ")
+        if rest.strip(" .,:;") and (_MORE_CHOICES.match(rest) or hedged_after(rest)):
+            return clause
+        if not rest.strip(" .,:;") or _is_prose(rest):
+            return choice[1]
     bare = _bare(clause)
     if bare is not None:
-        return bare
+        return f"{bare} or" if end and hedged_after(text[end.start() :]) else bare
     head = _NUMBER.match(clause.lstrip("$"))
     if head is not None:
-        return head[0].strip().rstrip(".,")  # "3 more than 12" says 3 first
-    return _last_number(clause) or (clause if len(clause) <= 100 else None)
+        after = clause.lstrip("$")[head.end() :]
+        if not continued(after):
+            multiplier = _MULTIPLIER.match(after)
+            number = head[0].strip().rstrip(".,") + (multiplier[0] if multiplier else "")
+            return clause if hedged_after(after) else number  # "3 more than 12" says 3 first
+        if "=" not in clause:
+            return clause
+    if len(_NUMBER.findall(clause)) > 1 and not _CONCLUDES.search(clause):
+        return clause if len(clause) <= 100 else ""
+    return _last_number(clause) or (clause if len(clause) <= 100 else "")
 
 
 def _answer_is(text: str) -> str | None:
@@ -214,8 +304,16 @@ def check_methods(methods: Sequence[str] | Literal["auto"]) -> tuple[str, ...]:
 
 def extract_answer(text: str, methods: Sequence[str] | Literal["auto"] = "auto") -> str | None:
     """The answer that the first successful method finds, or None. Linear in the text's length."""
-    for method in check_methods(methods):
+    return find_answer(text, check_methods(methods))
+
+
+def find_answer(text: str, methods: Sequence[str]) -> str | None:
+    """`extract_answer` for methods that `check_methods` has seen."""
+    text, tagged = _final_part(text)
+    for method in methods:
         found = _FINDERS[method](text)
+        if found is None and tagged and method == "answer_is":
+            found = _clause(text)  # the tag says what "the answer is" says
         if found is not None:
             # An empty box ends the search: a model that boxed nothing gave no answer.
             return found.strip() or None

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+from negaware.verifiers.hedges import is_hedged
+
 _UNICODE = str.maketrans(
     {
         "−": "-",
@@ -32,6 +34,8 @@ _UNICODE = str.maketrans(
         "€": "",
         "£": "",
         "¥": "",
+        "∅": r"\emptyset ",
+        "。": ".",
         "\u00a0": " ",
         "\u2009": " ",
         "\u202f": " ",
@@ -41,8 +45,9 @@ _UNICODE = str.maketrans(
 _DOUBLED_BACKSLASH = re.compile(r"(?<!\\)\\\\(?=[dtc]?frac|sqrt|begin\{|end\{|left|right|text|boxed|pi\b)")
 _SPACING = re.compile(r"(?<!\\)\\(?:[!,;:> ]|q?quad(?![a-z])|(?:thin|med|thick)space)|~")
 _DROPPED = re.compile(
-    r"(?<!\\)\\(?:left|right|displaystyle|textstyle|limits|bigl?|bigr|Bigl?|Bigr)(?![a-zA-Z])|(?<!\\)\\[$()\[\]]|\$"
+    r"(?<!\\)\\(?:left|right|displaystyle|textstyle|limits|[bB]igg?[lr]?|[lL]arge|LARGE|[hH]uge|small|tiny|normalsize)(?![a-zA-Z])|(?<!\\)\\[$()\[\]]|\$"
 )
+_EMPTY_SET = re.compile(r"\\varnothing(?![a-zA-Z])|\\\{ ?\\\}")
 _FRACTION = re.compile(r"\\[dtc]frac(?![a-z])|\\over(?=\{)")
 _CIRCLE = re.compile(r"\^\{? *+\\circ *+\}?|\\degree|\\deg(?![a-z])")
 _GROUPED_COMMA = re.compile(r" ?\{ ?, ?\} ?|(?<=\d),\\! ?(?=\d)")
@@ -66,6 +71,7 @@ def clean(text: str) -> str:
         text = _GROUPED_COMMA.sub(",", text)
         text = _SPACING.sub(" ", text)
         text = _FRACTION.sub(r"\\frac", text)
+        text = _EMPTY_SET.sub(r"\\emptyset", text)
         text = _CIRCLE.sub(r"^\\circ", text)
         text = _DROPPED.sub("", text).replace(r"\%", "%")
     else:
@@ -130,8 +136,35 @@ def balanced_group(text: str, opening: int, limit: int) -> str | None:
     return None
 
 
-_NAME = re.compile(r"(?!\\(?:sin|cos|tan|sec|csc|cot|log|ln|sqrt|frac))\\?[A-Za-z|(][\w\\{}()|',: ]{0,30}")
+_NAME = re.compile(
+    r"(?![A-Za-z]*(?:sin|cos|tan|sec|csc|cot|log|ln|exp|sqrt)\b)(?!\|[a-z]\|)(?![a-z](?: [a-z])+$)"
+    r"(?:\\(?:alpha|beta|gamma|delta|epsilon|varepsilon|theta|lambda|mu|nu|rho|sigma|tau|phi|varphi|psi|omega|Delta|Omega"
+    r"|overline|angle|measuredangle|triangle|text|mathrm|mathbf|vec|hat|bar|widehat|operatorname)(?![a-z])|[A-Za-z|(])"
+    r"[\w\\{}()|',: ]{0,30}"
+)
+_LONE_NAME = re.compile(r"\\?[A-Za-z]+(?:_\{?\w{1,9}\}?)?|[A-Za-z]\([a-z]\)")
 _EQUALS = re.compile(r"(?<![<>!\\:])=(?!=)")
+_RELATION = re.compile(r"[<>=≠≤≥≈]|\\(?:leq?|geq?|neq?|lt|gt|equiv|approx|sim|in|notin|cong)(?![a-zA-Z])")
+_QUALIFIER = re.compile(
+    r"[, ] *+(?:for|where|with) (?:(?:some|any|all|every|each|an?|the|is|are|be|being|arbitrary|real|complex|rational"
+    r"|natural|positive|nonnegative|integers?|numbers?|constants?|values?|of|in|and)\b[ ,]*+|[A-Za-z]\b[ ,]*+"
+    r"|\\in\b *+|\\mathbb *+\{?[A-Z]\}?[ ,]*+)++$"
+    r"|, *+[a-z] *+\\in *+\\mathbb *+\{?[A-Z]\}?$"
+)
+_QUALIFIER_START = re.compile(r"[, ](?= *+(?:for|where|with) |, *+[a-z] *+\\in)|,(?= *+[a-z] *+\\in)")
+
+
+def assignment(text: str) -> tuple[str, str] | None:
+    """The name and the value of `x = 5`, `5 = x` or `f(x) = 2x + 3`; None for an equation, a list, a chain."""
+    if "=" not in text or split_top_level(text)[1:]:
+        return None
+    parts = [part.strip() for part in _EQUALS.split(text)]
+    if len(parts) != 2 or not all(parts) or _RELATION.search(parts[0] + parts[1]):
+        return None
+    name, value = parts
+    if _NAME.fullmatch(name) and not is_hedged(name):
+        return name, value
+    return (value, name) if _LONE_NAME.fullmatch(value) and not is_hedged(value) else None
 
 
 def strip_assignment(text: str) -> str:
@@ -143,11 +176,31 @@ def strip_assignment(text: str) -> str:
         if text.startswith("x \\in ") or text.startswith("x\\in"):
             return text.partition(r"\in")[2].strip()
         return text
-    if split_top_level(text)[1:]:
+    found = assignment(text)
+    return found[1] if found else text
+
+
+def equal_parts(text: str) -> list[str]:
+    """What stands between the equals signs of a chain such as `A = 1/2 = 0.5`, without the name that it begins with."""
+    parts = [part.strip() for part in _EQUALS.split(text)]
+    return parts[1:] if len(parts) > 2 and _NAME.fullmatch(parts[0]) and not is_hedged(parts[0]) else parts
+
+
+def has_relation(text: str) -> bool:
+    """Whether a text says an equation, an inequality or a membership rather than a value."""
+    return _RELATION.search(text) is not None
+
+
+def strip_qualifier(text: str) -> str:
+    """`f(x) = cx \\text{ for any constant } c` → `f(x) = cx`. What narrows a domain in numbers is no qualifier."""
+    if " " not in text and r"\in" not in text:
         return text
-    parts = _EQUALS.split(text)
-    if len(parts) > 1 and _NAME.fullmatch(parts[0].strip()) and "^" not in parts[0]:
-        return parts[-1].strip()
+    plain = unwrap_text(text)
+    for opening in _QUALIFIER_START.finditer(plain):
+        match = _QUALIFIER.fullmatch(plain, opening.start())
+        if match is not None:
+            rest = plain[: match.start()].rstrip(" ,")
+            return rest if re.search("[A-Za-z]", rest) else text
     return text
 
 
@@ -158,7 +211,11 @@ def name_different_things(first: str, second: str) -> bool:
     """Whether both texts are assignments, of different names: `x = 2` and `y = 2`. A lone subscript is none."""
     if "=" not in first or "=" not in second:
         return False
-    left, right = (clean(text).partition("=")[0].replace(" ", "") for text in (first, second))
+    sides = [clean(text) for text in (first, second)]
+    names = [assignment(side) for side in sides]
+    left, right = (
+        (name[0] if name else side.partition("=")[0]).replace(" ", "") for name, side in zip(names, sides, strict=True)
+    )
     if ("_" in left) != ("_" in right):
         left, right = _SUBSCRIPT.sub("", left), _SUBSCRIPT.sub("", right)
     return left != right

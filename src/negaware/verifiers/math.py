@@ -10,7 +10,7 @@ from typing import Literal
 
 from negaware.types import Problem, Verdict
 from negaware.verifiers.equivalence import MAX_CHARACTERS, fast_verdict
-from negaware.verifiers.extract import check_methods, conjoined_boxes, extract_answer
+from negaware.verifiers.extract import check_methods, conjoined_boxes, extract_answer, find_answer
 from negaware.verifiers.latex import clean
 from negaware.verifiers.numbers import parse_number
 from negaware.verifiers.pool import Outcome, WorkerPool
@@ -115,7 +115,7 @@ class MathVerifier:
         """A verdict, or the pair that only symbolic algebra can judge."""
         try:
             gold_value, plural = self._gold(gold)
-            extracted = extract_answer(text, self.methods)
+            extracted = find_answer(text, self.methods)
             if plural and "boxed" in self.methods:
                 # Several values may stand in neighbouring boxes; a single value never takes two of them.
                 extracted = conjoined_boxes(text) or extracted

@@ -10,6 +10,7 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
+from negaware.verifiers.hedges import is_hedged
 from negaware.verifiers.latex import clean, strip_assignment, unwrap_text
 
 _MAX_CHARACTERS = 120
@@ -45,7 +46,19 @@ _NUMBER = re.compile(
     (?P<rest>.*)""",
     re.VERBOSE | re.DOTALL,
 )
-_COMMA_DECIMAL = re.compile(r"([-+]?\d+),(\d+)")
+_PERIODIC = re.compile(r"([-+]?)(\d*+)\.(\d*+) ?\\(?:overline|bar|dot|dots) ?(?:\{(\d++)\}|(\d))")
+_MULTIPLIERS = {
+    "hundred": 2,
+    "thousand": 3,
+    "million": 6,
+    "billion": 9,
+    "trillion": 12,
+    "百": 2,
+    "千": 3,
+    "万": 4,
+    "亿": 8,
+}
+_COMMA_DECIMAL = re.compile(r"([-+]?\d++),(\d++)")
 _POWER = re.compile(r"\^ *+\{? *+[23] *+\}?$")
 _GLUED_UNIT = re.compile(
     r"(?:[cdkmµ]m|km/h|mph|kg|mg|kB|[MG]B|mL|ml|cc|lbs?|oz|ft|in|sq|hours?|hrs?|min(?:ute)?s?|sec(?:ond)?s?|days?"
@@ -83,8 +96,14 @@ _NOT_UNITS = frozenset(
     re.findall(
         r"\w+",
         "pi sqrt sin cos tan log ln exp and or to mod if for when where is not plus minus times choose over i e x y n "
-        "infty hundred thousand million billion trillion dozen",
+        "infty hundred thousand million billion trillion dozen squared cubed factorial pair pairs mod modulo to either "
+        "neither nor never cannot no least most more less fewer than above below under between maybe perhaps "
+        "possibly unless except wrong incorrect false rejected",
     )
+)
+_SAYS_MORE = re.compile(
+    r"\d|\b(?:and|plus|minus|times|over|under|to|mod|modulo|squared|cubed|factorial|hundred|thousand|million|billion"
+    r"|trillion|dozen|pairs?|choose|root|pi)\b|[-+*/^=<>!?]"
 )
 _ORDINAL = re.compile(r"\^ *+\{? *+(?:\\(?:text|mathrm|mbox))? *+\{? *+(?:st|nd|rd|th) *+\}? *+\}?")
 _WORDS = re.compile(r"[A-Za-zµ]+(?:[ /][A-Za-zµ]+){0,4}")
@@ -115,12 +134,20 @@ def _is_percent_or_unit(rest: str) -> bool | None:
         return True
     if in_text:
         # `17\text{ any text}` says 17, but `2\text{ or }3` says two things.
-        return None if re.search(r"\d|\b(?:and|or)\b", words) else False
+        return None if _SAYS_MORE.search(words) or is_hedged(words) else False
     if not _WORDS.fullmatch(words) or not _NOT_UNITS.isdisjoint(words.lower().replace("/", " ").split()):
         return None
     if rest[0] == " ":
         return False
     return False if _GLUED_UNIT.fullmatch(words) or (len(words) > 4 and " " not in words) else None
+
+
+def _periodic(match: re.Match[str]) -> Number:
+    """0.1\\overline{6} → 1/6."""
+    sign, whole, fixed, period = match[1], match[2], match[3], match[4] or match[5]
+    nines = (10 ** len(period) - 1) * 10 ** len(fixed)
+    value = Fraction(int(whole + fixed or "0"), 10 ** len(fixed)) + Fraction(int(period), nines)
+    return Number(-value if sign == "-" else value)
 
 
 def _exponent(match: re.Match[str]) -> int | None:
@@ -139,9 +166,15 @@ def parse_clean_number(text: str) -> Number | None:
         return None
     if text[0] == "{" and text[-1] == "}":
         text = text[1:-1].strip()
+    if "\\" in text and (periodic := _PERIODIC.fullmatch(text)):
+        return _periodic(periodic)
     match = _NUMBER.fullmatch(text)
     if match is None:
         return None
+    multiplier, _, behind = unwrap_text(match["rest"]).strip().partition(" ") if match["rest"] else ("", "", "")
+    if multiplier in _MULTIPLIERS:
+        number = parse_clean_number(f"{text[: match.start('rest')].strip()} {behind.strip()}".strip())
+        return number and number._replace(value=number.value * 10 ** _MULTIPLIERS[multiplier], decimals=None)
     percent = _is_percent_or_unit(match["rest"])
     exponent = _exponent(match)
     if percent is None or exponent is None:

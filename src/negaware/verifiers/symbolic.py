@@ -18,7 +18,17 @@ from sympy.core.numbers import ImaginaryUnit
 from sympy.matrices import MatrixBase
 
 from negaware.verifiers.equivalence import MAX_CHARACTERS, fast_verdict, is_arithmetic, text_form
-from negaware.verifiers.latex import balanced_group, clean, enclosing_pair, split_top_level, strip_assignment
+from negaware.verifiers.latex import (
+    assignment,
+    balanced_group,
+    clean,
+    enclosing_pair,
+    equal_parts,
+    has_relation,
+    split_top_level,
+    strip_assignment,
+    strip_qualifier,
+)
 from negaware.verifiers.numbers import is_rounding, parse_clean_number
 
 _MAX_DEPTH = 40
@@ -33,6 +43,21 @@ _PLAIN_SQRT = re.compile(r"(?<![A-Za-z])\\?sqrt *+\(|√ *+\(")
 _BARE_FRACTION = re.compile(r"\\frac *+(\\[a-zA-Z]++|\w) *+(\\[a-zA-Z]+|\w)")
 _BARE_EXPONENT = re.compile(r"\^ *+(-?\d++)")
 _NAMED_CURVE = re.compile(r"(?:y|[A-Za-z]\([a-z]\)) *=(?!=)")
+_COMPUTES = re.compile(r"[\w)}] *+(?:[-+*/]|\\cdot|\\times|\\div) *+[\w(\\{]")
+_SCRIPT = re.compile(r"[\^_] *+(?:\{[^{}]*+\}|\([^()]*+\))")
+_ROUNDED = 4  # digits after the point of a gold answer that may stand for an exact form
+_INEQUALITY = re.compile(r"(\\(?:leq?|geq?|neq?|lt|gt)(?![a-zA-Z])|<=|>=|[<>])")
+_SIGNS = {
+    spelling: sign
+    for sign, spellings in {
+        "<": r"< \lt",
+        ">": r"> \gt",
+        "<=": r"<= \le \leq",
+        ">=": r">= \ge \geq",
+        "≠": r"\ne \neq",
+    }.items()
+    for spelling in spellings.split()
+}
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|sec|csc|cot)")
 _EXPONENT = re.compile(r"\^ *+\{? *+[-+]? *+(\d++)|\*\* *+(\d++)")
 _TOWER = re.compile(r"\^ *+\{[^{}^]*+\^ *+\{?[^{}^]*+\^|\^ *+\{? *+\(? *+\d++ *+\)? *+\^ *+\{? *+\d")
@@ -155,13 +180,36 @@ def _sampled_verdict(first: Any, second: Any) -> bool | None:
     return True if agreements == [True, True, True] else None
 
 
+def _settled(text: str) -> str:
+    """`A = 1/2 = 0.5` and `3 + 4 = 7` → their last part, where all parts are equal; any other text as it is."""
+    parts = equal_parts(text) if "=" in text and assignment(text) is None else []
+    if len(parts) < 2 or not all(parts) or any(map(has_relation, parts)):
+        return text
+    values = [_parse(part) for part in parts]
+    equal = all(
+        value is not None
+        and values[-1] is not None
+        and (_numeric_verdict(value, values[-1], ("", "")) or _sampled_verdict(value, values[-1]))
+        for value in values[:-1]
+    )
+    return parts[-1] if equal else text
+
+
 def _scalar_verdict(prediction: str, gold: str) -> bool:
+    prediction, gold = _settled(prediction), _settled(gold)
+    if ("=" in prediction) != ("=" in gold):
+        prediction, gold = strip_assignment(prediction), strip_assignment(gold)
+        if ("=" in prediction) != ("=" in gold):
+            return False  # an equation restates a question, it is no value
     if _NAMED_CURVE.match(prediction) and _NAMED_CURVE.match(gold):
         # The same curve, whether it is called y or f(x).
         prediction, gold = strip_assignment(prediction), strip_assignment(gold)
     fast = fast_verdict(prediction, gold)
     if fast is not None:
         return fast
+    plain = parse_clean_number(gold)
+    if plain is not None and (plain.decimals or 0) < _ROUNDED and _COMPUTES.search(_SCRIPT.sub("", prediction)):
+        return False  # 2 + √9 is no answer to 5; 3 + 2√2 is one to 5.828427
     predicted, expected = _parse(prediction), _parse(gold)
     if predicted is None or expected is None:
         return False
@@ -202,7 +250,7 @@ def _structure(text: str) -> tuple[str, list[str]]:
     if body.startswith(r"\{") and body.endswith(r"\}"):
         return "set", _expand_plus_minus(split_top_level(body[2:-2]))
     if body.startswith("{") and balanced_group(body, 0, len(body)) == body[1:-1]:
-        body = body[1:-1]
+        body = joined = body[1:-1]
     pair = enclosing_pair(body)
     parts = split_top_level(body[1:-1]) if pair else []
     if pair and len(parts) > 1:
@@ -245,6 +293,55 @@ def _parts_match(shape: str, predictions: list[str], golds: list[str], gold_shap
     return len(tuples) < 2 and all(map(_verdict, predictions, golds))
 
 
+def _intervals(text: str) -> tuple[str, str] | None:
+    """`x \\le -5 \\text{ or } x \\ge 5` → x and the union of intervals that it says; None for anything else."""
+    pieces, names = [], set()
+    for part in re.split(r"\\cup|,", re.sub(r"\\(?:text|mbox) *+\{ *+or *+\}|\bor\b|\\lor\b", ",", text)):
+        tokens = [token.strip() for token in _INEQUALITY.split(part)]
+        signs = [_SIGNS[token] for token in tokens[1::2]]
+        operands = tokens[::2]
+        if not 2 <= len(operands) <= 3 or not all(operands):
+            return None
+        if len(operands) == 3 and "≠" in signs:
+            return None
+        place = next((k for k, operand in enumerate(operands) if re.fullmatch(r"[a-zA-Z]|\\theta", operand)), None)
+        if place is None or (len(operands) == 3) is not (place == 1 and len(operands) == 3):
+            return None
+        names.add(operands.pop(place))
+        if signs == ["≠"]:
+            pieces += [rf"(-\infty,{operands[0]})", rf"({operands[0]},\infty)"]
+            continue
+        if len(operands) == 2:
+            if signs[0][0] != signs[1][0]:
+                return None
+            low, high = (operands, signs) if signs[0][0] == "<" else (operands[::-1], signs[::-1])
+            pieces.append(f"{'[('['=' not in high[0]]}{low[0]},{low[1]}{'])'['=' not in high[1]]}")
+            continue
+        upward = (signs[0][0] == ">") is (place == 0)
+        closed = "=" in signs[0]
+        pieces.append(
+            f"{'[' if closed else '('}{operands[0]},\\infty)"
+            if upward
+            else f"(-\\infty,{operands[0]}{']' if closed else ')'}"
+        )
+    return (names.pop(), r"\cup".join(pieces)) if len(names) == 1 else None
+
+
+def _as_intervals(prediction: str, gold: str) -> tuple[str, str]:
+    """Both texts as unions of intervals where one says inequalities, of one name, and the other says them or a set."""
+    said = [_intervals(text) for text in (prediction, gold)]
+    if all(said) and said[0] and said[1]:
+        return (said[0][1], said[1][1]) if said[0][0] == said[1][0] else (prediction, gold)
+    other = gold if said[0] else prediction
+    if not any(said) or not re.match(r"(?:[a-z] *\\in *)?(?:[\[(]|\\mathbb|\\emptyset)", other):
+        return prediction, gold
+    sets = [
+        found[1] if found else re.sub(r"^[a-z] *\\in *", "", text)
+        for found, text in zip(said, (prediction, gold), strict=True)
+    ]
+    return sets[0], sets[1]
+
+
 def _verdict(prediction: str, gold: str) -> bool:
     shape, predictions = _structure(prediction)
     gold_shape, golds = _structure(gold)
@@ -257,6 +354,10 @@ def _verdict(prediction: str, gold: str) -> bool:
             return False
         if shape == gold_shape or len(predictions) != len(golds):
             return False
+    if (shape == "list") is not (gold_shape == "list"):
+        several, one = (predictions, gold) if shape == "list" else (golds, prediction)
+        several = _distinct(several)
+        return len(several) == 1 and _scalar_verdict(*((several[0], one) if shape == "list" else (one, several[0])))
     return _scalar_verdict(prediction, gold)
 
 
@@ -264,7 +365,9 @@ def symbolic_verdict(prediction: str, gold: str) -> bool:
     """Whether two answers say the same. Worker processes only: it may run for long and raise anything."""
     if is_too_big(prediction) or is_too_big(gold):
         return False  # equal spelling was settled before
-    prediction, gold = clean(prediction), clean(gold)
+    prediction, gold = strip_qualifier(clean(prediction)), strip_qualifier(clean(gold))
+    if has_relation(prediction) or has_relation(gold):
+        prediction, gold = _as_intervals(prediction, gold)
     if is_arithmetic(strip_assignment(prediction)) and parse_clean_number(strip_assignment(gold)) is not None:
         return False
     return _verdict(prediction, gold)
