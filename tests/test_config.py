@@ -41,7 +41,7 @@ def test_a_task_given_by_name_takes_fields(data: dict[str, Any], tmp_path: Path)
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(data | {"task": "gsm8k:test"}))
     config = load_config(path, ["--task.num_problems", "4", "--run.trackers", "wandb"])
-    given = config.task.model_dump(exclude_none=True)
+    given = config.task.model_dump(exclude_defaults=True) | {"kind": config.task.kind}
     assert given == {"kind": "benchmark", "name": "gsm8k", "split": "test", "num_problems": 4}
     assert config.run.trackers == ("wandb",)
 
@@ -212,7 +212,8 @@ def test_refused_in_one_sentence(data: dict[str, Any], changes: dict[str, Any], 
         (["--objective.epsilon", "0.5"], "objective.epsilon", 0.5),
         (["--rollout.engine", "vllm"], "rollout.engine.tensor_parallel", 1),
         (["--rollout.engine", "vllm", "--rollout.engine.cache_gib", "2"], "rollout.engine.cache_gib", 2.0),
-        (["--rollout.engine.tensor_parallel", "2", "--rollout.engine.name", "local"], "rollout.engine.name", "local"),
+        (["--model", "other", "--model.lora", "{}"], "model.name", "other"),
+        (["--model.lora", "{rank: 4}", "--model", "other"], "model.lora.rank", 4),
         (["--rollout.engine", "vllm"], "training.old_logprobs", "recomputed"),
         (["--rollout.engine", "vllm", "--training.old_logprobs", "recorded"], "training.old_logprobs", "recorded"),
         (["--run.seed", "3"], "training.old_logprobs", "recorded"),
@@ -222,7 +223,6 @@ def test_refused_in_one_sentence(data: dict[str, Any], changes: dict[str, Any], 
         (["--run.trackers", "[wandb, tensorboard]"], "run.trackers", ["wandb", "tensorboard"]),
         (["--evaluation.during", "null"], "evaluation.during", None),
         (["--data-dir", "here"], "data_dir", "here"),
-        (["--run.seed", "1", "--run.seed", "2"], "run.seed", 2),
     ],
 )
 def test_overrides(overrides: list[str], field: str, value: Any) -> None:
@@ -247,6 +247,14 @@ def test_overrides(overrides: list[str], field: str, value: Any) -> None:
         (["--evaluation.task", "gsm8", "--evaluation.task.split", "test"], "evaluation.task: there is no task 'gsm8'; did "
          "you mean 'gsm8k'? (tasks: arithmetic, reasoning_gym:NAME, gsm8k, math, dapo_math_17k, aime24, aime25, amc23, "
          "math500, olympiadbench, minerva_math, a .jsonl or .parquet file, owner/name of a hub data set, or {kind: …})."),
+        # Given twice, or undone by a later one: nothing is lost without a word.
+        (["--run.seed", "1", "--run.seed=2"], "--run.seed 1 and --run.seed 2 set the same field; give it once."),
+        (["--objective", "rft", "--objective.name", "nft"], "--objective rft and --objective.name nft set the same field; "
+         "give it once."),
+        (["--model", "a", "--model.name", "b"], "--model a and --model.name b set the same field; give it once."),
+        (["--task.high", "9", "--task", "gsm8k"], "--task gsm8k would undo --task.high 9 before it; give it first."),
+        (["--rollout.engine.tensor_parallel", "2", "--rollout.engine.name", "local"], "--rollout.engine.name local would "
+         "undo --rollout.engine.tensor_parallel 2 before it; give it first."),
     ],
 )  # fmt: skip
 def test_refused_overrides(overrides: list[str], sentence: str) -> None:

@@ -72,7 +72,7 @@ def test_the_tiny_run_is_worth_killing(straight: Path) -> None:
     assert [line["step"] for line in metrics] == [0, 1, 2, 3, 4, 5]
     assert max(line["rollout/num_surplus_groups"] for line in metrics if line["step"] in (2, 4)) > 0
     assert max(line.get("rollout/num_carried_groups", 0) for line in metrics) > 0
-    assert [line["step"] for line in metrics if "evaluation/accuracy" in line] == [0, 2, 4]
+    assert [line["step"] for line in metrics if "evaluation/accuracy" in line] == [0, 2, 4, 5]
     assert all(line["train/grad_norm"] > 0 for line in metrics[1:])
 
 
@@ -113,6 +113,7 @@ def test_sigkill_again_and_again(straight32: Path) -> None:
     config, run = other_run(straight32, "again")
     moments = [
         (EVALUATION, 2),  # before training
+        (EVALUATION, 3),  # at step 0 of the curve
         (OPTIMIZER_STEP, 1),  # before the first checkpoint
         (STATE, 1),  # tensors are written, the state isn't
         (STATE, 2),  # all but the manifest is written

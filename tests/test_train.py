@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from negaware.cli import main
 from negaware.config import load_config, parse_config
+from negaware.estimates import paired_change
 from negaware.rollout.records import group_from_json
 from negaware.train import train
 from tiny_run import VOCABULARY, contents, tiny_config, write_problems, write_tiny_config
@@ -33,7 +35,7 @@ TRAINED = {
     *("weight_right", "weight_wrong", "tokens_per_second", "share_at_epsilon", "share_at_log_ratio_cap"),
     "share_pass_rate_clamped",
 }
-JUDGED = {"evaluation/accuracy", "evaluation/accuracy_low", "evaluation/accuracy_high"}
+JUDGED = {f"evaluation/{name}" for name in ("accuracy", "accuracy_low", "accuracy_high", "num_questions")}
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,8 @@ def test_metrics(run: Path) -> None:
     expected |= {f"verifier/{reason}" for reason in ("correct", "wrong", "no_answer", "timeout", "error")}
     expected |= {"step", "seconds", "time/sample", "time/train", "time/evaluate", "time/step"}
     for line in steps:
-        assert line.keys() == expected | (JUDGED if line["step"] % 2 == 0 else set())
+        # Every second step, and the last: one measure from step 0 to the end.
+        assert line.keys() == expected | (JUDGED if line["step"] in (2, 4, 5) else set())
         assert line["train/num_optimizer_steps"] == 2
         if not line["rollout/num_carried_groups"]:  # those were sampled by an earlier policy
             assert line["train/sampler_difference"] < 1e-5
@@ -110,21 +113,30 @@ def test_answers_are_those_of_the_metrics(run: Path) -> None:
 
 def test_summary(run: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
-    assert list(summary) == ["before", "after", "train_seconds", "total_seconds", "steps"]
+    assert list(summary) == ["before", "after", "change", "train_seconds", "total_seconds", "steps"]
     metrics = read_lines(run / "metrics.jsonl")
     assert summary["steps"] == 5
     assert summary["train_seconds"] == pytest.approx(sum(line["time/step"] for line in metrics[1:]), rel=0.05)
     assert summary["train_seconds"] < metrics[-1]["seconds"] < summary["total_seconds"]
+    found: dict[str, dict[str, list[float]]] = {"before": {}, "after": {}}
     for moment in ("before", "after"):
         assert list(summary[moment]) == ["greedy_accuracy", "avg_at_2"]
         for name, estimate in summary[moment].items():
-            assert list(estimate) == ["value", "low", "high", "num_problems"]
+            assert list(estimate) == ["value", "low", "high", "num_problems", "num_questions"]
             assert estimate["num_problems"] == 4
             problems = read_lines(run / f"evaluations/{moment}-{name}.jsonl")
             shares = [sum(a["correct"] for a in problem["answers"]) / len(problem["answers"]) for problem in problems]
+            found[moment][name] = shares
             assert estimate["value"] == pytest.approx(sum(shares) / 4)
             assert 0 <= estimate["low"] <= estimate["value"] <= estimate["high"] <= 1
-    assert metrics[0]["evaluation/accuracy"] == summary["before"]["greedy_accuracy"]["value"]
+    assert list(summary["change"]) == ["greedy_accuracy", "avg_at_2"]
+    for name, change in summary["change"].items():
+        assert change == asdict(paired_change(found["before"][name], found["after"][name]))
+    # The curve is one measure: three problems, while the figures before and after have all four.
+    assert {line["evaluation/num_questions"] for line in metrics if "evaluation/accuracy" in line} == {3}
+    first_three = found["before"]["greedy_accuracy"][:3]
+    assert metrics[0]["evaluation/accuracy"] == pytest.approx(sum(first_three) / 3)
+    assert metrics[-1]["evaluation/accuracy"] == pytest.approx(sum(found["after"]["greedy_accuracy"][:3]) / 3)
 
 
 def test_the_model_loads_without_us(run: Path) -> None:

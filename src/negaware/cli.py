@@ -6,18 +6,18 @@ What the user can mend ends in one sentence and exit code 2; Ctrl-C in 130.
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from negaware import __version__
+from negaware.arguments import Parser, above_zero, fraction, positive
 from negaware.safe_path import keep_path_safe
 
 TRAIN_EPILOG = """Any field of the config can be given as --field.name VALUE, such as --run.seed 1 or
@@ -151,9 +151,7 @@ def _sentence(error: Exception) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="negaware", description="Trains a language model on its own right and wrong answers (NFT)."
-    )
+    parser = Parser(prog="negaware", description="Trains a language model on its own right and wrong answers (NFT).")
     parser.add_argument("--version", action="version", version=f"negaware {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -173,25 +171,25 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     plan.add_argument("config", type=Path, metavar="CONFIG.yaml")
-    plan.add_argument("--gpus", type=_positive, required=True, metavar="N", help="GPUs, one rank each")
-    plan.add_argument("--memory-gib", type=_above_zero, required=True, metavar="M", help="a GPU's memory")
+    plan.add_argument("--gpus", type=positive, required=True, metavar="N", help="GPUs, one rank each")
+    plan.add_argument("--memory-gib", type=above_zero, required=True, metavar="M", help="a GPU's memory")
     plan.add_argument(
-        "--efficiency", type=_share, default=0.4, help="share of a GPU's peaks that is reached (default 0.4)"
+        "--efficiency", type=fraction, default=0.4, help="share of a GPU's peaks that is reached (default 0.4)"
     )
-    plan.add_argument("--tflops", type=_above_zero, default=989, help="a GPU's peak, TFLOP/s (default 989)")
-    plan.add_argument("--bandwidth", type=_above_zero, default=3.35, help="of its memory, TB/s (default 3.35)")
-    plan.add_argument("--network", type=_above_zero, default=40, help="between GPUs, GB/s each, reached (default 40)")
+    plan.add_argument("--tflops", type=above_zero, default=989, help="a GPU's peak, TFLOP/s (default 989)")
+    plan.add_argument("--bandwidth", type=above_zero, default=3.35, help="of its memory, TB/s (default 3.35)")
+    plan.add_argument("--network", type=above_zero, default=40, help="between GPUs, GB/s each, reached (default 40)")
     plan.set_defaults(run=_plan)
 
     evaluate = commands.add_parser("evaluate", help="avg@k, pass@k and maj@k of a model on a task")
     evaluate.add_argument("model", metavar="MODEL", help="a folder, a hub name, or smollm2-135m-instruct")
     evaluate.add_argument("--task", required=True, help=TASK_HELP)
-    evaluate.add_argument("--samples", type=_positive, default=1, metavar="K", help="answers a problem (default 1)")
+    evaluate.add_argument("--samples", type=positive, default=1, metavar="K", help="answers a problem (default 1)")
     evaluate.add_argument("--temperature", type=float, help="default: 0 for one sample, 1 for more")
     evaluate.add_argument("--top-p", type=float, default=1.0, help="nucleus mass (default 1: all tokens)")
     evaluate.add_argument("--top-k", type=int, default=0, help="most probable tokens kept (default 0: all)")
-    evaluate.add_argument("--max-new-tokens", type=_positive, default=2048, help="longest answer (default 2048)")
-    evaluate.add_argument("--num-problems", type=_positive, help="the first so many (default: all)")
+    evaluate.add_argument("--max-new-tokens", type=positive, default=2048, help="longest answer (default 2048)")
+    evaluate.add_argument("--num-problems", type=positive, help="the first so many (default: all)")
     evaluate.add_argument("--seed", type=int, default=0, help="another seed samples other answers (default 0)")
     evaluate.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16", help="default bfloat16")
     evaluate.add_argument(
@@ -243,26 +241,6 @@ def _add_data_dir(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", type=Path, help="a folder of local files that stand in for the hub's named sets")
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def _above_zero(text: str) -> float:
-    with suppress(ValueError):
-        if 0 < float(text) < math.inf:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-
-
-def _share(text: str) -> float:
-    value = _above_zero(text)
-    if value > 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not above 0 and at most 1")
-    return value
-
-
 def _train(options: argparse.Namespace) -> None:
     with _imports(options):
         from negaware.config import load_config
@@ -289,11 +267,15 @@ def print_outcome(folder: Path) -> None:
     from rich.console import Console
 
     from negaware.runs.folder import RunFolder
+    from negaware.runs.progress import format_seconds
     from negaware.runs.summary import before_after_table
 
     summary = RunFolder.open(folder).read_summary()
     assert summary is not None
-    Console().print(before_after_table(summary).rich())
+    console = Console()
+    console.print(before_after_table(summary).rich(), width=None if console.is_terminal else 200)
+    training, whole = (format_seconds(summary[name]) for name in ("train_seconds", "total_seconds"))
+    print(f"time    training {training}, whole run {whole}")
     print(f"report  {folder / 'report.html'}")
     print(f"model   {folder / 'model'}")
     needs = "" if (folder / "model" / "config.json").exists() else "  (it is adapters: with peft installed)"

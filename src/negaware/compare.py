@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from negaware.config import Config, load_config
+from negaware.config import Config, load_config, parse_overrides
 from negaware.ranks import joined_ranks
 from negaware.runs.folder import RunFolder, replace_file
 from negaware.runs.report import write_report
@@ -48,13 +48,21 @@ def _configs(path: Path, overrides: Sequence[str], objectives: list[str], seeds:
     parent = Path("runs") / f"{path.stem}-compare"  # `train` with the same config writes to runs/<stem>
     base = load_config(path, overrides, default_folder=parent)
     assert base.run.folder is not None
+    for field, _ in parse_overrides(overrides):
+        if field == ["run", "seed"]:
+            raise ValueError("--run.seed would be lost: compare takes the seeds from --seeds.")
+        if field == ["objective"] or (field[0] == "objective" and base.objective.name not in objectives):
+            raise ValueError(
+                f"--{'.'.join(field)} would be lost: compare takes the objectives from --objectives, "
+                f"{', '.join(objectives)}; the config's own, if it is among them, keeps its options."
+            )
     configs = []
     for objective in objectives:
         # The config's own objective keeps its options; the others have their defaults.
         own = [] if objective == base.objective.name else ["--objective", objective]
         for seed in seeds:
             folder = ["--run.folder", str(base.run.folder / f"{objective}-seed{seed}"), "--run.seed", str(seed)]
-            configs.append(load_config(path, [*overrides, *own, *folder]))
+            configs.append(load_config(path, overrides, further=[*own, *folder]))
     return configs
 
 

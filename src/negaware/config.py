@@ -154,6 +154,11 @@ class Config(_Options):
                 f"rollout.completions is 1, but the objective {self.objective.name} compares a question's answers; "
                 "set it to 2 or more, or take objective rft"
             )
+        if self.task.truncated_answers == "judged" and rollout.truncated_answers == "excluded":
+            raise ValueError(
+                "task.truncated_answers is judged, but rollout.truncated_answers is excluded, which leaves them out; "
+                "set one of the two to wrong"
+            )
         if rollout.temperature == 0:
             raise ValueError("rollout.temperature is 0, so all answers to a question are the same; set it above 0")
         if training.old_logprobs is None:
@@ -208,10 +213,13 @@ class Config(_Options):
         return self.model_dump(mode="json")
 
 
-def load_config(path: Path, overrides: Sequence[str] = (), default_folder: Path | None = None) -> Config:
+def load_config(
+    path: Path, overrides: Sequence[str] = (), default_folder: Path | None = None, further: Sequence[str] = ()
+) -> Config:
     """The config of a YAML file, with `--dotted.field value` overrides applied. Raises ConfigError.
 
-    Where it names no run.folder, that is `default_folder`, or else runs/<name of the file>.
+    None of them may undo another; `further` ones may. Where it names no run.folder, that is `default_folder`, or else
+    runs/<name of the file>.
     """
     try:
         data = read_yaml(path.read_text(encoding="utf-8"))
@@ -221,7 +229,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), default_folder: Path 
         raise ConfigError(f"The config {path} is not YAML: {error}.") from error
     if not isinstance(data, dict):
         raise ConfigError(f"The config {path} holds {type(data).__name__}, not fields; begin with `model: …`.")
-    for field, value in _parse_overrides(overrides):
+    for field, value in [*parse_overrides(overrides), *parse_overrides(further)]:
         _set(data, field, value)
     return parse_config(data, default_folder=default_folder or Path("runs") / path.stem)
 
@@ -236,9 +244,10 @@ def parse_config(data: dict[str, Any], default_folder: Path | None = None) -> Co
         raise ConfigError(str(error)) from error
 
 
-def _parse_overrides(arguments: Sequence[str]) -> list[tuple[list[str], Any]]:
-    """`--a.b value` and `--a.b=value` → ([a, b], the value read as YAML)."""
-    overrides = []
+def parse_overrides(arguments: Sequence[str]) -> list[tuple[list[str], Any]]:
+    """`--a.b value` and `--a.b=value` → ([a, b], the value read as YAML). None may undo what one before it set."""
+    overrides: list[tuple[list[str], Any]] = []
+    given: dict[tuple[str, ...], str] = {}
     waiting = list(arguments)
     while waiting:
         name = waiting.pop(0)
@@ -250,9 +259,17 @@ def _parse_overrides(arguments: Sequence[str]) -> list[tuple[list[str], Any]]:
                 raise ConfigError(f"{name} has no value; write {name} value.")
             text = waiting.pop(0)
         try:
-            overrides.append((name[2:].replace("-", "_").split("."), _plain(text)))
+            value = _plain(text)
         except ValueError as error:
             raise ConfigError(f"The value of {name}, {text!r}, can't be read; put quotes around it.") from error
+        field = _whole_field(name[2:].replace("-", "_").split("."), value)
+        for earlier, words in given.items():
+            if list(earlier) == field:
+                raise ConfigError(f"{words} and {name} {text} set the same field; give it once.")
+            if list(earlier[: len(field)]) == field:
+                raise ConfigError(f"{name} {text} would undo {words} before it; give it first.")
+        given[tuple(field)] = f"{name} {text}"
+        overrides.append((field, value))
     return overrides
 
 
@@ -266,11 +283,16 @@ def _plain(text: str) -> Any:
     return value
 
 
-def _set(data: dict[str, Any], field: list[str], value: Any) -> None:
+def _whole_field(field: list[str], value: Any) -> list[str]:
+    """The field that an override of this one sets."""
     if field in (["objective", "name"], ["rollout", "engine", "name"]):
-        field = field[:-1]  # another objective's, or engine's, options are not this one's
-    if field == ["model"] and isinstance(value, str) and isinstance(data.get("model"), dict):
-        field = ["model", "name"]  # another model is trained in the same way
+        return field[:-1]  # another objective's, or engine's, options are not this one's
+    if field == ["model"] and isinstance(value, str):
+        return ["model", "name"]  # another model is trained in the same way
+    return field
+
+
+def _set(data: dict[str, Any], field: list[str], value: Any) -> None:
     for depth, part in enumerate(field[:-1]):
         inner = data.get(part)
         if inner is None:

@@ -6,10 +6,11 @@ It joins what the command needs (a policy, the local engine, a task) and prints;
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +18,9 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from negaware.evaluation.evaluate import EvaluationResult, evaluate, write_results
-from negaware.evaluation.metrics import Estimate
 from negaware.evaluation.options import EvaluationSampling
 from negaware.models.load import COMPUTE_DTYPES, load_policy, pick_device
 from negaware.rollout.local import LocalEngine
@@ -52,30 +53,52 @@ def evaluate_model(options: argparse.Namespace) -> None:
         if output.is_dir() or not os.access(output.absolute().parent, os.W_OK):
             raise ValueError(f"{output} can't be written: -o takes a file in a folder that exists and can be written.")
         task = replace(task, problems=task.problems[: options.num_problems])
-        result = _run(options, task, sampling)
+        with _reserved(output, is_new=options.output is None):
+            result = _run(options, task, sampling)
+            if result.is_judged:
+                Console().print(results_table(result))
+                print(json.dumps(result.summary()))
+            write_results(result, output)
     finally:
         task.verifier.close()
-    if result.is_judged:
-        Console().print(results_table(result))
-        print(json.dumps(result.summary()))
-    write_results(result, output)
     print(f"per-problem results  {output}")
     result.require_judged(f"Mend the judge, then start again with -o {output}")
-    if result.unjudged:
-        print(result.unjudged)
+    for sentence in filter(None, (result.unjudged, result.all_truncated)):
+        print(sentence)
 
 
 def _default_output(task_name: str, options: argparse.Namespace) -> Path:
-    """TASK-MODEL-K.jsonl, where MODEL has two names, since every run's model folder is called `model`.
-
-    ValueError if it exists: that takes hours to sample again.
-    """
+    """TASK-MODEL-K.jsonl, where MODEL has two names, since every run's model folder is called `model`."""
     model = Path(options.model)
     names = model.resolve().parts[1:] if model.is_dir() else model.parts
-    output = Path(f"{task_name}-{'-'.join(names[-2:])}-{options.samples}.jsonl")
-    if output.exists():
-        raise ValueError(f"{output} exists already; give -o FILE to write elsewhere, or to replace it.")
-    return output
+    return Path(f"{task_name}-{'-'.join(names[-2:])}-{options.samples}.jsonl")
+
+
+@contextmanager
+def _reserved(output: Path, is_new: bool) -> Iterator[None]:
+    """Keeps other evaluations from writing the same file, from before the sampling on, by a lock on the file that
+    `write_results` writes aside and swaps in.
+
+    ValueError if another one holds it, or if the output exists where it must be new: it takes hours to sample again.
+    """
+    aside = output.with_name(f"{output.name}.partial")
+    with aside.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another evaluation is writing to {output}; wait for its end, or give -o FILE to write elsewhere."
+            ) from None
+        try:
+            if is_new and output.exists():
+                raise ValueError(f"{output} exists already; give -o FILE to write elsewhere, or to replace it.")
+            if not aside.exists() or not os.path.samestat(os.fstat(file.fileno()), aside.stat()):
+                raise ValueError(f"another evaluation has just written {output}; give -o FILE to write elsewhere.")
+            yield
+        finally:  # still there: nothing was written
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), aside.stat()):
+                    aside.unlink()
 
 
 def _run(options: argparse.Namespace, task: Task, sampling: EvaluationSampling) -> EvaluationResult:
@@ -99,14 +122,15 @@ def _token_counter(num_answers: int) -> Iterator[Callable[[int], None]]:
 
 def results_table(result: EvaluationResult) -> Table:
     """avg@k, pass@k and maj@k with their intervals, and what was cut off or couldn't be verified."""
-    table = Table(title=f"{result.task}: {len(result.results):,} problems × {result.num_completions} answers")
+    number, k = len(result.results), result.num_completions
+    title = f"{result.task}: {number:,} problem{'s' * (number > 1)} × {k} answer{'s' * (k > 1)}"
+    caution = result.avg_at_k.caution
+    table = Table(title=title, caption=caution and Text(caution), caption_justify="left")
     table.add_column("measure")
     table.add_column("value [95% interval]", justify="right")
-    k = result.num_completions
-    table.add_row(f"avg@{k}", _shown(result.avg_at_k))
-    for samples, estimate in result.pass_at.items():
-        table.add_row(f"pass@{samples}", _shown(estimate))
-    table.add_row(f"maj@{k}", _shown(result.maj_at_k))
+    for name, estimate in result.estimates.items():
+        shown = name.replace("_at_", "@")
+        table.add_row("accuracy (avg@1, pass@1, maj@1)" if k == 1 else shown, str(estimate))
     table.add_row("truncated answers", f"{result.num_truncated:,}")
     table.add_row("unverifiable answers", f"{result.num_unverifiable:,}")
     if result.num_short_of_room:
@@ -114,7 +138,3 @@ def results_table(result: EvaluationResult) -> Table:
     if result.num_without_room:
         table.add_row("problems not asked: no room, wrong", f"{result.num_without_room:,}")
     return table
-
-
-def _shown(estimate: Estimate) -> str:
-    return f"{estimate.value:.1%} [{estimate.low:.1%}, {estimate.high:.1%}]"

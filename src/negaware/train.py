@@ -15,8 +15,10 @@ from typing import Any
 import torch
 
 from negaware.config import Config
+from negaware.estimates import Estimate
 from negaware.evaluation.evaluate import EvaluationResult, evaluate, write_results
 from negaware.evaluation.options import EvaluationSampling
+from negaware.evaluation.outcome import Counts, outcome
 from negaware.models.load import COMPUTE_DTYPES, load_policy, pick_device
 from negaware.models.parallel import ShardedModel, load_sharded_policy, named_weights
 from negaware.models.save import save_model
@@ -96,7 +98,7 @@ def train(
         if run.before is None:
             progress.phase("evaluating before training", announce=True)
             run.before = run.judge("before")
-            run.log(0, accuracy_metrics(run.before["greedy_accuracy"]))
+            run.log(0, run.evaluate_on_the_way(0))
             interrupt.stop_if_asked()
         for step in range(start + 1, config.run.steps + 1):
             clock = _Clock()
@@ -124,9 +126,7 @@ def train(
         after = run.judge("after")
         progress.phase("writing the model and the report", announce=True)
         save_model(run.policy, folder.path / "model", run.dtype, ranks)
-        summary = {
-            "before": run.before,
-            "after": after,
+        summary = outcome(run.before, after, [problem.question for problem in run.held_out.problems]) | {
             "train_seconds": run.train_seconds,
             "total_seconds": folder.seconds,
             "steps": config.run.steps,
@@ -193,7 +193,7 @@ class _Run:
         steps, questions = config.run.steps, rollout.questions
         self.trainer = Trainer(self.policy.model, loss, training, steps, ranks, sharded, questions)
         self.trackers: list[Tracker] = []
-        self.before: dict[str, Any] | None = None
+        self.before: dict[str, Counts] | None = None
         self.train_seconds = 0.0
         self.last_state: dict[str, Any] | None = None
         """Where the run stood after the last finished step; with the optimizer's tensors it makes a checkpoint."""
@@ -201,30 +201,33 @@ class _Run:
         self.checkpoints = folder.path / "checkpoints"
         self.golds.require(GOLDS_PATIENCE)
 
-    def judge(self, moment: str) -> dict[str, Any]:
-        """Accuracy at temperature 0 and avg@k on all held-out problems, written problem by problem."""
+    def judge(self, moment: str) -> dict[str, Counts]:
+        """Right answers at temperature 0 and of avg@k, on all held-out problems, written problem by problem."""
         final = self.config.evaluation.final
         greedy = final.model_copy(update={"temperature": 0.0, "completions": 1})
-        found: dict[str, Any] = {}
+        found: dict[str, Counts] = {}
         for name, sampling in (("greedy_accuracy", greedy), (f"avg_at_{final.completions}", final)):
             result = self._evaluate(self.held_out, sampling)
-            if result.unjudged:
-                self.progress.note(f"{result.unjudged} (evaluations/{moment}-{name}.jsonl has all)")
+            for sentence in filter(None, (result.unjudged, result.all_truncated)):
+                self.progress.note(f"{sentence} (evaluations/{moment}-{name}.jsonl has all)")
             if self.ranks.is_first:
                 write_results(result, self.folder.path / "evaluations" / f"{moment}-{name}.jsonl")
             if moment == "before":  # later there is a run to lose
                 result.require_judged("Mend the judge, then go on with --resume.")
-            found[name] = asdict(result.avg_at_k)
+            found[name] = {"num_completions": result.num_completions, "num_correct": result.num_correct}
         return found
 
     def evaluate_on_the_way(self, step: int) -> dict[str, float]:
-        """The held-out accuracy of this step, if it is due."""
+        """The held-out accuracy of this step, if it is due: at step 0, every so many steps, and at the last."""
         during = self.config.evaluation.during
-        if during is None or step % during.every:
+        if during is None or (step % during.every and step != self.config.run.steps):
             return {}
         self.progress.phase("evaluating")
         few = replace(self.held_out, problems=self.held_out.problems[: during.num_problems])
-        return accuracy_metrics(asdict(self._evaluate(few, during).avg_at_k))
+        accuracy = self._evaluate(few, during).avg_at_k
+        if step == 0 and accuracy.caution:
+            self.progress.note(f"held-out accuracy on the way: {accuracy.caution}")
+        return accuracy_metrics(accuracy)
 
     def hand_over(self, version: int) -> None:
         """Gives the engine the weights that were trained, unless it samples with that very model."""
@@ -307,7 +310,7 @@ class _Clock:
         return time.perf_counter() - self._began
 
 
-def accuracy_metrics(estimate: dict[str, Any]) -> dict[str, float]:
-    """An accuracy with its interval, as a step's metrics."""
-    names = {"value": "accuracy", "low": "accuracy_low", "high": "accuracy_high"}
-    return {f"evaluation/{name}": float(estimate[key]) for key, name in names.items()}
+def accuracy_metrics(estimate: Estimate) -> dict[str, float]:
+    """An accuracy with its interval and the number of different questions behind it, as a step's metrics."""
+    names = {"value": "accuracy", "low": "accuracy_low", "high": "accuracy_high", "num_questions": "num_questions"}
+    return {f"evaluation/{name}": float(getattr(estimate, key)) for key, name in names.items()}

@@ -117,6 +117,7 @@ def test_one_greedy_answer_is_accuracy(verifier: MathVerifier) -> None:
     result = run(ScriptedEngine(SCRIPT), scripted_task(verifier), num_completions=1)
     assert result.avg_at_k.value == result.maj_at_k.value == result.pass_at[1].value == pytest.approx(2 / 3)
     assert list(result.pass_at) == [1]
+    assert [name for name in result.summary() if "_at_" in name] == ["avg_at_1"]  # one figure, shown once
 
 
 def test_spellings_of_one_value_vote_together(verifier: MathVerifier) -> None:
@@ -142,7 +143,7 @@ def test_unverifiable_answers_are_counted_wrong_and_have_no_vote() -> None:
     result = run(ScriptedEngine(SCRIPT), Task("toy", PROBLEMS, "{question}", UndecidedVerifier()))
     assert result.num_unverifiable == 12
     assert result.avg_at_k.value == result.maj_at_k.value == 0
-    assert all(answer.vote.value is None for answer in result.answers)
+    assert all(answer.vote().value is None for answer in result.answers)
     with pytest.raises(
         ValueError, match=r"^toy: 12 of 12 answers can't be judged .*; the first: out of time .*\. Wait\.$"
     ):
@@ -203,7 +204,7 @@ def test_results_are_kept_as_json_lines(verifier: MathVerifier, tmp_path: Path) 
 def test_the_summary_is_ready_for_json(verifier: MathVerifier) -> None:
     summary = json.loads(json.dumps(run(ScriptedEngine(SCRIPT), scripted_task(verifier)).summary()))
     assert summary["avg_at_4"]["value"] == summary["pass_at_1"]["value"] == 0.5
-    assert set(summary["maj_at_4"]) == {"value", "low", "high", "num_problems"}
+    assert set(summary["maj_at_4"]) == {"value", "low", "high", "num_problems", "num_questions"}
     assert summary["reasons"] == {"correct": 6, "wrong": 5, "no_answer": 1}
 
 

@@ -88,6 +88,10 @@ def write_synthetic_run(
                 "greedy_accuracy": {"value": after, "low": after - 0.05, "high": after + 0.05, "num_problems": 320},
                 "avg_at_4": {"value": after - 0.07, "low": after - 0.11, "high": after - 0.03, "num_problems": 320},
             },
+            "change": {
+                "greedy_accuracy": {"value": after - 0.31, "low": after - 0.36, "high": after - 0.26},
+                "avg_at_4": {"value": after - 0.18, "low": after - 0.22, "high": after - 0.14},
+            },
             "train_seconds": 480.0,
             "total_seconds": 560.0,
             "steps": num_steps,

@@ -26,7 +26,7 @@ def test_the_headline_says_whether_the_run_worked(write_run, tmp_path):
     after = run.read_summary()["after"]["greedy_accuracy"]["value"]
     page, _ = read(write_report([run.path], tmp_path / "new" / "report.html"))
     assert f'<h1 id="outcome-title">demo: held-out accuracy rose from 31.0% to {after:.1%}</h1>' in page
-    assert f"▲ {100 * (after - 0.31):+.1f} points, intervals apart" in page
+    assert f"▲ {100 * (after - 0.31):+.1f} points [" in page
     assert "avg@4: 11.0% →" in page
     assert "epsilon: 1.0" in page
     assert 'class="note"' not in page
@@ -34,14 +34,49 @@ def test_the_headline_says_whether_the_run_worked(write_run, tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "words"),
-    [(0.33, "+2.0 points, intervals overlap"), (0.1, "▼ -21.0 points, intervals apart")],
+    [
+        (0.33, 'level">+2.0 points [-2.0, +6.0], which may be chance<'),
+        (0.36, 'up">▲ +5.0 points [+1.0, +9.0]<'),  # the two figures' own intervals overlap
+        (0.1, 'down">▼ -21.0 points [-25.0, -17.0]<'),
+    ],
 )
-def test_the_headline_claims_no_more_than_the_intervals(write_run, tmp_path, value, words):
+def test_the_headline_claims_no_more_than_the_changes_interval(write_run, tmp_path, value, words):
     run = write_run("demo", num_groups=1)
     summary = run.read_summary()
+    change = value - 0.31
     summary["after"]["greedy_accuracy"] |= {"value": value, "low": value - 0.05, "high": value + 0.05}
+    summary["change"]["greedy_accuracy"] |= {"value": change, "low": change - 0.04, "high": change + 0.04}
     run.write_summary(summary)
     assert words in read(write_report([run.path], tmp_path / "report.html"))[0]
+    del summary["change"]
+    run.write_summary(summary)
+    assert f'level">{100 * change:+.1f} points<' in read(write_report([run.path], tmp_path / "report.html"))[0]
+
+
+def test_what_did_not_change_stayed_at_its_value(write_run, tmp_path):
+    run = write_run("demo", num_groups=1)
+    summary = run.read_summary()
+    for moment in ("before", "after"):
+        summary[moment]["greedy_accuracy"]["value"] = 1.0
+    run.write_summary(summary)
+    assert "demo: held-out accuracy stayed at 100.0%<" in read(write_report([run.path], tmp_path / "report.html"))[0]
+    summary["after"]["greedy_accuracy"]["value"] = 0.9999  # another value, and the same figure
+    run.write_summary(summary)
+    assert "held-out accuracy stayed at 100.0%<" in read(write_report([run.path], tmp_path / "report.html"))[0]
+
+
+def test_few_problems_carry_a_word_of_caution_on_the_page(write_run, tmp_path):
+    run = write_run("demo", num_groups=1)
+    summary = run.read_summary()
+    for moment in ("before", "after", "change"):
+        summary[moment]["greedy_accuracy"] |= {"num_problems": 30, "num_questions": 30}
+    run.write_summary(summary)
+    run.log(25, {"evaluation/accuracy": 0.5, "evaluation/num_questions": 10})
+    page = read(write_report([run.path], tmp_path / "report.html"))[0]
+    assert (
+        '<p class="note">only 30 problems, so one of them is 3.33 points: too few to tell small differences</p>' in page
+    )
+    assert '<p class="note">held-out accuracy on the way: only 10 problems, so one of them is 10 points:' in page
 
 
 def test_several_runs_show_where_their_configs_differ_and_nothing_else(write_run, tmp_path):

@@ -17,6 +17,10 @@ SUMMARY = {
         "greedy_accuracy": {"value": 0.72, "low": 0.67, "high": 0.77, "num_problems": 320},
         "avg_at_4": {"value": 0.65, "low": 0.61, "high": 0.69, "num_problems": 320},
     },
+    "change": {
+        "greedy_accuracy": {"value": 0.41, "low": 0.35, "high": 0.47, "num_problems": 320},
+        "avg_at_4": {"value": 0.55, "low": 0.51, "high": 0.59, "num_problems": 320},
+    },
     "train_seconds": 540.0,
     "total_seconds": 700.0,
     "steps": 60,
@@ -25,9 +29,31 @@ SUMMARY = {
 
 def test_before_and_after_side_by_side():
     assert before_after_table(SUMMARY).rows == (
-        ("accuracy at temperature 0", "31.0% [26.0%, 36.0%]", "72.0% [67.0%, 77.0%]", "+41.0 points", "320"),
-        ("avg@4", "10.0% [8.0%, 12.0%]", "65.0% [61.0%, 69.0%]", "+55.0 points", "320"),
+        (
+            "accuracy at temperature 0",
+            "31.0% [26.0%, 36.0%]",
+            "72.0% [67.0%, 77.0%]",
+            "+41.0 points [+35.0, +47.0]",
+            "320",
+        ),
+        ("avg@4", "10.0% [8.0%, 12.0%]", "65.0% [61.0%, 69.0%]", "+55.0 points [+51.0, +59.0]", "320"),
     )
+
+
+def test_a_summary_without_paired_changes_shows_them_bare():
+    assert [row[3] for row in before_after_table(SUMMARY | {"change": {}}).rows] == ["+41.0 points", "+55.0 points"]
+
+
+def test_few_problems_carry_a_word_of_caution_below_the_table():
+    few = {name: figures | {"num_problems": 30, "num_questions": 10} for name, figures in SUMMARY["after"].items()}
+    table = before_after_table(SUMMARY | {"after": few})
+    words = "only 10 different questions, so one of them is 10 points: too few to tell small differences"
+    assert table.notes == (words,)
+    assert table.markdown().endswith(f"|\n\n{words}")
+    console = Console(file=io.StringIO(), width=160)
+    console.print(table.rich())
+    assert words in console.file.getvalue()
+    assert before_after_table(SUMMARY).notes == ()
 
 
 def test_what_was_not_measured_is_a_dash():
@@ -41,7 +67,9 @@ def test_the_same_table_on_a_terminal_and_as_markdown():
     console.print(table.rich())
     lines = table.markdown().splitlines()
     assert lines[1] == "| --- | ---: | ---: | ---: | ---: |"
-    assert lines[3] == "| avg@4 | 10.0% [8.0%, 12.0%] | 65.0% [61.0%, 69.0%] | +55.0 points | 320 |"
+    assert lines[3] == "| avg@4 | 10.0% [8.0%, 12.0%] | 65.0% [61.0%, 69.0%] | +55.0 points [+51.0, +59.0] | 320 |"
+    printed = [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
+    assert lines[3] in printed  # what is printed can be pasted
     for row in table.rows:
         assert all(cell in console.file.getvalue() for cell in row)
 
@@ -78,8 +106,11 @@ def test_compare_shows_unfinished_runs_by_their_last_evaluation_and_makes_no_mea
     going.log(6, {"train/entropy": 0.7})
     assert compare_table({"nft": [young, going]}).rows == (
         ("nft", "young", "–", "–", "–", "not finished"),
-        ("nft", "going", "40.0% [20.0%, 50.0%]", "0.700", "–", "not finished"),
+        ("nft", "going", "40.0% [20.0%, 50.0%] on the way", "0.700", "–", "not finished"),
     )
+    # Another measure than the final one, so no mean joins the two.
+    done = finished(tmp_path / "done", 0.6, 100.0)
+    assert [row[1] for row in compare_table({"nft": [done, going]}).rows] == ["done", "going"]
 
 
 @pytest.mark.parametrize("cell", ["a|b"])

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from negaware.evaluation.metrics import Estimate, Vote, avg_at_k, maj_at_k, pass_at_k
+from negaware.estimates import Estimate
+from negaware.evaluation.metrics import Vote, avg_at_k, maj_at_k, pass_at_k
 from negaware.rollout.engine import Engine, SamplingParams
 from negaware.tasks.task import Task
 from negaware.types import Completion, FinishReason, Message, Reason, Verdict
@@ -25,7 +26,7 @@ UNVERIFIABLE: tuple[Reason, ...] = ("timeout", "error")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One sampled answer and its verdict. A truncated answer (`finish_reason` length) is a wrong one."""
+    """One sampled answer and its verdict."""
 
     text: str
     correct: bool
@@ -34,10 +35,11 @@ class Answer:
     finish_reason: FinishReason
     num_tokens: int
 
-    @property
-    def vote(self) -> Vote:
-        """Its vote in maj@k: none if it was truncated, couldn't be verified, or holds no value."""
-        if self.extracted is None or self.finish_reason == "length" or self.reason in UNVERIFIABLE:
+    def vote(self, judges_truncated: bool = False) -> Vote:
+        """Its vote in maj@k: none if it was truncated (unless such answers are judged as well), couldn't be verified,
+        or holds no value."""
+        cut_off = self.finish_reason == "length" and not judges_truncated
+        if self.extracted is None or cut_off or self.reason in UNVERIFIABLE:
             return Vote(None, self.correct)
         return Vote(normal_form(self.extracted), self.correct)
 
@@ -67,6 +69,18 @@ class EvaluationResult:
     num_completions: int
     max_new_tokens: int
     results: tuple[ProblemResult, ...]
+    judges_truncated: bool = False
+    """Whether answers that were cut off were judged like others; they are wrong otherwise."""
+
+    @property
+    def num_correct(self) -> list[int]:
+        """How many answers to each problem are right."""
+        return [result.num_correct for result in self.results]
+
+    @property
+    def questions(self) -> list[str]:
+        """Each problem's question; equal ones are one cluster."""
+        return [result.question for result in self.results]
 
     @property
     def answers(self) -> list[Answer]:
@@ -118,32 +132,52 @@ class EvaluationResult:
     @property
     def avg_at_k(self) -> Estimate:
         """Mean share of right answers; with one completion a problem it is accuracy."""
-        return avg_at_k([result.num_correct for result in self.results], self.num_completions)
+        return avg_at_k(self.num_correct, self.num_completions, self.questions)
 
     @property
     def pass_at(self) -> dict[int, Estimate]:
         """pass@k for k = 1, 2, 4 … below K, and K itself."""
-        counts = [result.num_correct for result in self.results]
         powers = [2**exponent for exponent in range(self.num_completions.bit_length())]
-        return {k: pass_at_k(counts, self.num_completions, k) for k in sorted({*powers, self.num_completions})}
+        return {
+            k: pass_at_k(self.num_correct, self.num_completions, k, self.questions)
+            for k in sorted({*powers, self.num_completions})
+        }
 
     @property
     def maj_at_k(self) -> Estimate:
         """Share of problems that the most frequent answer solves."""
-        return maj_at_k([[answer.vote for answer in result.answers] for result in self.results])
+        votes = [[answer.vote(self.judges_truncated) for answer in result.answers] for result in self.results]
+        return maj_at_k(votes, self.questions)
+
+    @property
+    def all_truncated(self) -> str | None:
+        """What to do where no answer ended by itself, else None."""
+        if self.num_truncated < len(self.answers):
+            return None
+        return (
+            f"all {self.num_truncated:,} answers were cut off at the length limit: raise max_new_tokens; or, if the "
+            "model doesn't end its answers (a base model), put the token that ends a turn of its chat template into "
+            "eos_token_id of its generation_config.json"
+        )
+
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        """By name: `avg_at_4`, `pass_at_1` …, `maj_at_4`. With one answer a problem all are one figure, `avg_at_1`."""
+        k = self.num_completions
+        average = {f"avg_at_{k}": self.avg_at_k}
+        if k == 1:
+            return average
+        passes = {f"pass_at_{draws}": estimate for draws, estimate in self.pass_at.items()}
+        return average | passes | {f"maj_at_{k}": self.maj_at_k}
 
     def summary(self) -> dict[str, Any]:
-        """The figures and counts, ready for JSON: `avg_at_4`, `pass_at_1` …, `maj_at_4`, each an Estimate's fields."""
-        estimates = {
-            f"avg_at_{self.num_completions}": self.avg_at_k,
-            **{f"pass_at_{k}": estimate for k, estimate in self.pass_at.items()},
-            f"maj_at_{self.num_completions}": self.maj_at_k,
-        }
+        """The figures and counts, ready for JSON; of each estimate its fields."""
         return {
             "task": self.task,
             "num_problems": len(self.results),
             "num_completions": self.num_completions,
-            **{name: dataclasses.asdict(estimate) for name, estimate in estimates.items()},
+            **{name: dataclasses.asdict(estimate) for name, estimate in self.estimates.items()},
+            "caution": self.avg_at_k.caution,
             "num_truncated": self.num_truncated,
             "num_unverifiable": self.num_unverifiable,
             "num_short_of_room": self.num_short_of_room,
@@ -190,7 +224,9 @@ def evaluate(
         )
         for problem, room, start in zip(task.problems, rooms, range(0, len(answers), num_completions), strict=True)
     ]
-    return EvaluationResult(task.name, num_completions, params.max_new_tokens, tuple(results))
+    return EvaluationResult(
+        task.name, num_completions, params.max_new_tokens, tuple(results), task.judges_truncated
+    )
 
 
 def write_results(result: EvaluationResult, path: Path) -> None:

@@ -20,10 +20,11 @@ from typing import Any
 
 import yaml
 
+from negaware.estimates import Estimate
 from negaware.runs.folder import replace_file
 from negaware.runs.progress import format_seconds
 from negaware.runs.report_data import CHARTS, RunData, flatten, read_runs, sampled_answers, series
-from negaware.runs.summary import Estimate, Table, before_after_table, measure_name, points, read_estimates
+from negaware.runs.summary import Table, before_after_table, measure_name, read_changes, read_estimates
 
 
 def write_report(run_paths: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> Path:
@@ -69,36 +70,38 @@ def _embed(data: Mapping[str, Any]) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _verdict(before: Estimate | None, after: Estimate | None) -> tuple[str, str]:
-    """How the run came out: a class for the style, and words that don't claim more than the intervals allow."""
+def _verdict(before: Estimate | None, change: Estimate | None) -> tuple[str, str]:
+    """How the run came out: a class for the style, and words that claim no more than the change's interval allows."""
     if before is None:
         return "level", "no held-out evaluation"
-    if after is None:
+    if change is None:
         return "level", "one held-out evaluation so far"
-    change = points(before, after)
-    if None in (before.low, before.high, after.low, after.high):
-        return ("up" if after.value > before.value else "down" if after.value < before.value else "level"), change
-    if after.low > before.high:  # type: ignore[operator]
-        return "up", f"▲ {change}, intervals apart"
-    if after.high < before.low:  # type: ignore[operator]
-        return "down", f"▼ {change}, intervals apart"
-    return "level", f"{change}, intervals overlap"
+    if change.low is None or change.high is None:
+        return "level", change.points
+    if change.low > 0:
+        return "up", f"▲ {change.points}"
+    if change.high < 0:
+        return "down", f"▼ {change.points}"
+    return "level", f"{change.points}, which may be chance"
 
 
 def _outcome_sentence(run: RunData) -> str:
-    _, before, after = run.headline()
+    _, before, after, _ = run.headline()
     if before is None:
         return f"{run.label}: no held-out evaluation yet"
     if after is None:
         return f"{run.label}: held-out accuracy {before.value:.1%} before training"
-    verb = "rose" if after.value > before.value else "fell" if after.value < before.value else "stayed"
     so_far = "" if run.summary else " so far"
-    return f"{run.label}: held-out accuracy {verb}{so_far} from {before.value:.1%} to {after.value:.1%}"
+    first, last = f"{before.value:.1%}", f"{after.value:.1%}"
+    if first == last:
+        return f"{run.label}: held-out accuracy stayed{so_far} at {last}"
+    verb = "rose" if after.value > before.value else "fell"
+    return f"{run.label}: held-out accuracy {verb}{so_far} from {first} to {last}"
 
 
 def _card(run: RunData, number: int) -> str:
-    name, before, after = run.headline()
-    kind, words = _verdict(before, after)
+    name, before, after, change = run.headline()
+    kind, words = _verdict(before, change)
     arrow, intervals = "–", ""
     if before:
         last = f"<span>{after.value:.1%}</span>" if after else "…"
@@ -116,9 +119,9 @@ def _card(run: RunData, number: int) -> str:
 def _other_measures(run: RunData, shown: str) -> str:
     before, after = read_estimates(run.summary, "before"), read_estimates(run.summary, "after")
     lines = [
-        f"{measure_name(name)}: {first.value:.1%} → {after[name].value:.1%} ({points(first, after[name])})"
-        for name, first in before.items()
-        if name in after and name != shown
+        f"{measure_name(name)}: {before[name].value:.1%} → {after[name].value:.1%} ({change.points})"
+        for name, change in read_changes(run.summary).items()
+        if name in before and name in after and name != shown
     ]
     return "".join(f'<p class="others">{escape(line)}</p>' for line in lines)
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from negaware.estimates import Estimate
 from negaware.runs.folder import RunFolder, read_json_lines
-from negaware.runs.summary import Estimate, logged_estimates, read_estimates
+from negaware.runs.summary import cautions, logged_estimates, read_changes, read_estimates
 
 _Item = TypeVar("_Item")
 
@@ -37,7 +38,8 @@ class Chart:
 
 CHARTS = (
     Chart(
-        "Held-out accuracy", "evaluation/accuracy", "problems that training never saw; band: 95% interval",
+        "Held-out accuracy", "evaluation/accuracy",
+        "problems that training never saw, at every step sampled as evaluation.during says; band: 95% interval",
         low="evaluation/accuracy_low", high="evaluation/accuracy_high", percent=True,
     ),
     Chart("Train pass rate", "rollout/pass_rate", "right answers among all that were sampled", percent=True),
@@ -64,15 +66,18 @@ class RunData:
     metrics: list[dict[str, Any]]
     notes: tuple[str, ...]
 
-    def headline(self) -> tuple[str, Estimate | None, Estimate | None]:
-        """The measure that tells whether the run worked, before and after (or so far)."""
+    def headline(self) -> tuple[str, Estimate | None, Estimate | None, Estimate | None]:
+        """The measure that tells whether the run worked: its name, before, after (or so far), and its change."""
         before, after = read_estimates(self.summary, "before"), read_estimates(self.summary, "after")
         names = [name for name in before if name in after]
         if names:
             name = "greedy_accuracy" if "greedy_accuracy" in names else names[0]
-            return name, before[name], after[name]
+            return name, before[name], after[name], read_changes(self.summary)[name]
         logged = logged_estimates(self.metrics)
-        return "held-out accuracy", logged[0] if logged else None, logged[-1] if len(logged) > 1 else None
+        name, first = "accuracy on the way", logged[0] if logged else None
+        if len(logged) < 2:
+            return name, first, None, None
+        return name, logged[0], logged[-1], Estimate(logged[-1].value - logged[0].value)
 
 
 def read_runs(paths: Sequence[Path]) -> list[RunData]:
@@ -112,6 +117,9 @@ def _read_run(folder: RunFolder, label: str) -> RunData:
         notes.append(f"never logged: {', '.join(missing)}")
     if len(_thinned(metrics)) < len(metrics):
         notes.append(f"curves show an even share of the {len(metrics):,} steps")
+    estimates = [*read_estimates(summary, "before").values(), *read_estimates(summary, "after").values()]
+    notes += cautions(estimates)
+    notes += [f"held-out accuracy on the way: {text}" for text in cautions(logged_estimates(metrics))]
     if not folder.answer_steps():
         notes.append("no sampled answers are kept")
     return RunData(label, folder, folder.read_config(), folder.read_environment(), summary, metrics, tuple(notes))

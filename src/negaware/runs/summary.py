@@ -8,18 +8,17 @@ from __future__ import annotations
 import math
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from negaware.estimates import Estimate, student_t
 from negaware.runs.folder import RunFolder
 from negaware.runs.progress import format_seconds
-
-# Student's t at 97.5 % by degrees of freedom; beyond the last, the last serves, which is a little too wide.
-_STUDENT_T = (math.inf, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +28,19 @@ class Table:
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+    """Sentences below it."""
 
     def rich(self) -> RichTable:
-        """For a terminal."""
-        table = RichTable(title=self.title, title_justify="left")
+        """For a terminal; what it prints is Markdown, where the terminal is wide enough to break no cell."""
+        caption = "\n".join(self.notes) or None
+        table = RichTable(
+            box=box.MARKDOWN,
+            title=self.title,
+            title_justify="left",
+            caption=caption and Text(caption),
+            caption_justify="left",
+        )
         for number, column in enumerate(self.columns):
             table.add_column(column, justify="left" if number == 0 else "right")
         for row in self.rows:
@@ -43,28 +51,14 @@ class Table:
         """For a log or a page: a Markdown table."""
         lines = [self.columns, ("---", *["---:"] * (len(self.columns) - 1)), *self.rows]
         cells = ([cell.replace("|", "\\|") for cell in line] for line in lines)
-        return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+        return "\n".join([*(f"| {' | '.join(line)} |" for line in cells), *(f"\n{note}" for note in self.notes)])
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A share with its 95 % interval, where one is known, and the number of problems behind it."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-    num_problems: int | None = None
-
-    def __str__(self) -> str:
-        interval = f" [{self.low:.1%}, {self.high:.1%}]" if self.low is not None and self.high is not None else ""
-        return f"{self.value:.1%}{interval}"
-
-
-def read_estimates(summary: Mapping[str, Any] | None, moment: str) -> dict[str, Estimate]:
-    """The estimates of summary.json's "before" or "after", by name; those without a finite value are left out."""
-    found = (summary or {}).get(moment) or {}
+def read_estimates(summary: Mapping[str, Any] | None, part: str) -> dict[str, Estimate]:
+    """The estimates of summary.json's "before", "after" or "change", by name; without those that aren't finite."""
+    found = (summary or {}).get(part) or {}
     return {
-        name: Estimate(figures["value"], figures.get("low"), figures.get("high"), figures.get("num_problems"))
+        name: Estimate(figures["value"], *map(figures.get, ("low", "high", "num_problems", "num_questions")))
         for name, figures in found.items()
         if isinstance(figures, Mapping) and figures.get("value") is not None
     }
@@ -77,14 +71,22 @@ def measure_name(name: str) -> str:
     return re.sub(r"^(avg|pass|maj)_at_(\d+)$", r"\1@\2", name).replace("_", " ")
 
 
-def points(before: Estimate, after: Estimate) -> str:
-    """The change in percentage points, with its sign."""
-    return f"{100 * (after.value - before.value):+.1f} points"
+def read_changes(summary: Mapping[str, Any] | None) -> dict[str, Estimate]:
+    """The changes of all that was measured before and after; without interval where summary.json has none."""
+    before, after = read_estimates(summary, "before"), read_estimates(summary, "after")
+    plain = {name: Estimate(after[name].value - before[name].value) for name in before if name in after}
+    return plain | read_estimates(summary, "change")
+
+
+def cautions(estimates: Iterable[Estimate | None]) -> tuple[str, ...]:
+    """The words of caution that these figures need, each once."""
+    return tuple(dict.fromkeys(one.caution for one in estimates if one and one.caution))
 
 
 def before_after_table(summary: Mapping[str, Any]) -> Table:
     """What training changed on held-out problems, from summary.json's content."""
     before, after = read_estimates(summary, "before"), read_estimates(summary, "after")
+    changes = read_changes(summary)
     rows = []
     for name in dict.fromkeys([*before, *after]):
         first, last = before.get(name), after.get(name)
@@ -94,12 +96,13 @@ def before_after_table(summary: Mapping[str, Any]) -> Table:
                 measure_name(name),
                 str(first or "–"),
                 str(last or "–"),
-                points(first, last) if first and last else "–",
+                changes[name].points if name in changes else "–",
                 "–" if number is None else f"{number:,}",
             )
         )
-    columns = ("measure", "before [95%]", "after [95%]", "change", "problems")
-    return Table("Held-out problems, before and after training", columns, tuple(rows))
+    columns = ("measure", "before [95%]", "after [95%]", "change [95%, paired]", "problems")
+    notes = cautions([*before.values(), *after.values()])
+    return Table("Held-out problems, before and after training", columns, tuple(rows), notes)
 
 
 def compare_table(runs: Mapping[str, Sequence[RunFolder]]) -> Table:
@@ -107,14 +110,16 @@ def compare_table(runs: Mapping[str, Sequence[RunFolder]]) -> Table:
 
     One row a run, with the interval of its own evaluation; below several, their mean with Student's interval over them.
     """
-    rows = []
+    rows: list[tuple[str, ...]] = []
+    notes: list[str] = []
     for name, folders in runs.items():
         finals = [_final(folder) for folder in folders]
+        notes += cautions(final.accuracy for final in finals)
         rows += [(name, *final.cells(folder.path.name)) for final, folder in zip(finals, folders, strict=True)]
-        if len(folders) > 1 and all(final.accuracy for final in finals):
+        if len(folders) > 1 and all(final.accuracy and not final.on_the_way for final in finals):
             rows.append((name, *_mean(finals).cells(f"mean of {len(finals)}")))
     columns = ("objective", "run", "final held-out accuracy [95%]", "last entropy", "training", "whole run")
-    return Table("Runs compared", columns, tuple(rows))
+    return Table("Runs compared", columns, tuple(rows), tuple(dict.fromkeys(notes)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +130,13 @@ class _Final:
     entropy: float | None
     train_seconds: float | None
     total_seconds: float | None
+    on_the_way: bool = False
+    """Whether the accuracy is the last of those measured on the way, another measure than the final one."""
 
     def cells(self, run: str) -> tuple[str, ...]:
         return (
             run,
-            str(self.accuracy or "–"),
+            f"{self.accuracy or '–'}{' on the way' if self.on_the_way else ''}",
             "–" if self.entropy is None else f"{self.entropy:.3f}",
             "–" if self.train_seconds is None else format_seconds(self.train_seconds),
             "not finished" if self.total_seconds is None else format_seconds(self.total_seconds),
@@ -141,32 +148,31 @@ def _final(folder: RunFolder) -> _Final:
     summary, metrics = folder.read_summary() or {}, folder.read_metrics()
     after = read_estimates(summary, "after")
     entropies = [line["train/entropy"] for line in metrics if line.get("train/entropy") is not None]
+    logged = [] if after else logged_estimates(metrics)
     return _Final(
-        accuracy=after.get("greedy_accuracy") or next(iter(after.values()), None) or _last(logged_estimates(metrics)),
+        accuracy=after.get("greedy_accuracy") or next(iter(after.values()), None) or (logged[-1] if logged else None),
         entropy=entropies[-1] if entropies else None,
         train_seconds=summary.get("train_seconds"),
         total_seconds=summary.get("total_seconds"),
+        on_the_way=bool(logged),
     )
 
 
 def logged_estimates(metrics: Sequence[Mapping[str, Any]]) -> list[Estimate]:
-    """The held-out accuracies that were measured on the way, in order."""
+    """The held-out accuracies that were measured on the way, in order: one measure, from step 0 to the last."""
     key = "evaluation/accuracy"
+    numbers = [line.get("evaluation/num_questions") for line in metrics]
     return [
-        Estimate(line[key], line.get(f"{key}_low"), line.get(f"{key}_high"))
-        for line in metrics
+        Estimate(line[key], line.get(f"{key}_low"), line.get(f"{key}_high"), *[number and int(number)] * 2)
+        for line, number in zip(metrics, numbers, strict=True)
         if line.get(key) is not None
     ]
-
-
-def _last(estimates: Sequence[Estimate]) -> Estimate | None:
-    return estimates[-1] if estimates else None
 
 
 def _mean(finals: Sequence[_Final]) -> _Final:
     accuracies = [final.accuracy.value for final in finals if final.accuracy]
     mean, degrees = statistics.fmean(accuracies), len(accuracies) - 1
-    half = _STUDENT_T[min(degrees, len(_STUDENT_T) - 1)] * statistics.stdev(accuracies) / math.sqrt(len(accuracies))
+    half = student_t(degrees) * statistics.stdev(accuracies) / math.sqrt(len(accuracies))
 
     def average(values: Sequence[float | None]) -> float | None:
         known = [value for value in values if value is not None]

@@ -33,7 +33,8 @@ def load_task(options: AnyTaskOptions, data_dir: Path | None = None, judge_folde
     task = LOADERS[options.kind](options, data_dir)
     if not options.verifier:
         return task
-    return replace(task, verifier=FunctionVerifier.named(options.verifier, judge_folders))
+    verifier = FunctionVerifier.named(options.verifier, judge_folders)
+    return replace(task, verifier=verifier, judges_truncated=options.truncated_answers == "judged")
 
 
 def _load_arithmetic(options: ArithmeticOptions, data_dir: Path | None) -> Task:

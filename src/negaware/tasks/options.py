@@ -37,6 +37,8 @@ class _TaskOptions(_Options):
     verifier: str | None = None
     """Your own judge, module:function, a file beside the config or where negaware is started: called with an answer's
     text and the problem, it returns True or False."""
+    truncated_answers: Literal["wrong", "judged"] = "wrong"
+    """An answer cut off at the length limit is wrong whatever stands in it, or judged like others by your own judge."""
 
     @field_validator("verifier")
     @classmethod
@@ -44,6 +46,12 @@ class _TaskOptions(_Options):
         if value is not None and ":" not in value:
             raise ValueError(f"{value!r} names no function; write module:function, such as my_rules:is_right")
         return value
+
+    @model_validator(mode="after")
+    def _has_a_judge(self) -> _TaskOptions:
+        if self.truncated_answers == "judged" and self.verifier is None:
+            raise ValueError("truncated_answers: judged is for your own judge; name it in verifier, or leave this out")
+        return self
 
 
 class ArithmeticOptions(_TaskOptions):

@@ -28,6 +28,8 @@ class Task:
     verifier: Verifier
     system_prompt: str | None = None
     answer_form: str = BOXED_FORM
+    judges_truncated: bool = False
+    """Whether the verifier's word counts for answers that were cut off, too."""
 
     def messages(self, problem: Problem) -> list[Message]:
         r"""The conversation that asks `problem`. Other braces in the prompt (`\boxed{}`) stay as they are."""
@@ -38,10 +40,13 @@ class Task:
         self, texts: Sequence[str], problems: Sequence[Problem], finish_reasons: Sequence[FinishReason]
     ) -> list[Verdict]:
         """The verifier's verdicts, but that an answer cut off at its length limit is a wrong one, in training as in
-        evaluation: whatever stands in it, the model hadn't come to its answer."""
+        evaluation: whatever stands in it, the model hadn't come to its answer. Unless the task `judges_truncated`."""
+        verdicts = self.verifier.grade(texts, problems)
+        if self.judges_truncated:
+            return verdicts
         return [
             replace(verdict, correct=False, reason="wrong") if verdict.correct and ended == "length" else verdict
-            for verdict, ended in zip(self.verifier.grade(texts, problems), finish_reasons, strict=True)
+            for verdict, ended in zip(verdicts, finish_reasons, strict=True)
         ]
 
     def as_answer(self, value: str) -> str:
