@@ -224,9 +224,7 @@ def evaluate(
         )
         for problem, room, start in zip(task.problems, rooms, range(0, len(answers), num_completions), strict=True)
     ]
-    return EvaluationResult(
-        task.name, num_completions, params.max_new_tokens, tuple(results), task.judges_truncated
-    )
+    return EvaluationResult(task.name, num_completions, params.max_new_tokens, tuple(results), task.judges_truncated)
 
 
 def write_results(result: EvaluationResult, path: Path) -> None:
