@@ -15,16 +15,43 @@ from pydantic import BaseModel, ValidationError
 Options = TypeVar("Options", bound=BaseModel)
 
 
+MAX_VALUES = 100_000
+"""Of a text, each counted as often as an alias repeats it: a few lines of aliases can stand for billions."""
+MAX_CHARACTERS = 1_000_000
+
+
 def read_yaml(text: str) -> Any:
-    """The plain data of a text. ValueError if it isn't YAML or has a field twice."""
+    """The plain data of a text.
+
+    ValueError if it isn't YAML, has a field twice, holds half of a character, nests too deeply (or in itself), or
+    stands for more than MAX_VALUES.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"it has {len(text):,} characters, and at most {MAX_CHARACTERS:,} are read")
     try:
         return yaml.load(text, _Loader)  # a ValueError of its own for a date that is none
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply, or in itself") from error
+    except (TypeError, AttributeError, KeyError, OverflowError) as error:  # YAML's own, of tags on what they don't fit
+        raise ValueError(f"a value that YAML can't build ({error})") from error
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a mapping that has a field twice, of which YAML takes the last in silence."""
+    """Refuses a mapping that has a field twice, of which YAML takes the last in silence, and what explodes."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node: yaml.Node | None = super().get_single_node()
+        if node is not None and _num_values(node, {}) > MAX_VALUES:
+            raise yaml.MarkedYAMLError(problem=f"it stands for more than {MAX_VALUES:,} values")
+        return node
+
+    def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
+        node: yaml.ScalarNode = super().compose_scalar_node(anchor)
+        if any("\ud800" <= character <= "\udfff" for character in node.value):
+            raise yaml.MarkedYAMLError(problem="found half of a character", problem_mark=node.start_mark)
+        return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
@@ -35,6 +62,21 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=f"found {key.value} twice", problem_mark=key.start_mark)
             seen.add(field)
         return node
+
+
+def _num_values(node: yaml.Node, known: dict[int, int]) -> int:
+    """Of the tree that a node stands for, its aliases followed. RecursionError for one that holds itself."""
+    if id(node) not in known:
+        known[id(node)] = -1
+        inner: list[yaml.Node] = []
+        if isinstance(node, yaml.SequenceNode):
+            inner = node.value
+        elif isinstance(node, yaml.MappingNode):
+            inner = [part for pair in node.value for part in pair]
+        known[id(node)] = 1 + sum(_num_values(part, known) for part in inner)
+    if known[id(node)] < 0:
+        raise RecursionError
+    return known[id(node)]
 
 
 def validated(root: type[Options], data: dict[str, Any], how_to_add: str = "add it") -> Options:

@@ -48,6 +48,8 @@ GOOD = '{"question": "1 + 1?", "answer": "2", "id": "a"}\n'
         (GOOD + "\n" + GOOD[:20], "line 3: not valid JSON"),
         (GOOD.encode() + b'{"question": "\xff", "answer": "1"}', "line 2: not valid JSON"),
         (GOOD + "[" * 100_000, "line 2: not valid JSON"),
+        (GOOD + r'{"question": "1 \ud800", "answer": "1"}', r"line 2: holds half of a character ('\ud800')"),
+        (GOOD + r'{"question": "1", "answer": "\udfff"}', r"line 2: holds half of a character ('\udfff')"),
         (GOOD + '["1 + 1?", "2"]', "line 2: expected a JSON object, got list"),
         (GOOD + '{"Question": "1?", "answer": "1"}', "line 2: no column 'question', it has 'Question', 'answer'"),
         (GOOD + '{"question": "1?"}', "line 2: no column 'answer'"),

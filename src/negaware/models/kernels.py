@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("kernels.c")
 # Sums may be reordered, so that they run as vectors; -ffast-math itself would change the whole process's arithmetic.
+FUNCTIONS = ("add_normed", "attend", "gated", "gated_gradients", "norm_gradients", "rotate")
 FLAGS = (
     *("-O3", "-fno-math-errno", "-fno-trapping-math"),
     *("-fno-signed-zeros", "-fassociative-math", "-ffinite-math-only"),
@@ -231,7 +232,10 @@ def _compiled(definitions: list[str]) -> ctypes.CDLL | None:
                 timeout=60,
                 start_new_session=True,
             )
-            return ctypes.CDLL(str(library))  # gcc's asks for the OpenMP library that torch has loaded: its threads
+            loaded = ctypes.CDLL(str(library))  # gcc's asks for the OpenMP library that torch has loaded: its threads
+            if lacking := [name for name in FUNCTIONS if not hasattr(loaded, name)]:
+                raise ValueError(f"the compiled library lacks {', '.join(lacking)}")
+            return loaded
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", None) or str(error).encode()
         last_line = said.decode(errors="replace").strip().rpartition("\n")[2]

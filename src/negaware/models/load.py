@@ -5,7 +5,6 @@ It refuses, in one sentence, what could not be trained or prompted later.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,19 @@ from transformers import (
     AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as transformers_logging
 
+from negaware.libraries import reason
+from negaware.models.codec import Codec
 from negaware.models.embedded import EMBEDDED_MODEL, embedded_model_folder
 from negaware.models.files import (
     FROM_FILES,
     OWN_CODE,
+    files_of_users,
     require_all_weights,
+    require_finite,
+    require_possible_sizes,
     require_safetensors,
     silent_transformers,
     why_not_loaded,
@@ -39,27 +42,6 @@ from negaware.models.lora import (
 from negaware.models.options import LoraOptions
 
 COMPUTE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-@dataclass(frozen=True, slots=True)
-class Codec:
-    """Chat messages → prompt tokens, and answer tokens → text, with one tokenizer."""
-
-    tokenizer: PreTrainedTokenizerBase
-    stop_token_ids: tuple[int, ...]
-
-    def encode(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """The prompt's tokens, ready for the assistant's answer."""
-        rendered: Any = self.tokenizer.apply_chat_template(
-            [dict(message) for message in messages], add_generation_prompt=True, tokenize=True, return_dict=False
-        )
-        return list(rendered)
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """The answer's text, special tokens left out."""
-        text = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
-        assert isinstance(text, str)
-        return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +80,9 @@ def load_policy(
             f"The model {name!r} is itself adapters on {base!r}, so adapters on it could not be loaded alone; "
             "set model.lora.save to merged."
         )
+    require_possible_sizes(name, base or source)
     try:
-        with silent_transformers():
+        with silent_transformers(), files_of_users():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 base or source, dtype=dtype, trust_remote_code=False, **FROM_FILES
             )
@@ -108,6 +91,7 @@ def load_policy(
         if base is not None:
             require_safetensors(source)
             model = put_on(model, source)
+        require_finite(name, model)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         of_base = "" if base is None else f" (adapters on {base!r})"
         raise ValueError(f"The model {name!r}{of_base} can't be loaded: {why_not_loaded(error)}") from error
@@ -145,7 +129,7 @@ def load_codec(name: str) -> Codec:
         raise ValueError(f"{name} is a run folder; its model is {Path(name) / 'model'}.")
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except Exception as error:  # other people's code on a user's files; the Rust behind it raises bare Exceptions
         if (why := why_not_loaded(error)) == OWN_CODE:
             raise ValueError(f"The model {name!r} can't be loaded: {why}") from error
         raise ValueError(
@@ -159,16 +143,25 @@ def load_codec(name: str) -> Codec:
         )
     if tokenizer.eos_token_id is None:
         raise ValueError(f"The tokenizer of {name!r} has no eos token; set eos_token in its tokenizer_config.json.")
-    return Codec(tokenizer, _stop_token_ids(source, int(tokenizer.eos_token_id)))
+    codec = Codec(tokenizer, _stop_token_ids(source, int(tokenizer.eos_token_id)))
+    codec.encode([{"role": "user", "content": "1 + 1 = ?"}])  # so that a template that can't be used is told now
+    return codec
 
 
 def _stop_token_ids(source: str | Path, eos_token_id: int) -> tuple[int, ...]:
     """The tokenizer's eos and whatever else ends the model's turns (Gemma's `<end_of_turn>` is no eos)."""
     try:
-        others = GenerationConfig.from_pretrained(source).eos_token_id
+        with files_of_users():
+            others = GenerationConfig.from_pretrained(source).eos_token_id
     except OSError:  # a model need not have one
         others = None
+    except ValueError as error:
+        raise ValueError(f"{source}/generation_config.json can't be read ({reason(error)}); mend it.") from error
     others = [others] if isinstance(others, int) else others or []
+    if not isinstance(others, list) or not all(isinstance(other, int) for other in others):
+        raise ValueError(
+            f"eos_token_id in {source}/generation_config.json is {others!r}; give a token or a list of them."
+        )
     return tuple(dict.fromkeys([eos_token_id, *others]))
 
 

@@ -65,7 +65,16 @@ def save_model(policy: Policy, folder: Path, dtype: torch.dtype, ranks: Ranks = 
         else:
             deque(named_weights(model, dtype), maxlen=0)
         if ranks.is_first:
-            policy.codec.tokenizer.save_pretrained(folder)
+            _save_tokenizer(policy, folder)
+
+
+def _save_tokenizer(policy: Policy, folder: Path) -> None:
+    try:
+        policy.codec.tokenizer.save_pretrained(folder)
+    except OSError:
+        raise
+    except Exception as error:  # what tokenizers' own writer raises is a bare Exception
+        raise OSError(reason(error)) from error
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from negaware.config import Config
 from negaware.models.attention import head_counts
 from negaware.models.embedded import EMBEDDED_MODEL, embedded_model_folder
 from negaware.models.family import is_llama_like
-from negaware.models.files import why_not_loaded
+from negaware.models.files import files_of_users, require_possible_sizes, why_not_loaded
 from negaware.models.lora import add_adapters, base_of_adapters, require_peft
 
 
@@ -74,15 +74,16 @@ def model_shape(config: Config) -> ModelShape:
     name, lora = config.model.name, config.model.lora
     source = str(embedded_model_folder() if name == EMBEDDED_MODEL else name)
     try:
-        found: PretrainedConfig = AutoConfig.from_pretrained(
-            base_of_adapters(source) or source, trust_remote_code=False
-        )
-    except (OSError, ValueError) as error:
+        with files_of_users():
+            source = base_of_adapters(source) or source
+            require_possible_sizes(name, source)
+            found: PretrainedConfig = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(found)
+    except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"The config of model {name!r} can't be had, so its memory can't be told: {why_not_loaded(error)}"
         ) from error
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(found)
     text, (num_heads, num_key_heads) = found.get_text_config(decoder=True), head_counts(found)
     layers = max((module for module in model.modules() if isinstance(module, nn.ModuleList)), key=_num_parameters)
     total, largest_layer = _num_parameters(model), max(_num_parameters(layer) for layer in layers)

@@ -71,6 +71,12 @@ def read_jsonl(path: Path) -> Iterator[Row]:
         where = f"{path}, line {number}"
         try:
             row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            if b"\\u" in line:  # escapes alone can spell half of a character
+                json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{where}: holds half of a character ({error.object[error.start]!a}), which is no text"
+            ) from error
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{where}: not valid JSON ({error}); each line must be one JSON object") from error
         if not isinstance(row, dict):
