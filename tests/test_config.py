@@ -66,15 +66,17 @@ def test_the_papers_table(name: str, model: str, tokens: tuple[int, int]) -> Non
         "negative_weight": 1.0,
         "prompt_weight": "one_minus_rate",
         "ratio": "token",
+        "reduction": "token_mean",
     }
     assert (rollout.questions, rollout.completions, rollout.temperature, rollout.top_p) == (512, 16, 1.0, 1.0)
     assert (rollout.max_prompt_tokens, rollout.max_new_tokens) == tokens
     assert (training.optimizer_steps, rollout.questions // training.optimizer_steps) == (16, 32)
     assert (training.learning_rate, training.schedule, training.betas) == (1e-6, "constant", (0.9, 0.999))
-    assert (training.weight_decay, training.max_grad_norm) == (0.1, 1.0)
+    assert (training.weight_decay, training.max_grad_norm, training.warmup_rollouts) == (0.1, 1.0, 10)
     assert (config.run.steps, config.run.steps * training.optimizer_steps) == (320, 5120)
     assert evaluation.during is not None
-    for sampling, temperature in ((evaluation.during, 0.6), (evaluation.final, 1.0)):
+    final_temperature = {"7b": 1.0, "32b": 0.6}[name]
+    for sampling, temperature in ((evaluation.during, 0.6), (evaluation.final, final_temperature)):
         assert (sampling.temperature, sampling.top_p, sampling.completions) == (temperature, 0.7, 32)
         assert sampling.max_new_tokens == tokens[1]
 
@@ -92,7 +94,34 @@ def test_the_gsm8k_runs_differ_in_their_objective_alone() -> None:
 def test_objective_options_are_those_of_its_loss(name: str) -> None:
     parameters = inspect.signature(OBJECTIVES[name].loss).parameters.values()
     of_loss = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    assert OBJECTIVE_OPTIONS[name]().model_dump(exclude={"name"}) == of_loss
+    assert OBJECTIVE_OPTIONS[name]().model_dump(exclude={"name", "reduction"}) == of_loss
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_reduction_is_the_objectives_own_or_the_chosen_one(name: str) -> None:
+    assert OBJECTIVE_OPTIONS[name]().reduction == OBJECTIVES[name].reduction
+    for reduction in ("token_mean", "sequence_mean", "constant"):
+        assert OBJECTIVE_OPTIONS[name](reduction=reduction).reduction == reduction
+    with pytest.raises(
+        ValueError, match="reduction is sequence_sum, which is ratio sequence's alone; choose from token"
+    ):
+        OBJECTIVE_OPTIONS[name](reduction="sequence_sum")
+
+
+def test_a_ratio_of_whole_answers_has_its_own_reduction() -> None:
+    options = OBJECTIVE_OPTIONS["nft"]
+    assert options(ratio="sequence").reduction == "sequence_sum"
+    assert options(ratio="sequence", reduction="sequence_sum").reduction == "sequence_sum"
+    for reduction in ("token_mean", "sequence_mean", "constant"):
+        with pytest.raises(
+            ValueError, match=f"reduction is {reduction}, but with ratio sequence an answer has one term"
+        ):
+            options(ratio="sequence", reduction=reduction)
+
+
+def test_the_dapo_run_has_no_penalty_that_is_not_dapos() -> None:
+    config = load_config(ROOT / "configs/gsm8k_dapo.yaml")
+    assert config.objective_options == {"clip_low": 0.2, "clip_high": 0.28, "overlong_from": None, "overlong_to": None}
 
 
 # What is set (None: taken out) → the whole sentence.
@@ -104,8 +133,8 @@ REFUSED = [
      "trackers."),
     ({"evaluation.during.evry": 1}, "evaluation.during.evry is no known field; did you mean evaluation.during.every?"),
     ({"task.hihg": 1}, "task.hihg is no known field; did you mean task.high?"),
-    ({"objective": {"name": "nft", "clip": 0.2}}, "objective.clip is no known field; known are name, epsilon, "
-     "negative_weight, prompt_weight, ratio."),
+    ({"objective": {"name": "nft", "clip": 0.2}}, "objective.clip is no known field; known are name, "
+     "reduction, epsilon, negative_weight, prompt_weight, ratio."),
     ({"objective": "ntf"}, "objective is 'ntf'; it must be one of nft, rft, grpo, dr_grpo, dapo; did you mean nft?"),
     ({"objective": "ppo"}, "objective is 'ppo'; it must be one of nft, rft, grpo, dr_grpo, dapo."),
     ({"task": {"kind": "arithmetics"}}, "task.kind is 'arithmetics'; it must be one of arithmetic, reasoning_gym, dataset, "
@@ -242,7 +271,7 @@ def test_overrides(overrides: list[str], field: str, value: Any) -> None:
         (["--model.size", "7"], "model.size is no known field; known are name, lora."),
         (["--run.seeds", "1"], "run.seeds is no known field; did you mean run.seed?"),
         (["--objective", "grpo", "--objective.epsilon", "1"], "objective.epsilon is no known field; known are name, "
-         "clip."),
+         "reduction, clip."),
         (["--run.seed", "2024-13-45"], "The value of --run.seed, '2024-13-45', can't be read; put quotes around it."),
         (["--evaluation.task", "gsm8", "--evaluation.task.split", "test"], "evaluation.task: there is no task 'gsm8'; did "
          "you mean 'gsm8k'? (tasks: arithmetic, reasoning_gym:NAME, gsm8k, math, dapo_math_17k, aime24, aime25, amc23, "

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from negaware.cli import main
@@ -17,7 +18,7 @@ from negaware.config import load_config, parse_config
 from negaware.estimates import paired_change
 from negaware.rollout.records import group_from_json
 from negaware.train import train
-from tiny_run import VOCABULARY, contents, tiny_config, write_problems, write_tiny_config
+from tiny_run import VOCABULARY, contents, timeless_metrics, tiny_config, write_problems, write_tiny_config
 
 SAMPLED = {
     *("pass_rate", "informative_share", "all_right_share", "all_wrong_share", "truncated_share", "unverifiable_share"),
@@ -174,6 +175,24 @@ def test_the_other_objectives(tmp_path: Path, objective: str) -> None:
         assert (line["train/weight_wrong"] > 0) == (objective != "rft")
         assert ("train/share_at_clip" in line) == (objective != "rft")
         assert not JUDGED & line.keys()
+
+
+@pytest.mark.parametrize("reduction", ["token_mean", "sequence_mean"])
+def test_on_policy_nft_is_grpo_run_for_run_under_one_reduction(tmp_path: Path, reduction: str) -> None:
+    """One optimizer step a rollout, π_old computed again: the same answers, and the same weights but for rounding."""
+    objectives = {"nft": {"name": "nft", "prompt_weight": "grpo"}, "grpo": {"name": "grpo"}}
+    once = {"training__optimizer_steps": 1, "training__old_logprobs": "recomputed", "evaluation__during": None}
+    runs = {}
+    for name, objective in objectives.items():
+        changes = once | {"objective": objective | {"reduction": reduction}, "run__folder": str(tmp_path / name)}
+        runs[name] = train(parse_config(tiny_config(tmp_path, run__steps=3, **changes)))
+    assert contents(runs["nft"] / "answers") == contents(runs["grpo"] / "answers")
+    ours, theirs = (load_file(folder / "model" / "model.safetensors") for folder in runs.values())
+    for name, weight in ours.items():
+        torch.testing.assert_close(weight, theirs[name], rtol=1e-3, atol=1e-4)
+    for own, other in zip(timeless_metrics(runs["nft"])[1:], timeless_metrics(runs["grpo"])[1:], strict=True):
+        for name in ("grad_norm", "entropy", "weight_right", "weight_wrong"):
+            assert own[f"train/{name}"] == pytest.approx(other[f"train/{name}"], rel=1e-3)
 
 
 def test_it_learns(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -16,6 +16,7 @@ from negaware.models.options import ModelOptions
 from negaware.objectives import OBJECTIVES
 from negaware.objectives.credit import PromptWeight
 from negaware.objectives.nft import Ratio
+from negaware.objectives.ops import Reduction
 from negaware.rollout.options import RolloutOptions
 from negaware.tasks.options import TaskOptions, task_fields
 from negaware.training.options import TrainingOptions
@@ -30,7 +31,20 @@ class _Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
-class NFTOptions(_Options):
+class _ObjectiveOptions(_Options):
+    name: str
+    reduction: Reduction | None = None
+    """How the loss of its tokens is added up: token_mean, sequence_mean or constant; by default as its paper does."""
+
+    @model_validator(mode="after")
+    def _choose_reduction(self) -> Self:
+        options = self.model_dump(exclude={"name", "reduction"})
+        reduction = OBJECTIVES[self.name].reduction_under(options, self.reduction)
+        object.__setattr__(self, "reduction", reduction)  # frozen, but not yet given to anyone
+        return self
+
+
+class NFTOptions(_ObjectiveOptions):
     """Negative-aware Fine-Tuning."""
 
     name: Literal["nft"] = "nft"
@@ -44,13 +58,13 @@ class NFTOptions(_Options):
     """Whether the likelihood ratio is a token's or the whole answer's."""
 
 
-class RFTOptions(_Options):
+class RFTOptions(_ObjectiveOptions):
     """Rejection-sampling fine-tuning."""
 
     name: Literal["rft"] = "rft"
 
 
-class GRPOOptions(_Options):
+class GRPOOptions(_ObjectiveOptions):
     """Group Relative Policy Optimization."""
 
     name: Literal["grpo"] = "grpo"
@@ -58,7 +72,7 @@ class GRPOOptions(_Options):
     """The likelihood ratio's clip, both sides."""
 
 
-class DrGRPOOptions(_Options):
+class DrGRPOOptions(_ObjectiveOptions):
     """GRPO without its two normalisations."""
 
     name: Literal["dr_grpo"] = "dr_grpo"
@@ -66,7 +80,7 @@ class DrGRPOOptions(_Options):
     """The likelihood ratio's clip, both sides."""
 
 
-class DAPOOptions(_Options):
+class DAPOOptions(_ObjectiveOptions):
     """GRPO with a higher upper clip, a token mean, and optionally a penalty on long answers."""
 
     name: Literal["dapo"] = "dapo"
@@ -205,8 +219,8 @@ class Config(_Options):
 
     @property
     def objective_options(self) -> dict[str, Any]:
-        """The objective's keyword options."""
-        return self.objective.model_dump(exclude={"name"})
+        """The keyword options of the objective's loss."""
+        return self.objective.model_dump(exclude={"name", "reduction"})
 
     def resolved(self) -> dict[str, Any]:
         """Every field with its value, as plain data."""

@@ -76,6 +76,69 @@ def test_dapo_with_equal_clips_is_grpo_under_one_reduction(reduction, batch, gra
     assert not torch.equal(ours, gradient(reduced(dapo_loss, clip_low=0.15, clip_high=0.9), batch))
 
 
+def side_weights(name, reduction, lengths, **options):
+    """What a question's right and wrong answers weigh on-policy: Σ|∂ reduced loss/∂ log π| of each side."""
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    correct = torch.arange(len(lengths)) == 0
+    leaf = torch.zeros(mask.shape, dtype=torch.float64, requires_grad=True)
+    rate = torch.full((len(lengths),), 1 / len(lengths), dtype=torch.float64)
+    loss = OBJECTIVES[name](leaf, leaf.detach(), mask, correct, rate, **options)
+    divisor = denominator(reduction, sum(lengths), len(lengths), max(lengths))
+    (found,) = torch.autograd.grad(reduce_loss(loss, mask, reduction, divisor), leaf)
+    return found[correct].abs().sum().item(), found[~correct].abs().sum().item()
+
+
+def test_answers_of_different_lengths_weigh_as_the_reduction_has_it():
+    """K = 4, r̂ = 1/4, the right answer 100 tokens long and each wrong one 300: 100 √3 / 1000 and 900 / √3 / 1000 under
+    a token mean, √3 / 4 each under a sequence mean."""
+    lengths = [100, 300, 300, 300]
+    by_tokens = pytest.approx((3**0.5 / 10, 0.9 / 3**0.5))  # 0.173 and 0.520
+    by_answers = pytest.approx((3**0.5 / 4, 3**0.5 / 4))  # 0.433 and 0.433
+    own = {name: OBJECTIVES[name].reduction for name in ("nft", "grpo")}
+    assert side_weights("nft", own["nft"], lengths, prompt_weight="grpo") == by_tokens
+    assert side_weights("grpo", own["grpo"], lengths) == by_answers
+    assert side_weights("nft", "sequence_mean", lengths, prompt_weight="grpo") == by_answers
+    assert side_weights("grpo", "token_mean", lengths) == by_tokens
+
+
+ON_POLICY_PAIRS = [("grpo", "grpo"), ("one_minus_rate", "dr_grpo"), ("grpo", "dapo")]
+
+
+def parameter_gradient(name, reduction, **options):
+    """∂ reduced loss/∂ parameters of a small policy, on-policy, on ragged answers of three questions of four."""
+    generator = torch.Generator().manual_seed(3)
+    policy = torch.randn(5, 7, generator=generator, dtype=torch.float64, requires_grad=True)
+    lengths = torch.tensor([9, 1, 4, 2, 3, 3, 8, 1, 5, 9, 2, 6])
+    correct = torch.tensor([1, 0, 0, 0, 1, 1, 0, 1, 0, 1, 1, 0], dtype=torch.bool)
+    states = torch.randint(5, (12, 9), generator=generator)
+    tokens = torch.randint(7, (12, 9), generator=generator)
+    mask = torch.arange(9) < lengths[:, None]
+    logprobs = policy.log_softmax(-1)[states, tokens]
+    rate = correct.view(3, 4).double().mean(1).repeat_interleave(4)
+    loss = OBJECTIVES[name](logprobs, logprobs.detach(), mask, correct, rate, **options)
+    divisor = denominator(reduction, int(lengths.sum()), 12, 9)
+    (found,) = torch.autograd.grad(reduce_loss(loss, mask, reduction, divisor), policy)
+    return found
+
+
+@pytest.mark.parametrize("reduction", ["token_mean", "sequence_mean", "constant"])
+@pytest.mark.parametrize(("weight", "other"), ON_POLICY_PAIRS)
+def test_on_policy_the_parameters_have_one_gradient_under_one_reduction(reduction, weight, other):
+    ours = parameter_gradient("nft", reduction, prompt_weight=weight)
+    torch.testing.assert_close(ours, parameter_gradient(other, reduction), rtol=1e-9, atol=1e-12)
+    assert ours.norm() > 1e-3
+
+
+@pytest.mark.parametrize(("weight", "other"), [("grpo", "grpo"), ("one_minus_rate", "dr_grpo")])
+def test_on_policy_the_parameters_gradients_part_under_their_own_reductions(weight, other):
+    """GRPO's by direction; Dr. GRPO's by a constant alone, which changes from batch to batch."""
+    ours = parameter_gradient("nft", OBJECTIVES["nft"].reduction, prompt_weight=weight)
+    theirs = parameter_gradient(other, OBJECTIVES[other].reduction)
+    assert (ours - theirs).norm() > 0.1 * ours.norm()
+    cosine = torch.nn.functional.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0).item()
+    assert cosine == pytest.approx(1, abs=1e-9) if other == "dr_grpo" else cosine < 0.99
+
+
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("weight", ["uniform", "one_minus_rate", "grpo"])
 @pytest.mark.parametrize(("epsilon", "negative_weight"), [(1.0, 1.0), (0.3, 1.0), (0.3, 0.5)])

@@ -7,6 +7,7 @@ import pytest
 from transformers import PreTrainedModel
 
 from negaware.objectives import OBJECTIVES
+from negaware.objectives.ops import Reduction
 from negaware.training.options import TrainingOptions
 from negaware.training.step import LossSettings, Trainer
 
@@ -24,9 +25,10 @@ def make_trainer() -> Callable[..., Trainer]:
         temperature: float = 1.0,
         num_steps: int = 100,
         questions: int | None = None,
+        reduction: Reduction | None = None,
         **options: Any,
     ) -> Trainer:
-        loss = LossSettings(OBJECTIVES[objective], objective_options or {}, temperature, 14)
+        loss = LossSettings(OBJECTIVES[objective], objective_options or {}, temperature, 14, reduction)
         return Trainer(model, loss, TrainingOptions(**FLOAT32 | options), num_steps, questions=questions)
 
     return make

@@ -61,6 +61,15 @@ def test_pi_old_is_the_policy_before_the_first_mini_batch(objective: str, make_t
     assert metrics["train/grad_norm"] == pytest.approx(sum(norms) / 2, rel=1e-3)
 
 
+@pytest.mark.parametrize("reduction", ["token_mean", "sequence_mean", "constant"])
+@pytest.mark.parametrize("objective", ["nft", "grpo"])
+def test_a_chosen_reduction_is_the_one_that_is_trained(objective: str, reduction: str, make_trainer: Any) -> None:
+    groups = off_policy(sampled_groups(llama(0), num_groups=3))
+    trainer = make_trainer(llama(0), objective, reduction=reduction, micro_batch_tokens=40)
+    ((_, gradient, _),) = gradients_of_mini_batches(trainer, groups)
+    assert relative(gradient, by_definition(llama(0), groups, objective, {}, reduction)[0]) < 1e-4
+
+
 def test_the_seed_decides_which_questions_share_a_mini_batch(make_trainer: Any) -> None:
     """Four questions of 2, 4, 8 and 16 answer tokens: the tokens of the first mini-batch tell which two are in it."""
     groups = [

@@ -59,10 +59,12 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
-def by_definition(model, groups: list[Group], objective: str, options: dict) -> tuple[torch.Tensor, float]:
+def by_definition(
+    model, groups: list[Group], objective: str, options: dict, reduction: str | None = None
+) -> tuple[torch.Tensor, float]:
     """Gradient and loss of the whole mini-batch at once: one forward an answer, autograd through all logits."""
     loss = torch.zeros(())
-    reduction = OBJECTIVES[objective].reduction_under(options)
+    reduction = reduction or OBJECTIVES[objective].reduction_under(options)
     lengths = [len(done.token_ids) for group in groups for done in group.completions]
     for group in groups:
         for done, verdict in zip(group.completions, group.verdicts, strict=True):

@@ -14,12 +14,16 @@ from negaware.objectives.nft import nft_counts, nft_loss
 from negaware.objectives.ops import Reduction
 from negaware.objectives.rft import rft_counts, rft_loss
 
+TOKEN_REDUCTIONS: tuple[Reduction, ...] = ("token_mean", "sequence_mean", "constant")
+"""Those of a loss with a term a token."""
+
 
 @dataclass(frozen=True, slots=True)
 class Objective:
     """An objective: call it for the per-token loss [B, T].
 
-    `counts` says how many tokens each safeguard touched; `needs_group` that K = 1 cannot teach it anything.
+    `counts` says how many tokens each safeguard touched; `reduction` is its paper's; `needs_group` says that K = 1
+    cannot teach it anything.
     """
 
     name: str
@@ -32,9 +36,24 @@ class Objective:
         """The per-token loss [B, T] of the five tensors under these options."""
         return self.loss(*tensors, **options)
 
-    def reduction_under(self, options: dict[str, Any]) -> Reduction:
-        """The reduction; a ratio of whole answers gives one term an answer, so the mean is over answers."""
-        return "sequence_sum" if options.get("ratio") == "sequence" else self.reduction
+    def reduction_under(self, options: dict[str, Any], chosen: Reduction | None = None) -> Reduction:
+        """The `chosen` reduction, by default the objective's own. ValueError for one that its loss can't have.
+
+        A ratio of whole answers gives one term an answer, spread over its tokens: that is summed up, and the mean is
+        over answers. Other losses have a term a token, whose sum would count an answer by its length.
+        """
+        if options.get("ratio") == "sequence":
+            if chosen not in (None, "sequence_sum"):
+                raise ValueError(
+                    f"reduction is {chosen}, but with ratio sequence an answer has one term, whose reduction is "
+                    "sequence_sum; leave it out, or take ratio token"
+                )
+            return "sequence_sum"
+        if chosen == "sequence_sum":
+            raise ValueError(
+                f"reduction is sequence_sum, which is ratio sequence's alone; choose from {', '.join(TOKEN_REDUCTIONS)}"
+            )
+        return chosen or self.reduction
 
 
 OBJECTIVES: dict[str, Objective] = {

@@ -11,7 +11,6 @@ from negaware.tasks import procedural, reasoning
 from negaware.tasks.benchmarks import BENCHMARKS, benchmark_problems, file_name
 from negaware.tasks.dataset import dataset_problems
 from negaware.tasks.options import (
-    STEP_BY_STEP_PROMPT,
     AnyTaskOptions,
     ArithmeticOptions,
     BenchmarkOptions,
@@ -62,7 +61,8 @@ def _load_dataset(options: DatasetOptions, data_dir: Path | None) -> Task:
 def _load_benchmark(options: BenchmarkOptions, data_dir: Path | None) -> Task:
     name = file_name(options)
     problems = benchmark_problems(options, data_dir)
-    return Task(name, problems, STEP_BY_STEP_PROMPT, MathVerifier(extract=BENCHMARKS[name].extract))
+    verifier = MathVerifier(extract=BENCHMARKS[name].extract)
+    return Task(name, problems, options.prompt, verifier, options.system_prompt)
 
 
 LOADERS: Mapping[str, Callable[[Any, Path | None], Task]] = {

@@ -27,6 +27,17 @@ BenchmarkName = Literal[
 ]
 STEP_BY_STEP_PROMPT = "{question}\nPlease reason step by step, and put your final answer within \\boxed{}."
 """The words of the Qwen2.5-Math evaluations, which most published figures on these sets use."""
+PROMPTS = {
+    "step_by_step": STEP_BY_STEP_PROMPT,
+    "bare": "{question}",
+    "dapo": (
+        "Solve the following math problem step by step. The last line of your response should be of the form Answer: "
+        "\\boxed{$Answer} (without quotes) where $Answer is the answer to the problem.\n\n{question}\n\n"
+        'Remember to put your answer on its own line after "Answer:".'
+    ),
+}
+"""Prompts with a name. `dapo`: the words around DAPO-Math-17k's questions (arXiv 2503.14476), with a box around the
+answer, as the data of NFT's code has it (docs/paper.md)."""
 
 
 class _Options(BaseModel):
@@ -52,6 +63,21 @@ class _TaskOptions(_Options):
         if self.truncated_answers == "judged" and self.verifier is None:
             raise ValueError("truncated_answers: judged is for your own judge; name it in verifier, or leave this out")
         return self
+
+
+class _PromptOptions(_TaskOptions):
+    prompt: str = STEP_BY_STEP_PROMPT
+    """The user's message, {question} standing for the question; or a name: step_by_step, dapo, bare (the question)."""
+    system_prompt: str | None = None
+    """The system's message. None: the model's chat template has its own, or there is none."""
+
+    @field_validator("prompt")
+    @classmethod
+    def _holds_the_question(cls, value: str) -> str:
+        value = PROMPTS.get(value, value)
+        if "{question}" not in value:
+            raise ValueError(f"prompt must contain {{question}}, or be one of {', '.join(PROMPTS)}, got {value!r}")
+        return value
 
 
 class ArithmeticOptions(_TaskOptions):
@@ -96,7 +122,7 @@ class ReasoningGymOptions(_TaskOptions):
     """Another seed generates other problems."""
 
 
-class DatasetOptions(_TaskOptions):
+class DatasetOptions(_PromptOptions):
     """Your own problems: a file, or a data set of the hub, with named columns."""
 
     kind: Literal["dataset"] = "dataset"
@@ -112,10 +138,6 @@ class DatasetOptions(_TaskOptions):
     """The column with the gold answer: a text or a number. None: there is none, your own `verifier` needs none."""
     id_column: str | None = None
     """The column with an identifier. None: the row's number."""
-    prompt: str = STEP_BY_STEP_PROMPT
-    """The user's message; {question} stands for the question."""
-    system_prompt: str | None = None
-    """The system's message, if any."""
     extract: Literal["auto"] | tuple[Method, ...] = "auto"
     """Where an answer is looked for in a text: a method, methods in order of preference, or auto."""
     num_problems: int | None = Field(default=None, ge=1)
@@ -135,8 +157,6 @@ class DatasetOptions(_TaskOptions):
 
     @model_validator(mode="after")
     def _check(self) -> DatasetOptions:
-        if "{question}" not in self.prompt:
-            raise ValueError(f"prompt must contain {{question}}, got {self.prompt!r}")
         if self.answer_column is None and self.verifier is None:
             raise ValueError("answer_column is null, so nothing can be graded; name the column, or give a verifier")
         if self.extract == ():
@@ -144,7 +164,7 @@ class DatasetOptions(_TaskOptions):
         return self
 
 
-class BenchmarkOptions(_TaskOptions):
+class BenchmarkOptions(_PromptOptions):
     """A named mathematics set, from the hub or from a folder of local files."""
 
     kind: Literal["benchmark"] = "benchmark"

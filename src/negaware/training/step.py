@@ -24,7 +24,7 @@ from negaware.models.logprobs import head_of, hidden_states, token_logprobs
 from negaware.models.parallel import ShardedModel, recompute_activations
 from negaware.models.residual import keep_residual_float32
 from negaware.objectives.objective import Objective, gradient_weights
-from negaware.objectives.ops import denominator, reduce_loss
+from negaware.objectives.ops import Reduction, denominator, reduce_loss
 from negaware.ranks import ALONE, Ranks
 from negaware.training.optimizer import MasterOptimizer
 from negaware.training.options import TrainingOptions
@@ -56,6 +56,8 @@ class LossSettings:
     options: dict[str, Any]
     temperature: float
     max_answer_tokens: int
+    reduction: Reduction | None = None
+    """None: the objective's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +177,7 @@ class Trainer:
     ) -> None:
         """One step on this rank's share of a mini-batch whose answers, all ranks', have these lengths."""
         loss = self.loss
-        reduction = loss.objective.reduction_under(loss.options)
+        reduction = loss.objective.reduction_under(loss.options, loss.reduction)
         divisor = denominator(reduction, sum(lengths), len(lengths), loss.max_answer_tokens)
         own_loss = 0.0
         for micro_batch in own:
