@@ -16,6 +16,7 @@ import torch  # noqa: E402
 
 # A test runner in the background ignores Ctrl-C, and so would the processes that tests start to interrupt them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and one under nohup a closed terminal
 torch.set_num_threads(1)  # tests are small: more threads cost more than they give, and sums keep their order
 
 

@@ -35,7 +35,7 @@ RULES: dict[str, tuple[str, str, str]] = {
         "torch",
         "",
     ),
-    "resume": ("ranks training runs config", "", ""),
+    "resume": ("types ranks models training runs config", "", ""),
     "compare": ("config ranks train runs", "rich", ""),
     "evaluate": ("estimates tasks models rollout evaluation", "torch rich", ""),
     "planning": ("config libraries models rollout", "torch transformers yaml rich", ""),

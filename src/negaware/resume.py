@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from negaware.config import Config, ConfigError, parse_config
+from negaware.models.files import is_whole
 from negaware.ranks import Ranks
 from negaware.runs.folder import RunFolder
 from negaware.runs.report_data import flatten
 from negaware.training.checkpoint import CheckpointError, newest_checkpoint, read_state
+from negaware.types import Problem
 
 FREE_TO_CHANGE = {
     *("run.folder", "run.checkpoint_every", "run.keep_checkpoints", "run.trackers", "data_dir", "device"),
@@ -22,25 +27,79 @@ FREE_TO_CHANGE = {
 
 
 def open_run_folder(config: Config, resume: bool, force: bool) -> tuple[RunFolder, bool, bool]:
-    """The run's folder; whether the run is a new one (its folder may be made, but isn't yet); whether it is done."""
+    """The run's folder; whether the run is a new one (its folder may be made, but isn't yet); whether it is done.
+
+    ValueError for a file in it that couldn't be read later: better now than at the end of the training.
+    """
     path = config.run.folder
     assert path is not None
     if resume and path.is_dir() and any(path.iterdir()):
         folder = RunFolder.open(path)
         _require_same_config(folder.read_config(), config.resolved(), path)
-        return folder, False, folder.read_summary() is not None and (path / "model").exists()
+        folder.read_environment()
+        return folder, False, folder.read_summary() is not None and is_whole(path / "model")
     RunFolder.require_free(path, force=force)
     return RunFolder(path), True, False
 
 
 def last_state(folder: RunFolder, config: Config, ranks: Ranks) -> dict[str, Any] | None:
-    """The state in the newest checkpoint, None if there is none."""
+    """The state in the newest checkpoint, None if there is none. CheckpointError if what is there needs one."""
     path = ranks.of_first(lambda: newest_checkpoint(folder.path / "checkpoints"))
     if path is None:
+        if ranks.of_first(lambda: folder.read_summary() is not None):
+            raise CheckpointError(
+                f"The run in {folder.path} is finished, but its model isn't whole, and there is no checkpoint to write "
+                "it from; put one of them back, or begin anew with --force."
+            )
         return None
     state = read_state(path, ranks)
     _require_same_config(state["config"], config.resolved(), path)
     return state
+
+
+def fingerprint(problems: Sequence[Problem]) -> str:
+    """A hash of the problems: their ids, questions and gold answers, in their order."""
+    digest = hashlib.sha256()
+    for problem in problems:
+        digest.update(json.dumps([problem.id, problem.question, problem.answer]).encode())
+    return digest.hexdigest()
+
+
+def require_same_origin(before: Mapping[str, str], now: Mapping[str, str], place: Path) -> None:
+    """CheckpointError if something that the run in `place` began with, by what it is, has another fingerprint now."""
+    for what, mark in now.items():
+        if before.get(what, mark) != mark:
+            raise CheckpointError(
+                f"{place} is of other data: {what} have changed since the run began; put them back as they were, or "
+                "choose another run.folder."
+            )
+
+
+def begin_to_write(
+    folder: RunFolder,
+    config: Config,
+    state: Mapping[str, Any] | None,
+    how: dict[str, Any],
+    *,
+    is_new: bool,
+    force: bool,
+) -> list[str]:
+    """Makes the folder of a new run, or takes an old one back to its checkpoint's state.
+
+    `how` is what decides the rounding of this process's figures; a sentence for each that was otherwise at the run's
+    beginning.
+    """
+    if is_new:
+        RunFolder.create(folder.path, config.resolved(), {"computation": how}, force=force)
+        return []
+    folder.go_back(0 if state is None else int(state["step"]), [] if state is None else state.get("metrics"))
+    folder.write_config(config.resolved())
+    before = folder.read_environment().get("computation", {})
+    return [
+        f"{name} was {before[name]} when the run began and is {value} now: figures may differ by rounding"
+        for name, value in how.items()
+        if before.get(name, value) != value
+    ]
 
 
 def _require_same_config(before: dict[str, Any], now: dict[str, Any], place: Path) -> None:

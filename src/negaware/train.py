@@ -19,12 +19,14 @@ from negaware.estimates import Estimate
 from negaware.evaluation.evaluate import EvaluationResult, evaluate, write_results
 from negaware.evaluation.options import EvaluationSampling
 from negaware.evaluation.outcome import Counts, outcome
+from negaware.models.kernels import computation
 from negaware.models.load import COMPUTE_DTYPES, load_policy, pick_device
+from negaware.models.lora import frozen_checksum
 from negaware.models.parallel import ShardedModel, load_sharded_policy, named_weights
 from negaware.models.save import save_model
 from negaware.objectives import OBJECTIVES
 from negaware.ranks import ALONE, Ranks
-from negaware.resume import last_state, open_run_folder
+from negaware.resume import begin_to_write, fingerprint, last_state, open_run_folder, require_same_origin
 from negaware.rollout.collect import Collector, call_seed, short_of_room
 from negaware.rollout.engines import make_engine
 from negaware.rollout.local import LocalEngine
@@ -79,13 +81,14 @@ def train(
         interrupt.announce = progress.note
         progress.phase("loading data and model", announce=True)
         run = _Run(config, folder, progress, stack, ranks, judges)
+        if state is not None:
+            require_same_origin(state.get("origin", {}), run.origin, folder.path)
         if ranks.is_first:
             if is_new:  # only now: data, model or tracker that isn't there has deleted nothing and left nothing behind
                 stack.enter_context(folder.locked())
-                RunFolder.create(folder.path, config.resolved(), force=force)
-            else:
-                folder.truncate_after(-1 if state is None else start)
-                folder.write_config(config.resolved())
+            how = computation(None if run.trainer.fused is None else run.trainer.fused.kernels)
+            for sentence in begin_to_write(folder, config, state, how, is_new=is_new, force=force):
+                progress.note(sentence)
             run.trackers = open_trackers(config.run.trackers, folder, config.resolved(), start_step=start)
             for tracker in run.trackers:
                 stack.callback(tracker.close)
@@ -125,6 +128,7 @@ def train(
         progress.phase("evaluating after training", announce=True)
         after = run.judge("after")
         progress.phase("writing the model and the report", announce=True)
+        folder.require_in_place()
         save_model(run.policy, folder.path / "model", run.dtype, ranks)
         summary = outcome(run.before, after, [problem.question for problem in run.held_out.problems]) | {
             "train_seconds": run.train_seconds,
@@ -196,6 +200,12 @@ class _Run:
         self.trackers: list[Tracker] = []
         self.before: dict[str, Counts] | None = None
         self.train_seconds = 0.0
+        self.origin = {
+            "the problems of task": fingerprint(self.task.problems),
+            "the problems of evaluation.task": fingerprint(self.held_out.problems),
+            "the weights under the adapters": str(sum(ranks.gather(frozen_checksum(self.policy.model))) % 2**64),
+        }
+        """What a checkpoint doesn't hold, though the run depends on it, each with its fingerprint."""
         self.last_state: dict[str, Any] | None = None
         """Where the run stood after the last finished step; with the optimizer's tensors it makes a checkpoint."""
         self.saved_step: int | None = None
@@ -212,6 +222,7 @@ class _Run:
             for sentence in filter(None, (result.unjudged, result.all_truncated)):
                 self.progress.note(f"{sentence} (evaluations/{moment}-{name}.jsonl has all)")
             if self.ranks.is_first:
+                self.folder.require_in_place()
                 write_results(result, self.folder.path / "evaluations" / f"{moment}-{name}.jsonl")
             if moment == "before":  # later there is a run to lose
                 result.require_judged("Mend the judge, then go on with --resume.")
@@ -244,6 +255,8 @@ class _Run:
         self.last_state = {
             "step": step,
             "config": self.config.resolved(),
+            "origin": self.origin,
+            "metrics": self.folder.logged,
             "num_optimizer_steps": self.trainer.optimizer.num_steps_done,
             "position": self.collector.state.position,
             "surplus": [asdict(group) for group in self.collector.state.surplus],
@@ -269,6 +282,7 @@ class _Run:
             return
         if at_the_end and not self.ranks.all_reach(f"leaving after step {state['step']}"):
             return
+        self.folder.require_in_place()
         self.progress.phase(f"writing a checkpoint of step {state['step']}", announce=announce)
         self.saved_step = state["step"]  # also if the disk is full: a second attempt would end as the first
         keep = self.config.run.keep_checkpoints

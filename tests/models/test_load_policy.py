@@ -1,6 +1,7 @@
 """Loading: what it refuses, each in one clear sentence, and that what is saved is an ordinary transformers folder."""
 
 import json
+import os
 import string
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from negaware.models.files import is_whole
 from negaware.models.load import load_codec, load_policy
 from negaware.models.options import LoraOptions
 from negaware.models.save import save_model
@@ -227,3 +229,36 @@ def test_a_saved_model_is_an_ordinary_folder(folder, tmp_path):
     assert torch.equal(model.generate(**encoded, **options), policy.model.generate(**encoded, **options))
     assert model.generation_config.eos_token_id == [0]
     assert model.dtype == torch.float32
+
+
+def test_a_saved_model_is_on_the_disk(folder, tmp_path, monkeypatch):
+    """Each of its files, and the folders that name them: a machine that loses power keeps them."""
+    durable = []
+    fsync = os.fsync
+
+    def recorded(descriptor):
+        durable.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    saved = tmp_path / "run" / "saved"
+    save_model(load_policy(str(folder), torch.float32), saved, torch.float32)
+    assert {*saved.iterdir(), saved, tmp_path / "run"} <= set(durable)
+    assert saved / "model.safetensors" in durable
+
+
+@pytest.mark.parametrize("lora", [None, LoraOptions(rank=2, save="adapter")], ids=["model", "adapters"])
+def test_a_model_that_is_cut_short_is_not_whole(folder, tmp_path, lora):
+    save_model(load_policy(str(folder), torch.float32, lora=lora), tmp_path / "saved", torch.float32)
+    assert is_whole(tmp_path / "saved")
+    for file in [*(tmp_path / "saved").glob("*.safetensors"), *(tmp_path / "saved").glob("*config.json")]:
+        if file.name != "generation_config.json":
+            content = file.read_bytes()
+            for damaged in (content[:-3], content[: len(content) // 2], b""):
+                file.write_bytes(damaged)
+                assert not is_whole(tmp_path / "saved"), file
+            file.unlink()
+            assert not is_whole(tmp_path / "saved"), file
+            file.write_bytes(content)
+    assert is_whole(tmp_path / "saved")
+    assert not is_whole(tmp_path / "nothing")

@@ -44,7 +44,8 @@ class TestVLLMServerEngine(EngineConformance):
 
 def test_no_answer_comes_from_the_weights_before(server, tmp_path):
     old, new = llama(8), llama(9)
-    (tmp_path / "weights/version-000005-left").mkdir(parents=True)  # by a process that was killed
+    (tmp_path / "weights/version-000005-leftover").mkdir(parents=True)  # by a process that was killed
+    (tmp_path / "weights/version-good").mkdir()  # somebody's
     engine = VLLMServerEngine(server.url, tmp_path / "weights", 61, False, MAX_SEQUENCES)
     engine.load_weights(old.named_parameters(), version=6)
     before = engine.generate(PROMPTS, 3, PARAMS, 0)
@@ -56,7 +57,7 @@ def test_no_answer_comes_from_the_weights_before(server, tmp_path):
         for prompt, group in zip(PROMPTS, groups, strict=True):
             for completion, expected in zip(group, trainer_logprobs(weights, prompt, group, 1.0), strict=True):
                 assert completion.logprobs == pytest.approx(expected, abs=1e-4)
-    assert list((tmp_path / "weights").iterdir()) == []
+    assert [path.name for path in (tmp_path / "weights").iterdir()] == ["version-good"]
 
 
 def test_another_writer_is_found_out(server, tmp_path):

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -138,7 +139,7 @@ def test_truncate_forgets_later_steps_and_a_torn_line(run):
     assert read_json_lines(run.metrics_path)[1]
 
     resumed = RunFolder.open(run.path)
-    resumed.truncate_after(2)
+    resumed.go_back(2)
     assert resumed.answer_steps() == [0, 1, 2]
     assert sorted(path.name for path in (run.path / "answers").iterdir()) == [f"00000{step}.jsonl" for step in range(3)]
     resumed.log(3, {"train/loss": 1.0})
@@ -168,7 +169,7 @@ def test_a_full_disk_is_named_and_the_previous_content_survives(run, monkeypatch
         lambda: run.log(2, {"train/loss": 0.5}),
         lambda: run.write_answers(1, [{"step": 1, "answer": "new"}]),
         lambda: run.write_summary({"steps": 2}),
-        lambda: run.truncate_after(0),
+        lambda: run.go_back(0),
     ):
         with pytest.raises(OSError, match=r"no space left .*--resume.*/run/") as caught:
             write()
@@ -197,7 +198,7 @@ def test_a_kill_leaves_whole_lines_and_whole_files(tmp_path):
     assert steps == list(range(len(steps)))
     assert len(steps) > int((printed or ["20"])[-1])
     assert len(run.read_answers(0)) == 20
-    run.truncate_after(10)
+    run.go_back(10)
     assert len(run.path.joinpath("metrics.jsonl").read_text().splitlines()) == 11
     assert json.loads(run.path.joinpath("environment.json").read_text())
 
@@ -207,6 +208,26 @@ def test_a_broken_config_is_named(tmp_path: Path) -> None:
     (run.path / "config.yaml").write_text("model: [")
     with pytest.raises(ValueError, match=r"config\.yaml can't be read .*mend it by hand"):
         run.read_config()
+
+
+@pytest.mark.parametrize("then", ["moved", "deleted"])
+def test_a_folder_that_is_gone_takes_nothing_more(tmp_path: Path, then: str) -> None:
+    run = RunFolder.create(tmp_path / "run", {})
+    with run.locked():
+        run.log(1, {})
+        run.path.rename(tmp_path / "away") if then == "moved" else shutil.rmtree(run.path)
+        writes = (
+            lambda: run.log(2, {}),
+            lambda: run.write_answers(2, []),
+            lambda: run.write_summary({}),
+            lambda: run.write_config({}),
+        )
+        for write in writes:
+            with pytest.raises(
+                ValueError, match=r"run was moved or deleted while the run went on \(it is now .*\), so "
+            ):
+                write()
+        assert not run.path.exists()
 
 
 def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:

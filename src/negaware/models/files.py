@@ -5,6 +5,7 @@ It loads no model.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,6 +85,25 @@ def require_finite(name: str, model: nn.Module) -> None:
 def why_not_loaded(error: BaseException) -> str:
     """What stands against loading, in one line."""
     return OWN_CODE if "trust_remote_code" in str(error) else reason(error)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a model or adapters are in the folder, with a tokenizer, and no file of weights or JSON is cut short."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        read = {path.name: json.loads(path.read_bytes()) for path in folder.glob("*.json")}
+        needed = {
+            name for index in read if index.endswith(".index.json") for name in read[index]["weight_map"].values()
+        }
+        weights = {path.name for path in folder.glob("*.safetensors")}
+        for name in weights:
+            with safe_open(folder / name, "pt"):  # compares the file's size with its header's
+                pass
+    except (ValueError, LookupError, TypeError, AttributeError, OSError, SafetensorError):
+        return False
+    configs = read.keys() & {"config.json", "adapter_config.json"}
+    return bool(weights and configs) and needed <= weights and "tokenizer_config.json" in read
 
 
 @contextmanager

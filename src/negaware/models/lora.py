@@ -118,6 +118,18 @@ def merged_weight(layer: Any) -> Tensor:
     return merged
 
 
+def frozen_checksum(model: nn.Module) -> int:
+    """A sum over the bits of this rank's weights that aren't trained; those of all ranks add up to it, modulo 2**64."""
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    total = 0
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            weight: Any = parameter.detach()
+            local: Tensor = weight.to_local() if isinstance(weight, DTensor) else weight
+            total += int(local.view(integers[local.element_size()]).sum(dtype=torch.int64))
+    return total % 2**64
+
+
 def has_adapters(model: nn.Module) -> bool:
     """Whether `add_adapters` was here."""
     return any(hasattr(module, "lora_A") for module in model.modules())

@@ -7,6 +7,7 @@ beside another, but where a model's files name its weights otherwise. It knows n
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -66,6 +67,8 @@ def save_model(policy: Policy, folder: Path, dtype: torch.dtype, ranks: Ranks = 
             deque(named_weights(model, dtype), maxlen=0)
         if ranks.is_first:
             _save_tokenizer(policy, folder)
+            for written in [*folder.iterdir(), folder, folder.parent]:  # before the summary says that it is there
+                _make_durable(written)
 
 
 def _save_tokenizer(policy: Policy, folder: Path) -> None:
@@ -75,6 +78,14 @@ def _save_tokenizer(policy: Policy, folder: Path) -> None:
         raise
     except Exception as error:  # what tokenizers' own writer raises is a bare Exception
         raise OSError(reason(error)) from error
+
+
+def _make_durable(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -111,7 +111,8 @@ class VLLMServerEngine:
         Returns the name that the server gives these weights.
         """
         self.shared_folder.mkdir(parents=True, exist_ok=True)
-        for leftover in self.shared_folder.glob("version-*"):  # of a process that was killed here
+        ours = f"version-{6 * '[0-9]'}*-{8 * '?'}"  # as below; another name is somebody's
+        for leftover in self.shared_folder.glob(ours):  # of a process that was killed here
             shutil.rmtree(leftover, ignore_errors=True)
         # A name never used before: a network file system may show what an old one held.
         folder = Path(tempfile.mkdtemp(prefix=f"version-{version:06d}-", dir=self.shared_folder))

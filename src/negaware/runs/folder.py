@@ -13,9 +13,10 @@ import fcntl
 import json
 import math
 import os
+import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,22 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._started = time.monotonic()
+        self._held: int | None = None
+        self._logged: list[dict[str, Any]] = []
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], config: Mapping[str, Any], *, force: bool = False) -> RunFolder:
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        config: Mapping[str, Any],
+        environment: Mapping[str, Any] | None = None,
+        *,
+        force: bool = False,
+    ) -> RunFolder:
         """A new run at `path` with its resolved config (plain values) and environment written.
 
-        With `force`, a run that is already there is deleted first. ValueError where something is in the way.
+        `environment` is what is to be known of it beyond what can be told here. With `force`, a run that is already
+        there is deleted first. ValueError where something is in the way.
         """
         path = Path(path)
         if cls.require_free(path, force=force):
@@ -51,7 +62,8 @@ class RunFolder:
         with _explain_full_disk(path):
             path.mkdir(parents=True, exist_ok=True)
         run = cls(path)
-        replace_file(path / _ENVIRONMENT, _to_json(describe_environment(), indent=2) + "\n")
+        facts = describe_environment() | dict(environment or {})
+        replace_file(path / _ENVIRONMENT, _to_json(facts, indent=2) + "\n")
         run.write_config(config)
         replace_file(run.metrics_path, "")
         return run
@@ -91,9 +103,26 @@ class RunFolder:
                 raise ValueError(
                     f"another process is training in {self.path}; wait for its end or choose another run.folder"
                 ) from None
+            self._held = descriptor
             yield
         finally:
+            self._held = None
             os.close(descriptor)
+
+    def require_in_place(self) -> None:
+        """ValueError if the folder was moved or deleted since it was locked: a new one would take only what follows."""
+        if self._held is None:
+            return
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(self._held), os.stat(self.path)):
+                return
+        now = ""
+        with contextlib.suppress(OSError):  # there is no /proc on every system
+            now = f" (it is now {os.readlink(f'/proc/self/fd/{self._held}')})"
+        raise ValueError(
+            f"the run folder {self.path} was moved or deleted while the run went on{now}, so nothing more is written; "
+            "move it back, then go on with --resume from its last checkpoint"
+        )
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> RunFolder:
@@ -116,7 +145,9 @@ class RunFolder:
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends one line of metrics, with the step and the seconds so far, and makes it durable."""
-        line = _to_json({"step": step, "seconds": round(self.seconds, 3), **metrics}) + "\n"
+        self.require_in_place()
+        record = _finite({"step": step, "seconds": round(self.seconds, 3), **metrics})
+        line = _to_json(record) + "\n"
         with _explain_full_disk(self.metrics_path), self.metrics_path.open("ab", buffering=0) as file:
             size = file.seek(0, os.SEEK_END)
             try:
@@ -125,29 +156,43 @@ class RunFolder:
                 with contextlib.suppress(OSError):
                     file.truncate(size)
                 raise
+        self._logged.append(record)
+
+    @property
+    def logged(self) -> list[dict[str, Any]]:
+        """The lines of metrics since the run began, whatever may have become of their file: for a checkpoint."""
+        return [*self._logged]
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """The resolved config (plain values) in force from now."""
-        replace_file(self.path / _CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+        self._replace(self.path / _CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
 
     def write_answers(self, step: int, records: Iterable[Mapping[str, Any]]) -> None:
         """The sampled answers of one step, one JSON object a line."""
-        replace_file(self._answers_path(step), "".join(_to_json(record) + "\n" for record in records))
+        self._replace(self._answers_path(step), "".join(_to_json(record) + "\n" for record in records))
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """The figures of the finished run."""
-        replace_file(self.path / "summary.json", _to_json(summary, indent=2) + "\n")
+        self._replace(self.path / "summary.json", _to_json(summary, indent=2) + "\n")
 
-    def truncate_after(self, step: int) -> None:
-        """Forgets what was logged after `step`, and a torn last line, so that a resumed run can log it again."""
-        kept = [record for record in self.read_metrics() if record["step"] <= step]
-        replace_file(self.metrics_path, "".join(_to_json(record) + "\n" for record in kept))
+    def go_back(self, step: int, logged: Sequence[dict[str, Any]] | None = None) -> None:
+        """Forgets what was written after `step`, and a torn last line, so that a resumed run can write it again.
+
+        `logged` are the metrics up to there as a checkpoint holds them, None to take those in the file.
+        """
+        self._logged = [one for one in (self.read_metrics() if logged is None else logged) if one["step"] <= step]
+        self._replace(self.metrics_path, "".join(_to_json(record) + "\n" for record in self._logged))
         for later in self.answer_steps():
             if later > step:
                 self._answers_path(later).unlink()
-        for leftover in [*self.path.glob(".*.partial"), *self.path.glob("answers/.*.partial")]:
-            leftover.unlink()
-        self._started = time.monotonic() - (kept[-1]["seconds"] if kept else 0.0)
+        written = [self.path / name for name in (_CONFIG, _ENVIRONMENT, "metrics.jsonl", "summary.json", "report.html")]
+        partial = [path.with_name(f".{path.name}.partial") for path in written]
+        partial += [
+            path for path in self.path.glob("answers/.*.partial") if re.match(r"\.[0-9]{6,}\.jsonl\.p", path.name)
+        ]
+        for leftover in partial:
+            leftover.unlink(missing_ok=True)
+        self._started = time.monotonic() - (self._logged[-1]["seconds"] if self._logged else 0.0)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The logged lines in order; a torn last line is left out, what wasn't finite is None."""
@@ -155,7 +200,8 @@ class RunFolder:
 
     def answer_steps(self) -> list[int]:
         """The steps whose answers are kept, in order."""
-        return sorted(int(path.stem) for path in self.path.glob("answers/*.jsonl") if path.stem.isdigit())
+        paths = [path for path in self.path.glob("answers/*.jsonl") if re.fullmatch("[0-9]{6,}", path.stem)]
+        return sorted(int(path.stem) for path in paths if path == self._answers_path(int(path.stem)))
 
     def read_answers(self, step: int) -> list[dict[str, Any]]:
         """The answers of one step; none where none were kept."""
@@ -167,19 +213,26 @@ class RunFolder:
         try:
             return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} can't be read ({' '.join(str(error).split())}); mend it by hand") from error
+            raise ValueError(
+                f"{path} can't be read ({' '.join(str(error).split())}); mend it by hand, or copy the config that the "
+                "run was started with over it"
+            ) from error
 
     def read_environment(self) -> dict[str, Any]:
         """Where and with what the run was started."""
-        return _read_json(self.path / _ENVIRONMENT)
+        return _read_json(self.path / _ENVIRONMENT, "mend it, or write {} into it: nothing that is computed needs it")
 
     def read_summary(self) -> dict[str, Any] | None:
         """The figures of the finished run; None while it isn't finished."""
         path = self.path / "summary.json"
-        return _read_json(path) if path.exists() else None
+        return _read_json(path, "delete it: train --resume writes it again") if path.exists() else None
 
     def _answers_path(self, step: int) -> Path:
         return self.path / "answers" / f"{step:06d}.jsonl"
+
+    def _replace(self, path: Path, text: str) -> None:
+        self.require_in_place()
+        replace_file(path, text)
 
 
 def replace_file(path: Path, text: str) -> None:
@@ -197,14 +250,14 @@ def replace_file(path: Path, text: str) -> None:
             raise
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. ValueError if someone has broken it."""
+def _read_json(path: Path, advice: str) -> dict[str, Any]:
+    """The object in a JSON file. ValueError with this advice if someone has broken it."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); mend or delete it") from error
+        raise ValueError(f"{path} is not JSON ({error}); {advice}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no JSON object; mend or delete it")
+        raise ValueError(f"{path} holds no JSON object; {advice}")
     return content
 
 
