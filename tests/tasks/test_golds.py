@@ -13,6 +13,7 @@ from negaware import train as training
 from negaware.config import parse_config
 from negaware.rollout.collect import Collector
 from negaware.tasks import golds
+from negaware.tasks.audit import audit_task
 from negaware.tasks.golds import GoldCheck
 from negaware.tasks.load import load_task
 from negaware.tasks.options import DatasetOptions
@@ -68,7 +69,7 @@ def test_a_gold_answer_that_fails_is_named_each_time(tmp_path: Path, cache: Path
         task = task_of(tmp_path, ["1"] * 700 + [r"\frac{1}{", "2"])
         with closing(task.verifier):
             check = GoldCheck([("own", task)])
-            with pytest.raises(ValueError, match=r"own: 1 of 702 gold answers can't be graded, .* own/700 \(the gold"):
+            with pytest.raises(ValueError, match=r"own: 1 of 702 gold answers can't be graded, .* own/700 \(no value"):
                 check.require()
             check.stop()
     assert not cache.exists()
@@ -100,3 +101,17 @@ def test_a_check_that_takes_long_goes_on_beside_the_first_rollout(
     steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert steps == [0]
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000000"]
+
+
+@pytest.mark.parametrize(
+    "rest", [{}, {"extract": ("last_number",)}, {"extract": ("answer_is",)}], ids=["auto", "last", "is"]
+)
+def test_a_worked_solution_is_a_gold_answer(tmp_path: Path, cache: Path, rest: dict[str, Any]) -> None:
+    answers = ["He has 3+4=<<3+4=7>>7 pens.\n#### 7", r"We get $x = 6 + 1$, so $\boxed{7}$.", "7", "#### 1,300"]
+    task = task_of(tmp_path, answers, **rest)
+    with closing(task.verifier):
+        result = audit_task(task)
+        assert (result.num_passing, result.textual) == (4, ())
+        problems = list(task.problems)
+        texts = [task.as_answer("7")] * 4
+        assert [verdict.correct for verdict in task.verifier.grade(texts, problems)] == [True, True, True, False]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from negaware.tasks.task import Task
 from negaware.types import Problem, Verdict
-from negaware.verifiers.math import MathVerifier
+from negaware.verifiers.math import MathVerifier, prepare_gold
 
 BATCH = 512
 """Problems that are graded together."""
@@ -79,8 +79,10 @@ def failures_of(task: Task) -> Iterator[list[AuditFailure]]:
     verifier = task.verifier
     for start in range(0, len(task.problems), BATCH):
         batch = task.problems[start : start + BATCH]
-        texts = [task.as_answer(problem.answer) for problem in batch]
         is_own = not isinstance(verifier, MathVerifier)
+        # A worked solution is given as its final answer, read out as grading does.
+        golds = [problem.answer if is_own else prepare_gold(problem.answer) for problem in batch]
+        texts = [task.as_answer(gold) for gold in golds]
         if isinstance(verifier, MathVerifier):
             verdicts = verifier.grade_in_workers(texts, [problem.answer for problem in batch])
         else:

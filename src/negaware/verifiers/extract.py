@@ -131,7 +131,10 @@ def _boxed(text: str) -> str | None:
     content, start, end = boxes[0]
     if len(boxes) > 1 and _EITHER_BOX.fullmatch(text, boxes[1][2], start):
         return f"{boxes[1][0]} or {content}"
-    if _NOT_BEFORE.search(text[max(0, start - 30) : start]) or _NOT_AFTER.match(text, end):
+    before = text[max(0, start - 30) : start]
+    if ("ot" in before or "ever" in before or "'t" in before or "’t" in before) and _NOT_BEFORE.search(before):
+        return None
+    if len(text) - end > 5 and _NOT_AFTER.match(text, end):
         return None
     if "nswer" in content:
         plain = unwrap_text(content)
@@ -237,7 +240,7 @@ def _clause(text: str) -> str | None:
     text = text.lstrip(" \t\r\n*_:：")[:MAX_ANSWER]
     end = _SENTENCE_END.search(text)
     clause = (text[: end.start()] if end else text).strip().strip("*_`\"' ").strip()
-    if not _CURRENCY.match(text):
+    if text.startswith(("$", "\\")) and not _CURRENCY.match(text):
         begin, content, finish = next(_segments(text), (1, "", 0))[:3]
         if begin == 0:
             percent = _PERCENT.match(text, finish)
@@ -245,7 +248,7 @@ def _clause(text: str) -> str | None:
             return clause if hedged else content + (percent[0] if percent else "")
     if not clause:
         return None
-    choice = _CHOICE.match(clause)
+    choice = _CHOICE.match(clause) if clause[0] in "(ABCDEFGHIJ" else None
     if choice and (choice[0][0] == "(") is (choice[0][-1] == ")"):
         rest = clause[choice.end() :].lstrip("* ")
         if rest.strip(" .,:;") and (_MORE_CHOICES.match(rest) or hedged_after(rest)):
@@ -254,7 +257,8 @@ def _clause(text: str) -> str | None:
             return choice[1]
     bare = _bare(clause)
     if bare is not None:
-        return f"{bare} or" if end and hedged_after(text[end.start() :]) else bare
+        taken_back = end is not None and len(text) - end.start() > 3 and hedged_after(text[end.start() :])
+        return f"{bare} or" if taken_back else bare
     head = _NUMBER.match(clause.lstrip("$"))
     if head is not None:
         after = clause.lstrip("$")[head.end() :]
