@@ -20,25 +20,33 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import pytest
 from faults import Mutant, mutants_of, mutated
 from forks import OPTIONS, ROOT, SOURCE, Collected, Outcome, Times, first_pass, in_a_fork, in_order, run_imported
 
+VERIFIERS = (
+    *("tests/verifiers/test_extract_answer.py", "tests/verifiers/test_answer_pairs.py"),
+    *("tests/verifiers/test_adversary.py", "tests/verifiers/test_linear_time.py"),
+)
 SEEN_BY = {  # files → the tests that are to notice
-    "objectives/*.py": ("tests/objectives", "tests/training"),
+    "objectives/*.py": ("tests/objectives", "tests/training/test_step.py"),
     "training/*.py": ("tests/training",),
     "rollout/collect.py": ("tests/rollout/test_collect.py", "tests/rollout/test_collect_numbers.py"),
-    "evaluation/metrics.py": ("tests/evaluation",),
-    "verifiers/extract.py": ("tests/verifiers",),
-    "verifiers/equivalence.py": ("tests/verifiers",),
+    "evaluation/metrics.py": ("tests/evaluation/test_metrics.py", "tests/test_estimates.py"),
+    "estimates.py": ("tests/evaluation/test_metrics.py", "tests/test_estimates.py"),
+    "verifiers/extract.py": VERIFIERS,
+    "verifiers/equivalence.py": VERIFIERS,
+    "verifiers/hedges.py": VERIFIERS,
 }
-ELSEWHERE = {  # whole runs and processes of their own, for what survives the tests above
+ELSEWHERE = {  # processes of their own and whole runs, for what survives the tests above (with --elsewhere)
+    "objectives/credit.py": ("tests/objectives/test_import.py",),
+    "objectives/nft.py": ("tests/objectives/test_import.py",),
     "training/checkpoint.py": ("tests/test_resume.py", "tests/test_ranks.py"),
-    "training/pack.py": ("tests/test_train.py", "tests/test_ranks.py"),
-    "training/step.py": ("tests/test_train.py", "tests/test_ranks.py"),
-    "training/optimizer.py": ("tests/test_train.py", "tests/test_ranks.py"),
+    "training/step.py": ("tests/test_ranks.py",),
+    "training/optimizer.py": ("tests/test_ranks.py",),
     "training/options.py": ("tests/test_config.py",),
     "rollout/collect.py": ("tests/test_train.py",),
 }
@@ -174,13 +182,13 @@ def read_results(path: Path, chosen: Sequence[Mutant], sources: dict[str, str]) 
 
 def print_score(results: dict[Mutant, str]) -> None:
     """A line for each file, and one for all, with Wilson's 95 % interval."""
-    from negaware.evaluation.metrics import wilson_interval
+    from negaware.estimates import wilson_interval
 
     files = sorted({mutant.file for mutant in results})
     for name, members in [*((file, {file}) for file in files), ("all", set(files))]:
         of_file = [result for mutant, result in results.items() if mutant.file in members]
         num_died = sum(result != "survived" for result in of_file)
-        low, high = wilson_interval(num_died / len(of_file), len(of_file))
+        low, high = wilson_interval(num_died / len(of_file), len(of_file), NormalDist().inv_cdf(0.975))
         share = f"{100 * num_died / len(of_file):5.1f} % ({100 * low:.1f} to {100 * high:.1f})"
         print(f"{name:28} {num_died:4} of {len(of_file):4} died, {of_file.count('timeout'):3} in time  {share}")
 

@@ -1,11 +1,13 @@
 """What the collector counts, asks and says, number by number, on groups written out by hand."""
 
 import math
+import time
 
 import pytest
 from test_collect import K, make_collector, mixed
 
-from negaware.rollout.collect import NothingToLearnError, Rollout, call_seed, rollout_metrics
+from negaware.rollout.collect import NothingToLearnError, Rollout, call_seed, rollout_metrics, short_of_room
+from negaware.rollout.engine import SamplingParams
 from negaware.tasks.load import load_task
 from negaware.tasks.options import ArithmeticOptions
 from negaware.types import Completion, Group, Problem, Verdict
@@ -46,6 +48,8 @@ def test_every_figure_of_a_rollout() -> None:
         "verifier/error": 2,
     }
     assert all(value == 0 for value in rollout_metrics([], 0.0).values())
+    alone = rollout_metrics([group([RIGHT], [8], cut=1)], 2.0)
+    assert (alone["rollout/pass_rate"], alone["rollout/truncated_share"], alone["rollout/answer_tokens"]) == (1, 1, 8)
 
 
 def test_what_a_short_batch_and_a_failing_verifier_say() -> None:
@@ -61,6 +65,44 @@ def task():
     loaded = load_task(ArithmeticOptions(kind="arithmetic", split="train", forms=("add",), low=2, high=12))
     yield loaded
     loaded.verifier.close()
+
+
+def test_a_batch_that_was_carried_over_whole_asks_nothing(task) -> None:
+    collector = make_collector(task, mixed)
+    collector.state.surplus = [GROUPS[1]] * 5
+    rollout = collector.next_rollout(1)
+    assert (rollout.groups, rollout.sampled, collector.state.surplus) == ([GROUPS[1]] * 4, [], [GROUPS[1]])
+    assert rollout.metrics["rollout/informative_share"] == rollout.metrics["rollout/tokens_per_second"] == 0
+    assert collector.engine.calls == []
+
+
+def test_tokens_a_second_are_those_of_the_sampling(task) -> None:
+    collector = make_collector(task, mixed)
+    began = time.perf_counter()
+    rollout = collector.next_rollout(1)
+    slowest = time.perf_counter() - began  # what the collector measured lies within
+    num_tokens = sum(len(done.token_ids) for group in rollout.sampled for done in group.completions)
+    assert rollout.metrics["rollout/tokens_per_second"] >= num_tokens / slowest
+
+
+def test_an_engine_that_loses_a_question_is_no_rollout(task) -> None:
+    collector = make_collector(task, mixed)
+    generate = collector.engine.generate
+    collector.engine.generate = lambda *arguments: generate(*arguments)[:-1]
+    with pytest.raises(ValueError, match="zip"):
+        collector.next_rollout(1)
+
+
+def test_prompts_that_leave_an_answer_less_room_are_counted() -> None:
+    params = SamplingParams(max_new_tokens=10, max_tokens=12)
+    prompts = [(7,) * n for n in (1, 2, 3, 11, 12, 13)]
+    assert short_of_room("sums", prompts, params) == [
+        "sums: 4 of 6 prompts leave an answer fewer tokens than max_new_tokens, 10, for the model takes 12 in all; "
+        "the longest leaves 0; 2 leave none: they are not asked, and count as wrong."
+    ]
+    assert short_of_room("sums", prompts[:2], params) == []
+    (said,) = short_of_room("sums", prompts[1:4], params)
+    assert said.endswith("the longest leaves 1.")
 
 
 @pytest.mark.parametrize(
@@ -105,3 +147,14 @@ def test_which_advice_is_given(task, num_right, said) -> None:
     with pytest.raises(NothingToLearnError) as caught:
         collector.next_rollout(1)
     assert said in str(caught.value)
+
+
+def test_a_verifier_that_fails_on_more_than_half_is_what_is_told(task) -> None:
+    collector = make_collector(task, mixed)
+    other = Verdict(False, "error", "the last one")
+    half = [group([FAILED, WRONG], [1, 1]), group([other, WRONG], [1, 1])]
+    assert "The verifier failed" not in collector._nothing_to_learn(half)
+    more = [*half, group([other], [1])]
+    assert collector._nothing_to_learn(more).startswith(
+        "The verifier failed on 3 of this step's 5 answers, first with \"KeyError: 'x'\", so there is nothing"
+    )

@@ -1,12 +1,14 @@
 """A step with LoRA: adapters alone change, and what training holds in memory shrinks to them."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from made_groups import sampled_groups
 
-from tiny_models import MODELS, RANK, adapted, llama
+from negaware.training.pack import Row, answers_of, collate
+from tiny_models import MODELS, RANK, adapted, adapters, llama
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -21,6 +23,27 @@ def test_a_step_changes_adapters_only_and_the_sampler_follows(name: str, dtype: 
         assert metrics["train/sampler_difference"] < (2e-5 if dtype == "float32" else 0.05)
     for key, parameter in model.named_parameters():
         assert torch.equal(parameter, before[key]) != ("lora_" in key)
+
+
+def test_a_step_begins_with_the_weights_as_they_are(make_trainer: Any) -> None:
+    """They may have been read from a checkpoint since: what was merged from others counts no more."""
+    model = adapted(llama(0))
+    trainer, groups = make_trainer(model, learning_rate=1e-9), sampled_groups(model, num_groups=2)
+    trainer.step(groups, 0)
+    with torch.no_grad():
+        trainer.logprobs(collate([Row((answers_of(groups[0])[0],))]))  # merges what the weights are now
+        for parameter in adapters(model).values():
+            parameter.mul_(1.5)
+        anew = []
+        for group in groups:
+            done = []
+            for one in group.completions:
+                sequence = torch.tensor([[*group.prompt_ids, *one.token_ids]])
+                logprobs = model(sequence).logits[0, len(group.prompt_ids) - 1 : -1].log_softmax(-1)
+                done.append(replace(one, logprobs=tuple(logprobs[range(len(one.token_ids)), one.token_ids].tolist())))
+            anew.append(replace(group, completions=tuple(done)))
+    assert trainer.step(anew, 0)["train/sampler_difference"] < 2e-5
+    assert trainer.step(groups, 0)["train/sampler_difference"] > 0.01
 
 
 def test_gradients_and_optimizer_shrink_to_the_adapters(make_trainer: Any) -> None:

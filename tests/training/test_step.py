@@ -10,6 +10,7 @@ import torch
 from made_groups import make_group, sampled_groups
 
 from negaware.models.logprobs import head_of
+from negaware.models.residual import keep_residual_float32
 from negaware.objectives import OBJECTIVES
 from negaware.training.pack import answers_of, collate
 from negaware.training.step import NonFiniteLossError, Trainer
@@ -260,6 +261,20 @@ def test_bfloat16_compute_follows_the_float32_gradient(make_trainer):
     assert torch.cosine_similarity(found, exact, dim=0) > 0.99
     assert trainer.model.dtype == torch.bfloat16
     assert 0 < metrics["train/sampler_difference"] < 0.1
+
+
+def test_where_transformers_decodes_the_residual_stream_is_float32(make_trainer):
+    tokens = torch.tensor([[5, 9, 30, 2, 17, 44]])
+    models = {name: MODELS["mistral"](0) for name in ("wide", "plain")}
+    for model in models.values():
+        for parameter in model.parameters():
+            parameter.data = parameter.data.bfloat16()
+    assert keep_residual_float32(models["wide"])
+    models["trained"] = make_trainer(MODELS["mistral"](0), compute_dtype="bfloat16").model
+    with torch.no_grad():
+        hidden = {name: model.get_decoder()(tokens, use_cache=False)[0] for name, model in models.items()}
+    assert torch.equal(hidden["trained"], hidden["wide"])
+    assert not torch.equal(hidden["trained"], hidden["plain"])
 
 
 def test_the_trainer_uses_the_models_live_head(make_trainer):
