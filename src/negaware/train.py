@@ -156,8 +156,8 @@ class _Run:
             progress.note(
                 "training.offload is cpu, but one process has no shards to keep there: weights stay where they are"
             )
-        options = config.task, config.evaluation.task
-        tasks = [load_task(each, config.data_dir, (judges, Path())) for each in options]
+        sources = config.task, config.evaluation.task
+        tasks = [load_task(each, config.data_dir, (judges, Path())) for each in sources]
         for task in tasks:
             stack.callback(task.verifier.close)
         self.task, self.held_out = [
@@ -165,7 +165,7 @@ class _Run:
         ]
         own = [  # nobody has audited these
             (each.path, task)
-            for each, task in zip(options, tasks, strict=True)
+            for each, task in zip(sources, tasks, strict=True)
             if ranks.is_first and isinstance(each, DatasetOptions) and not each.verifier
         ]
         self.golds = GoldCheck(own)
