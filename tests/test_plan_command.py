@@ -38,6 +38,18 @@ def test_the_command_says_whether_it_fits(tmp_path: Path, capsys: pytest.Capture
     assert "No option is enough" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("name", "model"), [("7b", "Qwen2.5-Math-7B"), ("32b", "Qwen2.5-32B")])
+def test_the_recipes_commands_run(name: str, model: str, capsys: pytest.CaptureFixture) -> None:
+    recipe_of = [str(ROOT / f"configs/math_nft_{name}.yaml"), "--model", str(ROOT / "configs/models" / model)]
+    assert main(["train", *recipe_of, "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "of the form Answer" in printed  # the prompt, in the resolved config
+    assert "warmup_rollouts: 10" in printed
+    assert "512 questions × 16 answers = 8,192 sequences" in printed
+    assert main(["plan", *recipe_of, "--gpus", "128", "--memory-gib", "80"]) == 0
+    assert "It fits: " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("options", [["plan", "--gpus", "120", "--memory-gib", "80"], ["train", "--dry-run"]])
 def test_ranks_that_cannot_share_the_heads_are_refused(options: list[str], capsys: pytest.CaptureFixture) -> None:
     command, *flags = options

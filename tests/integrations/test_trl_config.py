@@ -23,6 +23,14 @@ def test_the_command_line_of_trl_reads_it(tmp_path: Path) -> None:
     assert (config.prompt_weight, config.max_refills, config.implicit_floor) == ("grpo", 3, 1.0)
 
 
+def test_a_generation_is_one_optimizer_step_unless_told_otherwise(tmp_path: Path) -> None:
+    """So by default every ratio is 1, as docs/trl.md says, which names the two options that change it."""
+    config = NFTConfig(output_dir=str(tmp_path), gradient_accumulation_steps=4, use_cpu=True, bf16=False)
+    assert (config.steps_per_generation, config.num_iterations) == (4, 1)
+    several = {"gradient_accumulation_steps": 4, "steps_per_generation": 64, "use_cpu": True, "bf16": False}
+    assert NFTConfig(output_dir=str(tmp_path), **several).steps_per_generation == 16 * 4
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

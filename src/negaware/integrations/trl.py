@@ -60,7 +60,7 @@ class NFTConfig(GRPOConfig):
     negative_weight: float = field(default=1.0, metadata={"help": "λ: the weight of wrong answers."})
     prompt_weight: PromptWeight = field(
         default="one_minus_rate",
-        metadata={"help": "ω(q): the weight of a question. On-policy, `grpo` has GRPO's gradient."},
+        metadata={"help": "ω(q): the weight of a question. On-policy, `grpo` has GRPO's gradient, token for token."},
     )
     max_refills: int = field(
         default=8,
@@ -77,7 +77,8 @@ class NFTConfig(GRPOConfig):
             if option.name in GRPO_ONLY and value != option.default:
                 raise ValueError(
                     f"{option.name} is {value!r}, but it shapes GRPO's loss and has no place in NFT's; leave it out "
-                    "(NFT's options are implicit_floor, negative_weight, prompt_weight)."
+                    "(NFT's options are implicit_floor, negative_weight, prompt_weight; its loss is a mean over the "
+                    "tokens of the whole batch)."
                 )
         if self.prompt_weight not in PROMPT_WEIGHTS:
             raise ValueError(f"prompt_weight is {self.prompt_weight!r}; choose from {', '.join(PROMPT_WEIGHTS)}.")
