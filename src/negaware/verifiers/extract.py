@@ -24,6 +24,7 @@ _BOX = re.compile(r"\\(?:boxed|fbox) *+(?=\{)|\\boxed ++([^\s{}$\\]{1,50})")
 _REASONING = re.compile(r"<(/?)(?:think(?:ing)?|reasoning)>", re.IGNORECASE)
 _PHRASE = re.compile(
     r"(?:answer|(?:correct|right|best) (?:option|choice))(?:\s++is\b|\*{0,2}\s*+[:：])(?:\s*+\*\*)?\s*+:?"
+    r"(?:\s*+(?:option|choice)\b)?"
     r"|respuesta(?: es|:)|réponse(?: est| ?:)|antwort(?: ist| lautet|:)|resposta(?: é|:)|risposta(?: è|:)"
     r"|ответ(?: ?[:—-])"
     r"|答案[是为為：:]+|答え?[はが：:]+|정?답[은는이:：]+",

@@ -10,7 +10,7 @@ import re
 _BEFORE = re.compile(
     r"(?:(?<!\w)(?:either|neither|n?or|not|never|cannot|no|least|most|than|between|above|below|under|over|unless|except"
     r"|exceeds?|maybe|perhaps|possibly|(?:may|might|could)(?=\s+be\b)|up\s+to|ni|nicht|oder|entre|au\s+(?:moins|plus)"
-    r"|mindestens|al\s+menos)|n['’]t)(?!\w)[^\d.,;:?!\n]{0,15}$|(?:不|没有|或|至少|至多|大于|小于)[^\d。，\n]{0,4}$",
+    r"|mindestens|al\s+menos)|n['’]t)(?!\w)(?:(?!\b(?:but|so|then)\b)[^\d.,;:?!\n]){0,15}$|(?:不|没有|或|至少|至多|大于|小于)[^\d。，\n]{0,4}$",
     re.IGNORECASE,
 )
 _AFTER = re.compile(

@@ -143,6 +143,7 @@ _NAME = re.compile(
     r"[\w\\{}()|',: ]{0,30}"
 )
 _LONE_NAME = re.compile(r"\\?[A-Za-z]+(?:_\{?\w{1,9}\}?)?|[A-Za-z]\([a-z]\)")
+_COMMANDS = re.compile(r"\\[A-Za-z]++")
 _EQUALS = re.compile(r"(?<![<>!\\:])=(?!=)")
 _RELATION = re.compile(r"[<>=≠≤≥≈]|\\(?:leq?|geq?|neq?|lt|gt|equiv|approx|sim|in|notin|cong)(?![a-zA-Z])")
 _QUALIFIER = re.compile(
@@ -162,6 +163,8 @@ def assignment(text: str) -> tuple[str, str] | None:
     if len(parts) != 2 or not all(parts) or _RELATION.search(parts[0] + parts[1]):
         return None
     name, value = parts
+    if len(name) == 1 and name in _COMMANDS.sub("", value):
+        return None  # x = x + 1 says nothing of x
     if _NAME.fullmatch(name) and not is_hedged(name):
         return name, value
     return (value, name) if _LONE_NAME.fullmatch(value) and not is_hedged(value) else None

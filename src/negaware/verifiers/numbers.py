@@ -80,18 +80,22 @@ _UNITS = {
         "kg kilogram kilograms",
         "pound lb lbs pounds",
         "ounce oz ounces",
-        "second sec secs seconds",
+        "second s sec secs seconds",
         "minute min mins minutes",
-        "hour hr hrs hours",
+        "hour h hr hrs hours",
         "day days",
         "week weeks",
         "month months",
         "year years",
         "cent cents",
         "dollar dollars",
+        "degree degrees",
+        "radian radians rad",
     )
     for spelling in names.split()
 }
+_UNIT = re.compile(r"(square|sq|cubic)?\.? ?([a-zµ]+)(?: ?(?:/|per) ?([a-z]+))? ?(?:\^ ?\{? ?([23]) ?\}?)?")
+_CURRENCIES = {"\\$": "dollar", "€": "euro", "£": "pound sterling", "¥": "yen"}
 _NOT_UNITS = frozenset(
     re.findall(
         r"\w+",
@@ -150,6 +154,17 @@ def _periodic(match: re.Match[str]) -> Number:
     return Number(-value if sign == "-" else value)
 
 
+def common_unit(text: str) -> str | None:
+    """The unit that a text says, in one spelling (`square meters` → `m^2`); None: none, or a rarer one."""
+    if text.strip() in (r"^\circ", r"^{\circ}"):
+        return "degree^1/"
+    match = _UNIT.fullmatch(unwrap_text(text).strip(" .").lower())
+    if match is None or match[2] not in _UNITS or (match[3] and match[3] not in _UNITS):
+        return None
+    power = match[4] or {"square": "2", "sq": "2", "cubic": "3"}.get(match[1] or "", "1")
+    return f"{_UNITS[match[2]]}^{power}/{_UNITS.get(match[3] or '', '')}"
+
+
 def _exponent(match: re.Match[str]) -> int | None:
     text = match["exponent"] or match["braced"] or match["raised"]
     if text is None:
@@ -197,7 +212,7 @@ def parse_clean_number(text: str) -> Number | None:
         if value < 0 or match["whole"].startswith("0") or match["exponent"]:
             return None
         value += int(match["whole"])
-    unit = _UNITS.get(unwrap_text(match["rest"]).strip(" .").lower())
+    unit = common_unit(match["rest"]) if match["rest"] else None
     return Number(-value if match["sign"] == "-" else value, percent, decimals, unit)
 
 
@@ -207,7 +222,9 @@ def parse_number(text: str) -> Number | None:
         return Number(Fraction(int(text)))
     if len(text) > 2 * _MAX_CHARACTERS:
         return None
-    return parse_clean_number(strip_assignment(clean(text)))
+    number = parse_clean_number(strip_assignment(clean(text)))
+    currency = _CURRENCIES.get(text[:2]) or _CURRENCIES.get(text[:1])
+    return number._replace(unit=common_unit(currency) or currency) if number and currency else number
 
 
 def parse_comma_decimal(text: str) -> Number | None:
@@ -248,6 +265,8 @@ def equal_numbers(first: Number, second: Number) -> bool:
     A unit may be left out, but 7 days are not 7 hours.
     """
     if first.unit and second.unit and first.unit != second.unit:
+        return False
+    if (first.percent and second.unit) or (second.percent and first.unit):
         return False
     if first.value == second.value:
         return True

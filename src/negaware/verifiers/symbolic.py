@@ -29,7 +29,7 @@ from negaware.verifiers.latex import (
     strip_assignment,
     strip_qualifier,
 )
-from negaware.verifiers.numbers import is_rounding, parse_clean_number
+from negaware.verifiers.numbers import common_unit, is_rounding, parse_clean_number
 
 _MAX_DEPTH = 40
 _MAX_EXPONENT = 5000
@@ -46,6 +46,9 @@ _NAMED_CURVE = re.compile(r"(?:y|[A-Za-z]\([a-z]\)) *=(?!=)")
 _COMPUTES = re.compile(r"[\w)}] *+(?:[-+*/]|\\cdot|\\times|\\div) *+[\w(\\{]")
 _SCRIPT = re.compile(r"[\^_] *+(?:\{[^{}]*+\}|\([^()]*+\))")
 _ROUNDED = 4  # digits after the point of a gold answer that may stand for an exact form
+_TRAILING_UNIT = re.compile(
+    r"(?:\\(?:text|mbox|mathrm) *+\{[^{}]*+\}|(?<=[ }])[A-Za-z]{2,}+)(?: ?\^ ?\{? ?[23] ?\}?)?$"
+)
 _INEQUALITY = re.compile(r"(\\(?:leq?|geq?|neq?|lt|gt)(?![a-zA-Z])|<=|>=|[<>])")
 _SIGNS = {
     spelling: sign
@@ -361,11 +364,22 @@ def _verdict(prediction: str, gold: str) -> bool:
     return _scalar_verdict(prediction, gold)
 
 
+def _without_unit(text: str) -> tuple[str, str | None]:
+    """`2\\pi cm` → `2\\pi` and cm; a unit of one letter has to be marked as text, else it may be a variable."""
+    match = _TRAILING_UNIT.search(text)
+    unit = common_unit(match[0]) if match and match.start() else None
+    return (text[: match.start()].rstrip(), unit) if match and unit else (text, None)
+
+
 def symbolic_verdict(prediction: str, gold: str) -> bool:
     """Whether two answers say the same. Worker processes only: it may run for long and raise anything."""
     if is_too_big(prediction) or is_too_big(gold):
         return False  # equal spelling was settled before
     prediction, gold = strip_qualifier(clean(prediction)), strip_qualifier(clean(gold))
+    prediction, unit = _without_unit(prediction)
+    gold, gold_unit = _without_unit(gold)
+    if unit and gold_unit and unit != gold_unit:
+        return False
     if has_relation(prediction) or has_relation(gold):
         prediction, gold = _as_intervals(prediction, gold)
     if is_arithmetic(strip_assignment(prediction)) and parse_clean_number(strip_assignment(gold)) is not None:
