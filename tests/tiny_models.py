@@ -1,8 +1,10 @@
 """Random models of every architecture that differs in what matters here, small enough for milliseconds a pass.
 
-Initial weights are large, so that what a token sees changes what comes next.
+Initial weights are large, so that what a token sees changes what comes next. They lie on `NEGAWARE_TEST_DEVICE`, by
+default the CPU: `make gpu-check` runs the engines' suite on CUDA.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -48,7 +50,7 @@ SHAPE: dict[str, Any] = {
 
 def _finished(model: PreTrainedModel) -> PreTrainedModel:
     model.generation_config.pad_token_id = 0
-    return model.eval()
+    return model.eval().to(os.environ.get("NEGAWARE_TEST_DEVICE", "cpu"))
 
 
 def llama(seed: int = 0, **changes: Any) -> PreTrainedModel:

@@ -40,7 +40,7 @@ def trainer_logprobs(
     ]
     found = {}
     for micro_batch in trainer.pack([answers]):
-        batch = collate(micro_batch.rows)
+        batch = collate(micro_batch.rows, model.device)
         flat = trainer.logprobs(batch)[0].tolist()
         for answer in batch.answers:
             found[id(answer)], flat = flat[: len(answer.token_ids)], flat[len(answer.token_ids) :]
@@ -76,8 +76,8 @@ class EngineConformance:
         params = SamplingParams(max_new_tokens=24, temperature=0.0, stop_token_ids=stop)
         for prompt, (completion,) in zip(prompts, self.make_engine(model).generate(prompts, 1, params, 0), strict=True):
             expected = model.generate(
-                torch.tensor([prompt]),
-                attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+                torch.tensor([prompt], device=model.device),
+                attention_mask=torch.ones(1, len(prompt), dtype=torch.long, device=model.device),
                 max_new_tokens=24,
                 do_sample=False,
                 eos_token_id=list(stop),
@@ -102,8 +102,9 @@ class EngineConformance:
         prompts = random_prompts(2, (4, 7))
         for prompt, group in zip(prompts, self.make_engine(model).generate(prompts, 3, params, seed=0), strict=True):
             for completion in group:
+                tokens = torch.tensor([[*prompt, *completion.token_ids]], device=model.device)
                 with torch.no_grad():
-                    logits = model(torch.tensor([[*prompt, *completion.token_ids]])).logits[0, len(prompt) - 1 : -1]
+                    logits = model(tokens).logits[0, len(prompt) - 1 : -1]
                 for row, token, logprob in zip(logits, completion.token_ids, completion.logprobs, strict=True):
                     kept = renormalised((row / 1.3).softmax(-1).tolist(), top_k, top_p)
                     assert logprob == pytest.approx(math.log(kept[token]), abs=1e-4)
@@ -113,7 +114,8 @@ class EngineConformance:
         params = SamplingParams(max_new_tokens=1, temperature=2.0)
         (group,) = self.make_engine(model, num_completions).generate([prompt], num_completions, params, seed=0)
         counts = Counter(completion.token_ids[0] for completion in group)
-        expected = (model(torch.tensor([prompt])).logits[0, -1] / 2.0).softmax(-1).detach() * num_completions
+        logits = model(torch.tensor([prompt], device=model.device)).logits[0, -1].detach().cpu()
+        expected = (logits / 2.0).softmax(-1) * num_completions
         frequent = expected >= 5
         observed = torch.tensor([float(counts[token]) for token in range(VOCABULARY)])
         chi_square = ((observed - expected) ** 2 / expected)[frequent].sum()
