@@ -217,8 +217,9 @@ def _last_number(text: str) -> str | None:
     """
     tail = text[-_TAIL:]
     number = _last_match(_NUMBER, tail)
-    segment = _math_segment(tail)
-    fraction = _last_match(_LATEX_NUMBER, tail)
+    has_formulas = "$" in tail or "\\" in tail
+    segment = _math_segment(tail) if has_formulas else None
+    fraction = _last_match(_LATEX_NUMBER, tail) if has_formulas else None
     if segment is not None and (number is None or number.end() <= segment[1]):
         percent = _PERCENT.match(tail, segment[1])
         content, begin, end = segment[0] + (percent[0] if percent else ""), segment[2], segment[1]
@@ -231,7 +232,7 @@ def _last_number(text: str) -> str | None:
     else:
         return None
     before, after = tail[max(0, begin - 60) : begin], tail[end : end + 220]
-    if hedged_before(before) or hedged_after(after) or asks(after) or unfinished(before):
+    if hedged_before(before) or unfinished(before) or (after and (hedged_after(after) or asks(after))):
         return None
     return content
 
