@@ -30,7 +30,7 @@ __all__ = ["Outcome", "PoolError", "WorkerPool"]
 
 # The fork server is one a process, so whichever pool starts it makes it import the slowest library there is.
 _SERVER_IMPORTS = "negaware.verifiers.forked"
-_START_SECONDS = 60.0  # a first worker imports its libraries, on a busy machine slowly
+_START_SECONDS = 300.0  # a first worker imports its libraries, on a busy machine slowly; a judge may load much
 _STARTING = threading.Lock()  # a start changes what the whole process has: its environment, its `__main__`
 _KILLED_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
 
