@@ -102,6 +102,8 @@ class MathVerifier:
 
     def grade_in_workers(self, texts: Sequence[str], golds: Sequence[str]) -> list[Verdict]:
         """As `grade_pairs`, but that the workers do the fast path too, so that this process is free for other work."""
+        if len(texts) <= _PART:  # sooner done here than workers are started
+            return self.grade_pairs(texts, golds)
         parts = [slice(start, start + _PART) for start in range(0, len(texts), _PART)]
         outcomes = self._pool.run(_fast_verdicts, [(self.methods, texts[part], golds[part]) for part in parts])
         verdicts: list[Verdict | None] = []
