@@ -85,26 +85,30 @@ def _row(results: dict[str, tuple[float, float]]) -> str:
     return f"{results[worst][0]:.1%} | {worst} | {np.mean(coverages):.1%} | {100 * np.mean(widths):.1f}"
 
 
+TABLES: dict[str, Callable[[np.random.Generator, int, int, int], dict[str, tuple[float, float]]]] = {
+    "A figure": lambda generator, n, k, trials: {
+        f"Beta{shape}": single_coverage(generator, n, k, shape, trials) for shape in SHAPES
+    },
+    "A figure, mean ± 1.96 standard errors": lambda generator, n, k, trials: {
+        f"Beta{shape}": single_coverage(generator, n, k, shape, trials, normal_interval) for shape in SHAPES
+    },
+    "A change, paired": lambda generator, n, k, trials: {
+        f"Beta{shape}, {move}": paired_coverage(generator, n, k, shape, move, trials)
+        for shape in PAIRED_SHAPES
+        for move in MOVES
+    },
+}
+
+
 def main(trials: int) -> None:
-    generator = np.random.default_rng(0)
-    for title, run in (
-        ("A figure", lambda n, k: {
-            f"Beta{shape}": single_coverage(generator, n, k, shape, trials) for shape in SHAPES
-        }),
-        ("A figure, mean ± 1.96 standard errors", lambda n, k: {
-            f"Beta{shape}": single_coverage(generator, n, k, shape, trials, normal_interval) for shape in SHAPES
-        }),
-        ("A change, paired", lambda n, k: {
-            f"Beta{shape}, {move}": paired_coverage(generator, n, k, shape, move, trials)
-            for shape in PAIRED_SHAPES for move in MOVES
-        }),
-    ):  # fmt: skip
+    for title, simulated in TABLES.items():
         print(f"\n{title}, {trials:,} trials a case\n")
         print("| problems | answers | lowest coverage | of | mean coverage | mean width, points |")
         print("|--:|--:|--:|---|--:|--:|")
         for n in NUM_PROBLEMS:
             for k in NUM_ANSWERS:
-                print(f"| {n} | {k} | {_row(run(n, k))} |", flush=True)
+                generator = np.random.default_rng((n, k))  # a row doesn't depend on those before it
+                print(f"| {n} | {k} | {_row(simulated(generator, n, k, trials))} |", flush=True)
 
 
 if __name__ == "__main__":

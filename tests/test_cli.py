@@ -67,6 +67,14 @@ except SystemExit as end:
         (["train", "a.yaml", "--resume", "--force"], "argument --force: not allowed with argument --resume"),
         (["grade", "a.jsonl", "--foo"], "unrecognized arguments: --foo"),
         (["evaluate", "model"], "the following arguments are required: --task"),
+        (["evaluate", "m", "--task", "a", "--task=b"], "argument --task: given twice, as a and as b; give it once"),
+        (["grade", "a", "-o", "b", "--output", "c"], "argument -o/--output: given twice, as b and as c; give it once"),
+        (["train", "a.yaml", "--resume", "--resume"], "argument --resume: given twice; give it once"),
+        (["plan", "a", "--gpus", "8", "--gpus", "9"], "argument --gpus: given twice, as 8 and as 9; give it once"),
+        (
+            ["compare", "a", "--seeds", "0", "--seeds", "1"],
+            "argument --seeds: given twice, as 0 and as 1; give it once",
+        ),
         (
             ["evaluate", "model", "--task", "gsm8k", "--samples", "0"],
             "argument --samples: '0' is not a whole number above 0",

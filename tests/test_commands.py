@@ -1,11 +1,15 @@
 """`--dry-run`, `evaluate` and `compare` on a tiny real model, through the command line's own entry."""
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from negaware.cli import main
+from negaware.evaluate import _reserved, results_table
+from negaware.evaluation.evaluate import Answer, EvaluationResult, ProblemResult
 from tiny_run import tiny_config, write_tiny_config
 
 
@@ -144,6 +148,39 @@ def test_evaluate_names_its_results_by_run_and_overwrites_none(
     assert results.stat().st_mtime_ns > before
 
 
+def test_two_evaluations_side_by_side_write_no_common_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """The second is refused before it loads a model; what the first leaves unwritten blocks nobody."""
+    tiny_config(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    command = ["evaluate", "model", "--task", "test.jsonl"]
+    monkeypatch.setattr("negaware.evaluate.load_policy", None)
+    said = "another evaluation is writing to {}; wait for its end, or give -o FILE to write elsewhere."
+    for options, output in ([], Path(f"test-{tmp_path.name}-model-1.jsonl")), (["-o", "own.jsonl"], Path("own.jsonl")):
+        with _reserved(output, is_new=True):
+            assert main([*command, *options]) == 2
+            assert said.format(output) in capsys.readouterr().err
+        assert not list(tmp_path.glob("*.partial"))
+        with _reserved(output, is_new=True):
+            pass
+        output.write_text("")
+        with pytest.raises(ValueError, match="exists already"), _reserved(output, is_new=True):
+            pass
+        assert not list(tmp_path.glob("*.partial"))
+
+
+def test_one_sample_is_one_figure_with_a_word_of_caution() -> None:
+    answer = Answer("1", True, "correct", "1", "stop", 1)
+    results = tuple(ProblemResult(str(n), str(n), "1", 8, (answer,)) for n in range(10))
+    console = Console(file=io.StringIO(), width=160)
+    console.print(results_table(EvaluationResult("ten", 1, 8, results)))
+    printed = console.file.getvalue()
+    assert printed.count("100.0% [") == 1
+    assert "accuracy (avg@1, pass@1, maj@1)" in printed
+    assert "only 10 problems, so one of them is 10 points: too few to tell small differences" in printed
+
+
 def test_compare_and_train_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = write_tiny_config(tmp_path, run__folder=None, run__steps=1)
     monkeypatch.chdir(tmp_path)
@@ -178,6 +215,9 @@ def test_compare_runs_each_objective_and_seed_once(tmp_path: Path, capsys: pytes
         (["--objectives", "nft,gpro"], "did you mean grpo?"),
         (["--objectives", ""], "--objectives is ''"),
         (["--objectives", "nft", "--seeds", "a"], "--seeds is 'a'"),
+        (["--objectives", "nft", "--run.seed", "3"], "--run.seed would be lost: compare takes the seeds from --seeds"),
+        (["--objectives", "nft", "--objective", "rft"], "--objective would be lost: compare takes the objectives from"),
+        (["--objectives", "rft", "--objective.epsilon", "0.5"], "--objective.epsilon would be lost"),
     ],
 )
 def test_compare_refuses_before_the_first_run(

@@ -27,12 +27,13 @@ from negaware.models.save import save_model
 from negaware.objectives import OBJECTIVES
 from negaware.ranks import ALONE, Ranks
 from negaware.resume import begin_to_write, fingerprint, last_state, open_run_folder, require_same_origin
-from negaware.rollout.collect import Collector, call_seed, short_of_room
+from negaware.rollout.collect import Collector, NothingToLearnError, Rollout, call_seed, short_of_room
 from negaware.rollout.engines import make_engine
 from negaware.rollout.local import LocalEngine
 from negaware.rollout.records import answer_records, group_from_json
 from negaware.rollout.shares import SharedVerifier
 from negaware.runs.folder import RunFolder
+from negaware.runs.health import collapse, vital_signs, what_became_of_it
 from negaware.runs.interrupt import Interrupt
 from negaware.runs.progress import Progress
 from negaware.runs.report import write_report
@@ -106,7 +107,7 @@ def train(
         for step in range(start + 1, config.run.steps + 1):
             clock = _Clock()
             progress.phase("sampling")
-            rollout = run.collector.next_rollout(step, progress.advance)
+            rollout = run.next_rollout(step)
             clock.lap("sample")
             for sentence in rollout.shortcomings(config.rollout.questions):
                 progress.note(sentence)
@@ -206,6 +207,8 @@ class _Run:
             "the weights under the adapters": str(sum(ranks.gather(frozen_checksum(self.policy.model))) % 2**64),
         }
         """What a checkpoint doesn't hold, though the run depends on it, each with its fingerprint."""
+        self.history: list[dict[str, Any]] = []
+        """Of each finished step, what `runs/health.py` looks at."""
         self.last_state: dict[str, Any] | None = None
         """Where the run stood after the last finished step; with the optimizer's tensors it makes a checkpoint."""
         self.saved_step: int | None = None
@@ -241,6 +244,14 @@ class _Run:
             self.progress.note(f"held-out accuracy on the way: {accuracy.caution}")
         return accuracy_metrics(accuracy)
 
+    def next_rollout(self, step: int) -> Rollout:
+        """The step's batch. NothingToLearnError, with what the run's own history says of it, if there is none."""
+        try:
+            return self.collector.next_rollout(step, self.progress.advance)
+        except NothingToLearnError as error:
+            rate = self.config.training.learning_rate
+            raise error.because(what_became_of_it(self.history, error.pass_rate, rate)) from None
+
     def hand_over(self, version: int) -> None:
         """Gives the engine the weights that were trained, unless it samples with that very model."""
         has_them = isinstance(self.engine, LocalEngine) and self.engine.model is self.policy.model
@@ -252,6 +263,7 @@ class _Run:
             if step:
                 self.folder.write_answers(step, answers)
             self.folder.log(step, metrics)
+        self.history.append(vital_signs({"step": step, **metrics}))
         self.last_state = {
             "step": step,
             "config": self.config.resolved(),
@@ -265,6 +277,8 @@ class _Run:
             "random": random_state(),
         }
         self.progress.step_done(step, metrics)
+        if sentence := collapse(self.history, self.config.training.learning_rate):
+            self.progress.note(sentence)
         for tracker in self.trackers:  # last: one that fails ends the run, and a single process can still save its step
             tracker.log(step, metrics)
 
@@ -298,6 +312,7 @@ class _Run:
         self.collector.state.position = state["position"]
         self.collector.state.surplus = [group_from_json(group) for group in state["surplus"]]
         self.before, self.train_seconds = state["before"], state["train_seconds"]
+        self.history = [vital_signs(line) for line in self.folder.read_metrics() if line["step"] <= state["step"]]
         set_random_state(state["random"])
 
     def _evaluate(self, task: Task, sampling: EvaluationSampling) -> EvaluationResult:

@@ -79,6 +79,17 @@ def test_own_judge_of_questions_that_there_are(folder: Path) -> None:
     assert verdicts(task, [gold, f"It is {gold}."]) == [(True, "correct"), (False, "wrong")]
 
 
+def test_own_judge_sees_cut_answers_if_asked(folder: Path) -> None:
+    options = DatasetOptions(path="words.jsonl", answer_column=None, verifier=judge(folder, "is_short"))
+    for asked, expected in (("wrong", [False, False]), ("judged", [True, False])):
+        task = load_task(options.model_copy(update={"truncated_answers": asked}))
+        with closing(task.verifier):
+            verdicts = task.grade(["bear", "green"], task.problems, ["length", "length"])
+        assert [verdict.correct for verdict in verdicts] == expected
+    with pytest.raises(ValueError, match="truncated_answers: judged is for your own judge"):
+        ArithmeticOptions(truncated_answers="judged")
+
+
 def test_numpys_booleans_are_booleans(folder: Path) -> None:
     options = DatasetOptions(path="words.jsonl", answer_column=None, verifier=judge(folder, "is_short_to_numpy"))
     assert verdicts(load_task(options), ["bear", "green"]) == [(True, "correct"), (False, "wrong")]

@@ -142,10 +142,20 @@ def load_codec(name: str) -> Codec:
             "or name an instruction-tuned model."
         )
     if tokenizer.eos_token_id is None:
-        raise ValueError(f"The tokenizer of {name!r} has no eos token; set eos_token in its tokenizer_config.json.")
+        raise ValueError(
+            f"The tokenizer of {name!r} has no eos token, so no answer would ever end; set eos_token in its "
+            f"tokenizer_config.json to the token that ends a turn of its chat template{_end_token(tokenizer)}."
+        )
     codec = Codec(tokenizer, _stop_token_ids(source, int(tokenizer.eos_token_id)))
     codec.encode([{"role": "user", "content": "1 + 1 = ?"}])  # so that a template that can't be used is told now
     return codec
+
+
+def _end_token(tokenizer: PreTrainedTokenizerBase) -> str:
+    """One that the vocabulary has, as an example."""
+    usual = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "</s>", "<eos>")
+    found = [token for token in usual if token in tokenizer.get_vocab()]
+    return f", such as {found[0]!r}, which its vocabulary has" if found else ""
 
 
 def _stop_token_ids(source: str | Path, eos_token_id: int) -> tuple[int, ...]:

@@ -20,7 +20,18 @@ from negaware.types import Group, Message
 
 
 class NothingToLearnError(ValueError):
-    """Every question of a step was answered all right or all wrong."""
+    """Every question of a step was answered all right or all wrong.
+
+    It says what was found, why that may be, and how to go on. `pass_rate` is the step's.
+    """
+
+    def __init__(self, found: str, why: str, how: str, pass_rate: float) -> None:
+        super().__init__(f"{found} {why}{how}")
+        self.found, self.how, self.pass_rate = found, how, pass_rate
+
+    def because(self, why: str | None) -> NothingToLearnError:
+        """The same with another reason, if there is one."""
+        return self if why is None else NothingToLearnError(self.found, why, self.how, self.pass_rate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +115,8 @@ class Collector:
         return found + short_of_room(self.task.name, self.prompts, self.params)
 
     def next_rollout(self, step: int, on_progress: Callable[[int], None] | None = None) -> Rollout:
-        """Fills a batch for this step. Raises NothingToLearnError if no question asked was informative."""
+        """Fills a batch for this step. Raises NothingToLearnError if no question asked was informative,
+        ValueError if the verifier failed on most."""
         start = time.perf_counter()
         options, state = self.options, self.state
         carried, state.surplus = state.surplus, []
@@ -119,7 +131,7 @@ class Collector:
             informative += [group for group in map(self._trainable, groups) if self._is_informative(group)]
         kept = carried + informative
         if not kept:
-            raise NothingToLearnError(self._nothing_to_learn(sampled))
+            raise self._nothing_to_learn(sampled)
         batch, state.surplus = kept[: options.questions], kept[options.questions :]
         metrics = rollout_metrics(sampled, time.perf_counter() - start) | {
             "rollout/informative_share": len(informative) / max(len(sampled), 1),
@@ -185,26 +197,28 @@ class Collector:
         self.state.position += 1
         return self._order[1][place]
 
-    def _nothing_to_learn(self, sampled: Sequence[Group]) -> str:
+    def _nothing_to_learn(self, sampled: Sequence[Group]) -> ValueError:
         all_right = sum(group.pass_rate == 1 for group in sampled)
         truncated = sum(c.finish_reason == "length" for group in sampled for c in group.completions)
         failures, num_answers = verifier_failures(sampled)
         if len(failures) > num_answers / 2:
-            return (
+            return ValueError(
                 f"The verifier failed on {len(failures)} of this step's {num_answers} answers, first with "
                 f"{failures[0]!r}, so there is nothing to learn from; mend it, then go on with --resume."
             )
-        advice = (
+        why = (
             "The questions are too easy for this model: in a new run, choose a harder task"
             if all_right > len(sampled) / 2
             else "The questions are too hard for this model or their answers aren't recognised: in a new run, choose "
             "an easier task or another extraction, or raise rollout.max_new_tokens if many are cut off"
         )
-        return (
+        return NothingToLearnError(
             f"None of the {len(sampled)} questions of this step had both right and wrong answers ({all_right} all "
-            f"right, {len(sampled) - all_right} all wrong, {truncated} answers cut at the length limit). {advice}; "
-            f"more answers a question (rollout.completions is {self.options.completions}) help too. To go on with this "
-            f"run, --resume it with a higher rollout.max_sampled_questions than {self.options.question_budget}."
+            f"right, {len(sampled) - all_right} all wrong, {truncated} answers cut at the length limit).",
+            why,
+            f"; more answers a question (rollout.completions is {self.options.completions}) help too. To go on with "
+            f"this run, --resume it with a higher rollout.max_sampled_questions than {self.options.question_budget}.",
+            sum(group.pass_rate for group in sampled) / len(sampled),
         )
 
 
