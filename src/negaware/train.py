@@ -194,8 +194,8 @@ class _Run:
         for sentence in self.collector.left_out_or_short() + short_of_room(self.held_out.name, held_out, params):
             progress.note(sentence)
         objective = OBJECTIVES[config.objective.name]
-        options, reduction = config.objective_options, config.objective.reduction
-        loss = LossSettings(objective, options, rollout.temperature, rollout.max_new_tokens, reduction)
+        settings, reduction = config.objective_options, config.objective.reduction
+        loss = LossSettings(objective, settings, rollout.temperature, rollout.max_new_tokens, reduction)
         steps, questions = config.run.steps, rollout.questions
         self.trainer = Trainer(self.policy.model, loss, training, steps, ranks, sharded, questions)
         self.trackers: list[Tracker] = []
