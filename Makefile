@@ -41,7 +41,7 @@ mutants: .venv/installed-dev  ## how many of 300 small faults the tests notice; 
 
 # What a machine with torch, transformers, peft and accelerate for CUDA may lack; pydantic-core is one Python's own.
 GPU_PYTHON ?= 3.12
-GPU_WHEELS := pydantic pydantic-core annotated-types typing-inspection typing-extensions pebble packaging rich markdown-it-py \
+GPU_WHEELS := pydantic pydantic-core annotated-types typing-inspection typing-extensions packaging rich markdown-it-py \
 	mdurl pygments pytest iniconfig pluggy jaxtyping wadler-lindig beartype
 
 gpu-wheels:  ## downloads what gpu-check may lack on a machine without a network, some MB in gpu-wheels/
