@@ -81,7 +81,9 @@ def main() -> None:
         default=Path("mutants.jsonl"),
         help="a line for each mutant; one that stands here already, of the same source, isn't run again",
     )
-    parser.add_argument("--elsewhere", action="store_true", help="runs what survives once more, on whole runs")
+    parser.add_argument(
+        "--again", action="store_true", help="runs what survived once more, with this budget, and then on whole runs"
+    )
     parser.add_argument("--first-pass", type=Path, help="keeps what the first pass found, and takes it from there")
     options = parser.parse_args()
     os.chdir(ROOT)
@@ -124,7 +126,7 @@ def run_all(
 
     def in_memory(run_one: Callable[..., Outcome]) -> None:
         for mutant in chosen:
-            if mutant.function and mutant not in done:
+            if mutant.function and (mutant not in done or mutant in again):
                 began = time.monotonic()
                 source = mutated(mutant, sources[mutant.file])
                 outcome = run_one(mutant.file, mutant.function, source, tests_of(mutant))
@@ -143,6 +145,7 @@ def run_all(
         write(mutant, outcome, time.monotonic() - began)
 
     done = read_results(options.out, chosen, sources)
+    again = {mutant for mutant, result in done.items() if options.again and result == "survived"}
     unchanged = {file: ast.unparse(ast.parse(source)) for file, source in sources.items()}
     some = set().union(*(lines[0] for lines in covered.values()))
     outcome = run_imported(unchanged, in_order(some, seconds, 20), seconds, folder)
@@ -150,14 +153,14 @@ def run_all(
         sys.exit(f"Unchanged sources are {outcome}:\n{(folder / 'log').read_text()[-3000:]}")
     session = Collected(in_memory, seconds, folder)
     collect = [*OPTIONS, f"--basetemp={folder / 'tests'}", *tests]
-    if any(mutant.function and mutant not in done for mutant in chosen):
+    if any(mutant.function and (mutant not in done or mutant in again) for mutant in chosen):
         os.waitpid(in_a_fork(lambda: pytest.main(collect, [session]), None), 0)
-    done = read_results(options.out, chosen, sources)
+    done |= read_results(options.out, chosen, sources)
     for mutant in chosen:
-        if mutant not in done:
+        if mutant not in done or (mutant in again and not mutant.function):
             imported(mutant, tests_of(mutant))
     for mutant, result in read_results(options.out, chosen, sources).items():
-        if options.elsewhere and result == "survived" and mutant.file in ELSEWHERE:
+        if options.again and result == "survived" and mutant.file in ELSEWHERE:
             imported(mutant, ELSEWHERE[mutant.file])
     print_score(read_results(options.out, chosen, sources))
 

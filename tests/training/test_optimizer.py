@@ -168,6 +168,9 @@ def test_schedules():
     optimizer = make_optimizer(nn.Linear(1, 1), 4, learning_rate=1.0, schedule="cosine")
     optimizer.rollouts_done = 6  # resumed with fewer than it has done: it doesn't rise again
     assert optimizer.learning_rate() == pytest.approx(0, abs=1e-12)
+    only_warm = make_optimizer(nn.Linear(1, 1), 2, learning_rate=1.0, schedule="cosine", warmup_rollouts=2)
+    only_warm.rollouts_done = 2  # nothing is left after the warm-up that could be divided by
+    assert only_warm.learning_rate() == 1.0
 
 
 def test_schedules_count_rollouts():

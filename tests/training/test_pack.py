@@ -180,6 +180,14 @@ def test_micro_batches_keep_to_the_budget_and_lose_nothing(seed):
     )
 
 
+def test_micro_batches_are_filled_with_the_longest_first():
+    rows = [Row((answer,)) for answer in made_up(1, [20, 60, 100, 20, 60, 20, 7, 20, 20])]  # as many tokens as here
+    filled = micro_batches(rows, 120)
+    assert [[row.length for row in batch] for batch in filled] == [[100], [60, 60], [20] * 5 + [7]]
+    assert [[row.length for row in batch] for batch in micro_batches(rows, 119)] == [[100], [60], [60], [20] * 5, [7]]
+    assert [[row.length for row in batch] for batch in micro_batches(rows[:5], 10)] == [[100], [60], [60], [20], [20]]
+
+
 @pytest.mark.parametrize("num_shares", [1, 2, 3, 7])
 def test_rows_are_dealt_out_by_tokens(num_shares):
     """Each row once; no two shares are further apart than the longest row, where dealing in turn is."""
