@@ -26,6 +26,7 @@ LAUGHS = "a0: &a0 [ha, ha]\n" + "".join(f"a{n}: &a{n} [{f'*a{n - 1}, ' * 9}]\n" 
         ("a: " + "9" * 5000, "Exceeds the limit"),
         ("a: !!timestamp x", "can't build"),
         ("a: !!int x", "invalid literal"),
+        ("a: !!int", "can't build"),
         ("a: !!python/object:os.system x", "could not determine a constructor"),
         ("? [1]\n: 2", "unhashable"),
         ("<<: 3", "expected a mapping or list of mappings for merging"),

@@ -34,7 +34,7 @@ def read_yaml(text: str) -> Any:
         raise ValueError(" ".join(str(error).split())) from error
     except RecursionError as error:
         raise ValueError("it is nested too deeply, or in itself") from error
-    except (TypeError, AttributeError, KeyError, OverflowError) as error:  # YAML's own, of tags on what they don't fit
+    except (TypeError, AttributeError, LookupError, ArithmeticError) as error:  # of a tag on what it doesn't fit
         raise ValueError(f"a value that YAML can't build ({error})") from error
 
 
