@@ -24,6 +24,30 @@ def test_students_t() -> None:
     assert student_t(0) == math.inf
 
 
+@pytest.mark.parametrize(
+    ("degrees", "expected"), [(3, 3.178616995054061), (4, 2.775582224236797), (7, 2.3645753739501307)]
+)
+def test_students_t_is_the_handbooks_expansion_to_the_last_digit(degrees: int, expected: float) -> None:
+    """Abramowitz and Stegun 26.7.5 in fractions: a wrong coefficient hides behind the expansion's own error."""
+    assert student_t(degrees) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_change_without_both_ends_is_shown_without() -> None:
+    assert Estimate(0.04).points == Estimate(0.04, -0.1).points == Estimate(0.04, None, 0.1).points == "+4.0 points"
+    assert Estimate(0.04, -0.012, 0.093).points == "+4.0 points [-1.2, +9.3]"
+    assert str(Estimate(0.04, None, 0.1)) == str(Estimate(0.04, 0.01)) == "4.0%"
+    assert str(Estimate(0.04, 0.01, 0.1)) == "4.0% [1.0%, 10.0%]"
+
+
+def test_nothing_has_no_figure() -> None:
+    with pytest.raises(ValueError, match="an estimate needs at least one problem"):
+        clustered_estimate([])
+    with pytest.raises(ValueError, match="a change needs at least one problem"):
+        paired_change([], [])
+    with pytest.raises(ValueError, match="zip"):
+        paired_change([0.5], [0.5, 1.0])
+
+
 def test_wilsons_interval_ends_where_the_test_just_rejects() -> None:
     low, high = wilson_interval(0.8, 10, 1.959964)
     assert (low, high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))  # the textbook's 8 of 10
