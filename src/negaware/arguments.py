@@ -21,8 +21,7 @@ class _Once(argparse.Action):
     ) -> None:
         given = vars(namespace).setdefault("given", {})  # in the namespace, so that the next command line is a new one
         if self.option_strings and self.dest in given:
-            first, second = (value if isinstance(value, str) else repr(value) for value in (given[self.dest], values))
-            twice = "given twice" if self.nargs == 0 else f"given twice, as {first} and as {second}"
+            twice = "given twice" if self.nargs == 0 else f"given twice, as {given[self.dest]} and as {values}"
             raise argparse.ArgumentError(self, f"{twice}; give it once")
         given[self.dest] = values
         super().__call__(parser, namespace, values, option_string)

@@ -302,7 +302,7 @@ def test_a_verifier_that_fails_is_named_and_not_the_questions(task):
     verifier = FunctionVerifier(raises)
     try:
         collector = make_collector(replace(task, verifier=verifier), mixed)
-        with pytest.raises(NothingToLearnError, match=r"failed on \d+ of this step's 128 answers, .*KeyError"):
+        with pytest.raises(ValueError, match=r"failed on \d+ of this step's 128 answers, .*KeyError"):
             collector.next_rollout(1)
     finally:
         verifier.close()
