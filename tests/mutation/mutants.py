@@ -29,7 +29,8 @@ from forks import OPTIONS, ROOT, SOURCE, Collected, Outcome, Times, first_pass, 
 
 VERIFIERS = (
     *("tests/verifiers/test_extract_answer.py", "tests/verifiers/test_answer_pairs.py"),
-    *("tests/verifiers/test_adversary.py", "tests/verifiers/test_linear_time.py"),
+    *("tests/verifiers/test_adversary.py", "tests/verifiers/test_adversary_pairs.py"),
+    *("tests/verifiers/test_linear_time.py", "tests/verifiers/test_extract_details.py"),
 )
 SEEN_BY = {  # files → the tests that are to notice
     "objectives/*.py": ("tests/objectives", "tests/training/test_step.py"),
