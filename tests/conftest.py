@@ -27,6 +27,14 @@ def _fixed_seeds() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _cache_of_our_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests, and the processes that they start, neither read nor change what the user's runs have kept."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEGAWARE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _small_parts_of_the_vocabulary() -> Iterator[None]:
     """So that small vocabularies have several; real models, and the processes that tests start, have the real ones."""
     from negaware.models import logprobs

@@ -2,13 +2,15 @@
 
 import io
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from negaware.cli import main
-from negaware.evaluate import _reserved, results_table
+from negaware.cli import _parser, main
+from negaware.evaluate import _reserved, evaluate_model, results_table
 from negaware.evaluation.evaluate import Answer, EvaluationResult, ProblemResult
 from tiny_run import tiny_config, write_tiny_config
 
@@ -40,6 +42,26 @@ def test_evaluate_prints_the_figures_and_keeps_the_answers(tmp_path: Path, capsy
     assert summary["num_truncated"] == truncated
     for measure in ("avg@4", "pass@1", "pass@2", "pass@4", "maj@4"):
         assert measure in printed
+
+
+def test_evaluate_keeps_the_answers_though_nobody_reads_the_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in `negaware evaluate … | head -1`: sampling takes hours."""
+    tiny_config(tmp_path)
+    (tmp_path / "test.jsonl").write_text('{"question": "1", "answer": "1"}\n')
+    output = tmp_path / "results.jsonl"
+    task = f"{{kind: dataset, path: {tmp_path / 'test.jsonl'}, prompt: '{{question}}'}}"
+    options = ["--task", task, "--max-new-tokens", "2", "-o", str(output)]
+    parsed = _parser().parse_args(["evaluate", str(tmp_path / "model"), *options])
+    reader, writer = os.pipe()
+    os.close(reader)
+    with io.TextIOWrapper(open(writer, "wb", buffering=0), write_through=True) as unread:
+        monkeypatch.setattr(sys, "stdout", unread)
+        with pytest.raises((BrokenPipeError, SystemExit)):  # rich ends the process by itself
+            evaluate_model(parsed)
+        monkeypatch.undo()
+    assert len(output.read_text().splitlines()) == 1
 
 
 def test_evaluate_takes_a_task_of_ones_own_written_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,12 +55,12 @@ def evaluate_model(options: argparse.Namespace) -> None:
         task = replace(task, problems=task.problems[: options.num_problems])
         with _reserved(output, is_new=options.output is None):
             result = _run(options, task, sampling)
-            if result.is_judged:
-                Console().print(results_table(result))
-                print(json.dumps(result.summary()))
-            write_results(result, output)
+            write_results(result, output)  # before anything is printed: whoever reads that may have gone
     finally:
         task.verifier.close()
+    if result.is_judged:
+        Console().print(results_table(result))
+        print(json.dumps(result.summary()))
     print(f"per-problem results  {output}")
     result.require_judged(f"Mend the judge, then start again with -o {output}")
     for sentence in filter(None, (result.unjudged, result.all_truncated)):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from negaware import train as training
+from negaware.cache_folder import cache_folder
 from negaware.config import parse_config
 from negaware.rollout.collect import Collector
 from negaware.tasks import golds
@@ -25,8 +26,8 @@ from tiny_run import tiny_config
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "negaware" / "golds"
+    monkeypatch.setenv("NEGAWARE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "golds"
 
 
 def task_of(folder: Path, answers: list[str], **rest: Any) -> Task:
@@ -59,9 +60,20 @@ def test_the_same_data_is_checked_once(tmp_path: Path, cache: Path, monkeypatch:
     assert len(list(cache.iterdir())) == 4
 
 
+def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.delenv("NEGAWARE_CACHE")
+    assert cache_folder() == Path("/home/ann/.cache/negaware")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    assert cache_folder() == Path("/caches/negaware")
+    monkeypatch.setenv("NEGAWARE_CACHE", "/mine")
+    assert cache_folder() == Path("/mine")
+
+
 def test_a_cache_that_cant_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("NEGAWARE_CACHE", str(tmp_path / "file"))
     assert was_checked(task_of(tmp_path, ["1", "2"]))
     assert was_checked(task_of(tmp_path, ["1", "2"]))
 

