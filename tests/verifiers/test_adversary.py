@@ -132,6 +132,21 @@ The answer is 2 + 3.
 The answer is 2 + 3 apples.
 The answer is 10 - 5 apples.
 The answer is the sum of 2 and 5.
+The answer is minus 5.
+The answer is negative 5.
+The answer is √5.
+The answer is the square root of 5.
+The answer is half of 5.
+The answer is twice 5.
+The answer is the square of $5$.
+The answer is anything but 5.
+√5
+x ≠ 5
+It is 3 versus 5.
+It is between 3 and 5.
+It is 3, alternatively 5.
+I doubt that it is 5.
+5 is the wrong answer.
 The answer is the difference of 10 and 5.
 The answer is 5 thousand.
 The answer is 5 million dollars.
@@ -195,6 +210,9 @@ So 10 - 5 = 5
 It is not 3 but 5.
 It isn't 3. It is 5.
 3 is wrong, so it is 5.
+Half of 10 is 5.
+The square root of 25 is 5.
+√25 = 5
 She has 5 apples left.
 #### 5
 \boxed{5}

@@ -105,6 +105,8 @@ WRONG = [
 ]
 RIGHT = [
     (r"\boxed{(A) 13}", "A"),
+    ("√5", r"\sqrt{5}"),
+    ("x ≤ 5", r"x \le 5"),
     (r"\boxed{\text{(C) It is conserved}}", "C"),
     ("The answer is (D), since 2 + 2 = 4.", "D"),
     ("The correct answer is option C.", "C"),

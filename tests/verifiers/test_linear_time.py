@@ -14,9 +14,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from step_counter import StepCounter
 
-from negaware.verifiers import equivalence, extract, latex, math, numbers
+from negaware.verifiers import equivalence, extract, hedges, latex, math, numbers
 
-MODULES = [extract, equivalence, latex, numbers, math]
+MODULES = [extract, hedges, equivalence, latex, numbers, math]
 PATTERNS = [
     (f"{module.__name__.rpartition('.')[2]}.{name}", value)
     for module in MODULES

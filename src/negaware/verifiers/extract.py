@@ -19,6 +19,8 @@ MAX_ANSWER = 4000  # characters in one box
 _TAIL = 20_000  # characters at the end of a text that are searched for phrases and numbers
 _MAX_BOXES = 200  # unbalanced boxes passed over before giving up
 
+# Scripts that are written without spaces: Thai, Chinese, Japanese, Korean. Between them in Unicode stand √, ≤ and →.
+_UNSPACED = r"\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 # Every repetition is possessive or ends where the next begins, so no text makes one go back over what it has read.
 _BOX = re.compile(r"\\(?:boxed|fbox) *+(?=\{)|\\boxed ++([^\s{}$\\]{1,50})")
 _REASONING = re.compile(r"<(/?)(?:think(?:ing)?|reasoning)>", re.IGNORECASE)
@@ -39,17 +41,18 @@ _PERCENT = re.compile(r"\s*+(?:\\?%|percent\b|pct\b)")
 _CURRENCY = re.compile(r"\$(?=\d[\d,.]*+(?:\s++[A-Za-z]|\s*$))", re.MULTILINE)
 _SENTENCE_END = re.compile(r"[\n。；！？]|\.(?=\s|$)|<\||</|[!?](?=\s|$)|;\s")
 _NUMBER = re.compile(
-    # Scripts that are written without spaces (Thai, Chinese, Japanese, Korean) run into their numbers.
-    r"(?<![^\W\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[.,)\]}])(?=[-+−]?[.,]?\d)[-+−]?"
+    rf"(?<![^\W{_UNSPACED}]|[.,)\]}}])"  # numbers follow such scripts without a space
+    r"(?=[-+−]?[.,]?\d)[-+−]?"
     r"(?:\d{1,3}(?:(?:,|\{,\}|\\,|,\\! ?)\d{3})+(?!\d)|\d++)?"
     r"(?:[.,]\d++|(?<=\d)\.?)?(?:[eE][-+]?\d++)?(?:/[-+]?\d++(?:\.\d++)?)?(?:\s*+(?:\\?%|percent\b|pct\b))?"
 )
 _LATEX_NUMBER = re.compile(r"[-+]?\\[dtc]?frac *+(?:\{[^{}]{1,30}\}|\d) *+(?:\{[^{}]{1,30}\}|\d)")
 _COMMAND = re.compile(r"\\[A-Za-z]++")
 _TEXT_GROUP = re.compile(r"\\(?:text|mbox|mathrm|mathbf|operatorname|begin|end)[a-z]*+ *+\{[^{}]*+\}(?:\{[clr| ]++\})?")
-_LONG_WORD = re.compile(r"[^\W\d_]{2,}|[\u0e00-\ud7af]")
+_LONG_WORD = re.compile(rf"[^\W\d_]{{2,}}|[{_UNSPACED}]")
 _QUANTITY = re.compile(
-    r"[-+]?\$?(?:[.,/ ]*+\d)++\s?(?:[^\W\d_\u0e00-\ud7af]++\s?){1,3}+(?<!\s)(?:\s?\^\{?[23]\}?|[²³])?"
+    rf"[-+]?\$?(?:[.,/ ]*+\d)++\s?(?:[^\W\d_{_UNSPACED}]++\s?){{1,3}}+"
+    r"(?<!\s)(?:\s?\^\{?[23]\}?|[²³])?"
 )
 _MATH_WORDS = frozenset(
     re.findall(

@@ -9,12 +9,20 @@ import re
 
 _BEFORE = re.compile(
     r"(?:(?<!\w)(?:either|neither|n?or|not|never|cannot|no|least|most|than|between|above|below|under|over|unless|except"
-    r"|exceeds?|maybe|perhaps|possibly|(?:may|might|could)(?=\s+be\b)|up\s+to|ni|nicht|oder|entre|au\s+(?:moins|plus)"
+    r"|exceeds?|maybe|perhaps|possibly|alternatively|doubt|(?:any|every)thing\s+but"
+    r"|(?:may|might|could)(?=\s+be\b)|up\s+to|ni|nicht|oder|entre|au\s+(?:moins|plus)"
     r"|mindestens|al\s+menos)|n['’]t)(?!\w)(?:(?!\b(?:but|so|then)\b)[^\d.,;:?!\n]){0,15}$|(?:不|没有|或|至少|至多|大于|小于)[^\d。，\n]{0,4}$",
     re.IGNORECASE,
 )
+_OPERATION_BEFORE = re.compile(
+    r"(?:[√≠]|!=|\\neq?|(?<!\w)(?:minus|negative|twice|thrice|double|triple|half|vs\.?|versus"
+    r"|(?:half|double|triple|squared?|cubed?|root|third|quarter|fifth|logarithm|factorial|reciprocal|opposite|inverse)"
+    r"\s++of(?:\s++the\s++number)?|(?:between|both)\s++[^\s]{1,20}\s++and))[\s$*({]*+$",
+    re.IGNORECASE,
+)
 _AFTER = re.compile(
-    r"[\s$*.,;:!)\]}]*+(?:(?:that|this|it|which)\s+)?(?:(?:is|was)(?:n['’]t|\s++(?:not|wrong|incorrect|false|never))(?!\w)"
+    r"[\s$*.,;:!)\]}]*+(?:(?:that|this|it|which)\s+)?"
+    r"(?:(?:is|was)(?:n['’]t|\s++(?:an?\s++|the\s++)?(?:not|wrong|incorrect|false|never))(?!\w)"
     r"|['’]s\s++(?:not|wrong|incorrect)|(?:no|wrong|incorrect|not)(?=[\s.,!;:]*+$))"
     r"|[^\d.,!?;:\n]{0,40}(?<!\w)n?or(?!\w)|[\s$*)]*+(?:at\s+(?:least|most)|and\s+(?:above|up|over|more|below))(?!\w)"
     r"|[.!;,]\s++(?:or|alternatively|otherwise|maybe|perhaps|possibly)(?!\w)|[\s$]*+(?:或|以上|以下|不|가\s*아|ではな)",
@@ -38,8 +46,9 @@ _WORDS = re.compile(
 
 
 def hedged_before(text: str) -> bool:
-    """Whether a text's end keeps a value after it from being claimed: "at least", "3 or", "it can't be"."""
-    return _BEFORE.search(text[-60:]) is not None
+    """Whether a text's end keeps a value after it from being claimed: "at least", "3 or", "it can't be", "half of"."""
+    text = text[-60:]
+    return (_BEFORE.search(text) or _OPERATION_BEFORE.search(text)) is not None
 
 
 def hedged_after(text: str) -> bool:
