@@ -21,7 +21,7 @@ RULES: dict[str, tuple[str, str, str]] = {
     "cache_folder": ("", "", ""),
     "validation": ("", "pydantic yaml", ""),
     "ranks": ("", "torch", ""),
-    "runs": ("types estimates libraries", "rich plotly yaml", "tensorboard wandb trackio torch"),
+    "runs": ("types estimates libraries validation", "rich plotly yaml", "tensorboard wandb trackio torch"),
     "objectives": ("types", "torch jaxtyping", ""),
     "verifiers": ("types safe_path", "math_verify latex2sympy2_extended sympy", ""),
     "tasks": ("types cache_folder libraries validation verifiers", "pydantic", "datasets pyarrow reasoning_gym"),

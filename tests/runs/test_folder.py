@@ -203,11 +203,24 @@ def test_a_kill_leaves_whole_lines_and_whole_files(tmp_path):
     assert json.loads(run.path.joinpath("environment.json").read_text())
 
 
-def test_a_broken_config_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["model: [", 5000 * "[", "a: &a [*a]", "- model", "3"])
+def test_a_broken_config_is_named(tmp_path: Path, text: str) -> None:
     run = RunFolder.create(tmp_path / "run", {"model": "m"})
-    (run.path / "config.yaml").write_text("model: [")
-    with pytest.raises(ValueError, match=r"config\.yaml can't be read .*mend it by hand"):
+    (run.path / "config.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.yaml (can't be read|holds no fields).*mend it by hand"):
         run.read_config()
+
+
+@pytest.mark.parametrize("text", [100_000 * "[", "[]", "{"])
+def test_broken_json_is_named(tmp_path: Path, text: str) -> None:
+    run = RunFolder.create(tmp_path / "run", {"model": "m"})
+    for name, read in (("environment.json", run.read_environment), ("summary.json", run.read_summary)):
+        (run.path / name).write_text(text)
+        with pytest.raises(ValueError, match=rf"run/{name} (is not JSON|holds no JSON object)"):
+            read()
+    run.metrics_path.write_text(f"{text}\n{{}}\n")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 1: "):
+        run.read_metrics()
 
 
 @pytest.mark.parametrize("then", ["moved", "deleted"])

@@ -57,6 +57,14 @@ def test_a_broken_one_names_the_newest_before_it(tmp_path: Path) -> None:
         read_state(tmp_path / "step-000003")
 
 
+@pytest.mark.parametrize("text", [100_000 * "[", "[1]", "{"])
+def test_a_manifest_that_is_none(tmp_path: Path, text: str) -> None:
+    path = save_checkpoint(tmp_path, 1, some_tensors(1), {}, keep=1)
+    (path / "manifest.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"can't be read \(manifest.json is not what was written\); delete"):
+        read_state(path)
+
+
 def test_what_the_system_says_is_told_in_its_words(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, 1, some_tensors(1), {}, keep=1)
     (path / "manifest.json").unlink()

@@ -100,7 +100,7 @@ def is_whole(folder: Path) -> bool:
         for name in weights:
             with safe_open(folder / name, "pt"):  # compares the file's size with its header's
                 pass
-    except (ValueError, LookupError, TypeError, AttributeError, OSError, SafetensorError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError, SafetensorError):
         return False
     configs = read.keys() & {"config.json", "adapter_config.json"}
     return bool(weights and configs) and needed <= weights and "tokenizer_config.json" in read

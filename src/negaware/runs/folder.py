@@ -23,6 +23,7 @@ from typing import Any
 import yaml
 
 from negaware.runs.environment import describe_environment
+from negaware.validation import read_yaml
 
 _CONFIG, _ENVIRONMENT = "config.yaml", "environment.json"
 # What `force` may delete: names this project writes, never whatever else lies in the folder.
@@ -210,13 +211,14 @@ class RunFolder:
     def read_config(self) -> dict[str, Any]:
         """The resolved config as it was written. ValueError if someone has broken it."""
         path = self.path / _CONFIG
+        advice = "mend it by hand, or copy the config that the run was started with over it"
         try:
-            return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(
-                f"{path} can't be read ({' '.join(str(error).split())}); mend it by hand, or copy the config that the "
-                "run was started with over it"
-            ) from error
+            config = read_yaml(path.read_text(encoding="utf-8")) or {}
+        except ValueError as error:
+            raise ValueError(f"{path} can't be read ({error}); {advice}") from error
+        if not isinstance(config, dict):
+            raise ValueError(f"{path} holds no fields; {advice}")
+        return config
 
     def read_environment(self) -> dict[str, Any]:
         """Where and with what the run was started."""
@@ -254,7 +256,7 @@ def _read_json(path: Path, advice: str) -> dict[str, Any]:
     """The object in a JSON file. ValueError with this advice if someone has broken it."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); {advice}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no JSON object; {advice}")
@@ -276,7 +278,7 @@ def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 return records, True
             raise ValueError(f"{path}, line {number}: not JSON ({error}); mend or delete that line") from error

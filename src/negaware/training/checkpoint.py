@@ -120,7 +120,7 @@ def read_state(path: Path, ranks: Ranks = ALONE) -> dict[str, Any]:
         raise _unreadable(path, f"{Path(error.filename).name} is gone") from error
     except OSError as error:
         raise _unreadable(path, error.strerror or str(error)) from error
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, AttributeError, TypeError) as error:
         raise _unreadable(path, f"{_MANIFEST} is not what was written") from error
     return state
 
