@@ -3,6 +3,7 @@
 import json
 import socket
 import struct
+import threading
 import time
 
 import pytest
@@ -151,9 +152,9 @@ MALFORMED = {
     ),
     "the length limit at a stop": (
         streamed(ends([5] * 7 + [STOP], finish_reason="length")),
-        r"goes on after its stop token, the 8th of 8",
+        r"goes on after its stop token, token 8 of 8",
     ),
-    "tokens after the stop": (streamed(ends([STOP, 5])), r"an answer that goes on after its stop token, the 1th of 2"),
+    "tokens after the stop": (streamed(ends([STOP, 5])), r"an answer that goes on after its stop token, token 1 of 2"),
     "tokens after the end": (streamed(ends([STOP]), event([5])), r"more tokens after the end of an answer"),
     "50 times the length": (streamed(*[event([5] * 8)] * 50), r"16 tokens or more, where 8 were asked for"),
     "an empty answer": (streamed(ends([], finish_reason="stop")), r"an answer without a token"),
@@ -250,10 +251,18 @@ def test_tokens_that_come_slowly_are_waited_for(engine, server, monkeypatch):
 def test_no_thread_waits_on_after_a_failure(engine, server, monkeypatch):
     """One answer is malformed, the others never come: their connections are hung up."""
     monkeypatch.setattr(vllm_server, "STALL_SECONDS", 600)
-    turns = iter([streamed(event([-1]))] + [say_nothing] * 3)
+    is_over, waited_for = threading.Event(), []
+
+    def hold(handler):
+        if not is_over.wait(20):
+            waited_for.append(handler)
+
+    turns = iter([streamed(event([-1])), hold, hold, hold])
     server.otherwise[GENERATE] = lambda handler: next(turns)(handler)
     with pytest.raises(ValueError, match=r"token_ids.0 is -1"):
         engine.generate([[1]], 4, PARAMS, 0)
+    is_over.set()
+    assert waited_for == []
 
 
 @pytest.mark.parametrize("path", [*JSON_OF, "/update_weight_version"])

@@ -35,22 +35,25 @@ def test_outcomes_keep_the_order_of_the_calls(pool: WorkerPool) -> None:
 
 
 @pytest.mark.parametrize("hang", [work.sleep_forever, work.spin_in_c])
-def test_a_hanging_call_is_killed_within_two_seconds(pool: WorkerPool, hang: object) -> None:
+def test_a_hanging_call_is_killed_when_its_time_is_over(pool: WorkerPool, hang: object) -> None:
+    """By the pool: the worker's own alarm, which is for a pool that has died, comes seconds later."""
     pool.run(work.double, [(1,)])
-    start = time.monotonic()
+    before = list(pool._workers)
     (outcome,) = pool.run(hang, [()])  # type: ignore[arg-type]
     assert outcome.status == "timeout"
-    assert time.monotonic() - start < 2.0
+    killed = [worker.process.exitcode for worker in before if worker not in pool._workers]
+    assert killed == [-signal.SIGKILL]
     assert pool.run(work.double, [(4,)])[0].value == 8
 
 
-def test_a_hanging_call_does_not_hold_up_its_neighbours(pool: WorkerPool) -> None:
-    with ThreadPoolExecutor(1) as threads:
-        hanging = threads.submit(pool.run, work.sleep_forever, [()])
-        start = time.monotonic()
+def test_a_slow_call_does_not_hold_up_its_neighbours(tmp_path: Path) -> None:
+    """It ends only when they are done."""
+    place = tmp_path / "done"
+    with WorkerPool(num_workers=2, seconds=30.0) as pool, ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(pool.run, work.wait_for, [(str(place),)])
         assert [outcome.value for outcome in pool.run(work.double, [(n,) for n in range(20)])] == list(range(0, 40, 2))
-        assert time.monotonic() - start < 0.9
-        assert hanging.result()[0].status == "timeout"
+        place.touch()
+        assert slow.result() == [Outcome("done", True)]
 
 
 def test_an_allocation_beyond_the_limit_is_an_error(pool: WorkerPool) -> None:

@@ -29,6 +29,12 @@ def sleep_forever() -> None:
     time.sleep(600)
 
 
+def wait_for(place: str) -> bool:
+    while not Path(place).exists():
+        time.sleep(0.01)
+    return True
+
+
 def spin_in_c() -> int:
     return 9 ** (9**9)  # no bytecode is run, so no signal handler would be
 

@@ -159,7 +159,7 @@ class Answer:
         if reason == "stop" and not places:
             raise ValueError("finish_reason is 'stop', of an answer without a stop token")
         if places and (places[0] < num_tokens - 1 or reason == "length"):
-            raise ValueError(f"an answer that goes on after its stop token, the {places[0] + 1}th of {num_tokens}")
+            raise ValueError(f"an answer that goes on after its stop token, token {places[0] + 1} of {num_tokens}")
         if reason == "length" and num_tokens < self.max_tokens:
             raise ValueError(f"finish_reason is 'length' after {num_tokens} tokens, of {self.max_tokens} asked for")
         if [0, *(span.end for span in spans)] != [*(span.start for span in spans), num_tokens]:

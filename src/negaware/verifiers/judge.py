@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ def _function(folder: str, module_name: str, name: str) -> Any:
 
 def _package(folder: str) -> str:
     """A package, made here, whose modules are the files of a folder: Python then looks for them there alone."""
-    name = f"judges_in_{hashlib.blake2b(folder.encode(), digest_size=8).hexdigest()}"
+    name = f"judges_in_{hashlib.blake2b(os.fsencode(folder), digest_size=8).hexdigest()}"
     if name not in sys.modules:
         package = ModuleType(name)
         package.__path__ = [folder]
