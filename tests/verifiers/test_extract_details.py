@@ -3,7 +3,9 @@
 import pytest
 
 from negaware.verifiers import extract
+from negaware.verifiers.equivalence import MAX_CHARACTERS, fast_verdict
 from negaware.verifiers.extract import conjoined_boxes, extract_answer
+from negaware.verifiers.hedges import continued
 
 
 @pytest.mark.parametrize(
@@ -21,6 +23,7 @@ from negaware.verifiers.extract import conjoined_boxes, extract_answer
         ("answer_is", "The answer is `blue`.", "blue"),
         ("answer_is", "The answer is (D), since 2 + 2 = 4.", "D"),
         ("answer_is", "The answer is D.", "D"),
+        ("answer_is", "The answer is $5$ (as 2 + 3).", "5"),
         ("hashes", "#### 12 apples and 3 pears", "12"),
     ],
 )
@@ -44,3 +47,64 @@ def test_no_answer_is_longer_than_a_box_may_be() -> None:
     assert len(extract_answer(f"The answer is ${sum_of_ones}$", "answer_is") or "") <= extract.MAX_ANSWER
     assert extract_answer(rf"\boxed{{{'1' * 3990}}}", "boxed") == "1" * 3990
     assert extract_answer(rf"\boxed{{{'1' * 4010}}}", "boxed") in (None, "")
+
+
+@pytest.mark.parametrize(
+    ("prediction", "gold", "same"),
+    [
+        ("4210_{5}", "4210_{5}", True),
+        ("4210_5", "4210_{5}", True),
+        ("4210_{7}", "4210_{5}", False),
+        ("4211_{5}", "4210_{5}", False),
+        ("4210", "4210_{5}", False),
+        ("4210_{5}", "4210", False),
+    ],
+)
+def test_numerals_of_a_base_need_no_algebra(prediction: str, gold: str, same: bool) -> None:
+    assert fast_verdict(prediction, gold) is same
+
+
+@pytest.mark.parametrize(
+    ("prediction", "gold", "verdict"),
+    [
+        ("7:05 PM", "19:05", True),
+        ("7:05 am", "7:05", True),
+        ("12:30 AM", "0:30", True),
+        ("12:30 p.m.", "12:30", True),
+        ("7:05:09 pm", "19:05:09", True),
+        ("7:05:09 pm", "19:05:08", None),  # a ratio, for all that is known here
+        ("7:05 AM", "19:05", None),
+        ("7:06 PM", "19:05", None),
+        ("8:05 PM", "19:05", None),
+        ("3:4", "3:4", True),
+        ("6:8", "3:4", None),
+        ("(B) 13", "B", True),
+        ("(B) 13", "13", True),
+        ("B", "(B) 13", True),
+        ("(B) 13", "C", None),
+        ("(B) 13", "14", None),
+        ("silent", "listen", False),
+        ("abcd", "abdc", False),
+        ("abc", "acb", None),  # three letters may be a product
+        ("1,5", "1.5", True),
+        ("1.25", "1,25", True),
+        ("1.5", "1,5", None),  # the roots 1 and 5
+        ("x > 5", "5", False),
+        ("3 + 4", "7", False),
+    ],
+)
+def test_what_is_settled_without_algebra(prediction: str, gold: str, verdict: bool | None) -> None:
+    assert fast_verdict(prediction, gold) is verdict
+
+
+def test_a_text_of_the_longest_length_is_still_read() -> None:
+    gold = "x + " * 499 + "x+xy"
+    assert len(gold) == MAX_CHARACTERS
+    assert fast_verdict(gold.replace(" ", ""), gold) is True
+    assert fast_verdict(gold.replace(" ", ""), f" {gold}") is False  # beyond it only the same text is the same
+    assert fast_verdict(f"{gold}  ", f" {gold}") is True
+
+
+def test_a_value_is_continued_only_right_behind_it() -> None:
+    assert continued(" + 3")
+    assert not continued(" apples + 3")
