@@ -256,6 +256,7 @@ def test_no_thread_waits_on_after_a_failure(engine, server, monkeypatch):
     def hold(handler):
         if not is_over.wait(20):
             waited_for.append(handler)
+        handler.close_connection = True
 
     turns = iter([streamed(event([-1])), hold, hold, hold])
     server.otherwise[GENERATE] = lambda handler: next(turns)(handler)

@@ -110,8 +110,8 @@ def test_unknown_methods_are_refused_with_the_known_ones() -> None:
     ids=lambda text: text[:12],
 )
 def test_extraction_is_quick_on_megabytes(text: str) -> None:
-    start = time.monotonic()
+    start = time.process_time()  # whatever else the machine does
     answer = extract_answer(text)
     conjoined_boxes(text)
-    assert time.monotonic() - start < 1.0
+    assert time.process_time() - start < 1.0
     assert answer is None or len(answer) <= 20_000
