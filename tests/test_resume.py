@@ -156,7 +156,7 @@ def test_ctrl_c_at_any_moment(straight32: Path) -> None:
     moments = [
         (LOADING, 1, None),
         (EVALUATION, 2, None),  # before training
-        (SAMPLING, 14, 0),  # in step 1
+        (SAMPLING, 20, 0),  # in step 1
         (OPTIMIZER_STEP, 1, 1),  # the step under way is finished first
         (EVALUATION, 1, 2),  # on the way, in step 2
         (SAMPLING, 30, 3),  # in step 4
