@@ -164,12 +164,12 @@ class _Run:
         self.task, self.held_out = [
             task if ranks.size == 1 else replace(task, verifier=SharedVerifier(task.verifier, ranks)) for task in tasks
         ]
-        own = [  # nobody has audited these
+        unaudited = [
             (each.path, task)
             for each, task in zip(sources, tasks, strict=True)
             if ranks.is_first and isinstance(each, DatasetOptions) and not each.verifier
         ]
-        self.golds = GoldCheck(own)
+        self.golds = GoldCheck(unaudited)
         stack.callback(self.golds.stop)
         sharded: ShardedModel | None = None
         name, lora = config.model.name, config.model.lora
@@ -312,7 +312,7 @@ class _Run:
         self.collector.state.position = state["position"]
         self.collector.state.surplus = [group_from_json(group) for group in state["surplus"]]
         self.before, self.train_seconds = state["before"], state["train_seconds"]
-        self.history = [vital_signs(line) for line in self.folder.read_metrics() if line["step"] <= state["step"]]
+        self.history = [vital_signs(line) for line in state.get("metrics", ())]
         set_random_state(state["random"])
 
     def _evaluate(self, task: Task, sampling: EvaluationSampling) -> EvaluationResult:

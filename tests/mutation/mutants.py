@@ -42,7 +42,7 @@ SEEN_BY = {  # files → the tests that are to notice
     "verifiers/equivalence.py": VERIFIERS,
     "verifiers/hedges.py": VERIFIERS,
 }
-ELSEWHERE = {  # processes of their own and whole runs, for what survives the tests above (with --elsewhere)
+ELSEWHERE = {  # processes of their own and whole runs, for what survives the tests above (with --again)
     "objectives/credit.py": ("tests/objectives/test_import.py",),
     "objectives/nft.py": ("tests/objectives/test_import.py",),
     "training/checkpoint.py": ("tests/test_resume.py", "tests/test_ranks.py"),
@@ -60,7 +60,7 @@ def sample(files: Sequence[str], number: int, seed: int) -> list[Mutant]:
     if not number or number >= total:
         return [mutant for of_file in mutants.values() for mutant in of_file]
     exact = {file: number * len(of_file) / total for file, of_file in mutants.items()}
-    sizes = {file: int(share) for file, share in exact.items()}
+    sizes = {file: int(size) for file, size in exact.items()}
     for file in sorted(exact, key=lambda file: sizes[file] - exact[file])[: number - sum(sizes.values())]:
         sizes[file] += 1
     return [
@@ -163,7 +163,10 @@ def run_all(
     for mutant, result in read_results(options.out, chosen, sources).items():
         if options.again and result == "survived" and mutant.file in ELSEWHERE:
             imported(mutant, ELSEWHERE[mutant.file])
-    print_score(read_results(options.out, chosen, sources))
+    results = read_results(options.out, chosen, sources)
+    if len(results) < len(chosen):
+        print(f"{len(chosen) - len(results)} of {len(chosen)} couldn't run, and count as nothing")
+    print_score(results)
 
 
 def digest(source: str) -> str:
@@ -172,13 +175,13 @@ def digest(source: str) -> str:
 
 
 def read_results(path: Path, chosen: Sequence[Mutant], sources: dict[str, str]) -> dict[Mutant, str]:
-    """What became of the mutants that have run, of the sources as they are."""
+    """What became of the mutants that could run, of the sources as they are; the last word counts."""
     if not path.exists():
         return {}
     digests = {file: digest(source) for file, source in sources.items()}
     found = {}
     for line in map(json.loads, path.read_text().splitlines()):
-        if digests.get(line["file"]) == line["source"]:
+        if digests.get(line["file"]) == line["source"] and line["result"] != "cannot":
             found[line["file"], line["node"], line["variant"]] = line["result"]
     places = {mutant: (mutant.file, mutant.node, mutant.variant) for mutant in chosen}
     return {mutant: found[place] for mutant, place in places.items() if place in found}
@@ -193,8 +196,8 @@ def print_score(results: dict[Mutant, str]) -> None:
         of_file = [result for mutant, result in results.items() if mutant.file in members]
         num_died = sum(result != "survived" for result in of_file)
         low, high = wilson_interval(num_died / len(of_file), len(of_file), NormalDist().inv_cdf(0.975))
-        share = f"{100 * num_died / len(of_file):5.1f} % ({100 * low:.1f} to {100 * high:.1f})"
-        print(f"{name:28} {num_died:4} of {len(of_file):4} died, {of_file.count('timeout'):3} in time  {share}")
+        score = f"{100 * num_died / len(of_file):5.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+        print(f"{name:28} {num_died:4} of {len(of_file):4} died, {of_file.count('timeout'):3} by timeout  {score}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The mutation tool: which faults it makes, and that a fork runs the fault and its parent doesn't."""
 
 import ast
+import json
 import math
 from collections import Counter
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 from faults import mutants_of, mutated
 from forks import SOURCE, in_order, swap_code, watched
-from mutants import sample
+from mutants import digest, print_score, read_results, sample
 
 from negaware.objectives.ops import capped_exp
 
@@ -70,6 +71,23 @@ def test_a_fork_runs_the_fault_and_this_process_does_not(tmp_path: Path) -> None
     assert capped_exp(beyond).item() == pytest.approx(math.exp(10))
     assert watched(lambda pipe: 0, {}, tmp_path / "log").result == "survived"
     assert watched(lambda pipe: 1 // 0, {}, tmp_path / "log").result == "cannot"
+
+
+def test_what_could_not_run_counts_as_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Neither as a death nor in the place of what a run before it said; nor does what was said of another source."""
+    killed, survived, impossible, other = mutants = mutants_of("small.py", SMALL)[:4]
+    said = [(killed, "survived"), (killed, "killed"), (survived, "survived"), (survived, "cannot")]
+    lines = [{**each.__dict__, "result": result, "source": digest(SMALL)} for each, result in said]
+    lines += [{**impossible.__dict__, "result": "cannot", "source": digest(SMALL)}]
+    lines += [{**other.__dict__, "result": "killed", "source": digest(SMALL + "pass")}]
+    (tmp_path / "out").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    results = read_results(tmp_path / "out", mutants, {"small.py": SMALL})
+    assert results == {killed: "killed", survived: "survived"}
+    print_score(results)
+    assert [line.split()[:5] for line in capsys.readouterr().out.splitlines()] == [
+        ["small.py", "1", "of", "2", "died,"],
+        ["all", "1", "of", "2", "died,"],
+    ]
 
 
 def test_the_cheapest_tests_come_first_up_to_a_budget() -> None:
