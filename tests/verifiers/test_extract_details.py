@@ -24,6 +24,11 @@ from negaware.verifiers.hedges import continued
         ("answer_is", "The answer is (D), since 2 + 2 = 4.", "D"),
         ("answer_is", "The answer is D.", "D"),
         ("answer_is", "The answer is $5$ (as 2 + 3).", "5"),
+        ("boxed", r"\boxed{3}. Corrected: \fbox{7}", "7"),
+        ("boxed", r"\fbox{7} it is", "7"),
+        ("boxed", r"\boxed{\text{2 plus 3, so the answer is 5}}", "5"),
+        ("answer_is", "<answer>C</answer>", "C"),
+        ("hashes", "<answer>C</answer>", None),
         ("hashes", "#### 12 apples and 3 pears", "12"),
     ],
 )
@@ -34,6 +39,13 @@ def test_what_each_method_finds(method: str, text: str, answer: str | None) -> N
 def test_at_most_twelve_boxes_are_joined() -> None:
     boxes = ", ".join(rf"\boxed{{{number}}}" for number in range(1, 15))
     assert conjoined_boxes(boxes) == ", ".join(str(number) for number in range(3, 15))
+
+
+@pytest.mark.parametrize(("length", "joined"), [(39, "3, 5"), (40, "3, 5"), (41, None)])
+def test_boxes_are_joined_by_a_short_remark_that_ends_in_and(length: int, joined: str | None) -> None:
+    remark = " " + "y" * (length - 6) + " and "
+    assert len(remark) == length
+    assert conjoined_boxes(rf"\boxed{{3}}{remark}\boxed{{5}}") == joined
 
 
 def test_a_formula_is_closed_by_its_own_kind() -> None:
