@@ -102,8 +102,10 @@ def graphs(device: str) -> dict[str, Any]:
         for group, wanted_group in zip(found, expected, strict=True):
             for done, wanted in zip(group, wanted_group, strict=True):
                 pairs = list(zip(done.token_ids, wanted.token_ids, strict=False))
-                parted = next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
-                gaps = [abs(a - b) for a, b in zip(done.logprobs[:parted], wanted.logprobs[:parted], strict=True)]
+                same_until = next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
+                gaps = [
+                    abs(a - b) for a, b in zip(done.logprobs[:same_until], wanted.logprobs[:same_until], strict=True)
+                ]
                 difference, compared = max([difference, *gaps]), compared + 1
                 same += done.token_ids == wanted.token_ids
     assert engine.graphs is not None

@@ -130,7 +130,7 @@ def test_on_policy_the_parameters_have_one_gradient_under_one_reduction(reductio
 
 
 @pytest.mark.parametrize(("weight", "other"), [("grpo", "grpo"), ("one_minus_rate", "dr_grpo")])
-def test_on_policy_the_parameters_gradients_part_under_their_own_reductions(weight, other):
+def test_on_policy_the_parameters_gradients_differ_under_their_own_reductions(weight, other):
     """GRPO's by direction; Dr. GRPO's by a constant alone, which changes from batch to batch."""
     ours = parameter_gradient("nft", OBJECTIVES["nft"].reduction, prompt_weight=weight)
     theirs = parameter_gradient(other, OBJECTIVES[other].reduction)
