@@ -310,6 +310,14 @@ def test_a_reply_with_another_value(path, reply, said, server, tmp_path):
         VLLMServerEngine(server.url, tmp_path, VOCABULARY, False, 4).load_weights(WEIGHTS.named_parameters(), version=1)
 
 
+def test_weights_that_a_killed_run_left_are_deleted_and_nothing_else(engine, tmp_path):
+    theirs = ["version-000016-good-20260101", "version-000016-COPY2026", "version-16-abcdefgh", "notes"]
+    for name in (*theirs, "version-000016-ab_cd012", "version-1000000-ab_cd012"):
+        (tmp_path / name).mkdir()
+    engine.load_weights(WEIGHTS.named_parameters(), version=4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(theirs)
+
+
 def test_what_failed_first_is_told_and_the_server_goes_on(server, tmp_path):
     """It is resumed after a hand-over that failed, for other clients; that this fails too is not the news."""
     for path in ("/collective_rpc", "/resume"):

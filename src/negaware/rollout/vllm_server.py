@@ -8,6 +8,7 @@ or that another run writes to, is found out at once.
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections import deque
@@ -111,9 +112,9 @@ class VLLMServerEngine:
         Returns the name that the server gives these weights.
         """
         self.shared_folder.mkdir(parents=True, exist_ok=True)
-        ours = f"version-{6 * '[0-9]'}*-{8 * '?'}"  # as below; another name is somebody's
-        for leftover in self.shared_folder.glob(ours):  # of a process that was killed here
-            shutil.rmtree(leftover, ignore_errors=True)
+        for leftover in self.shared_folder.iterdir():  # of a process that was killed here
+            if re.fullmatch("version-[0-9]{6,}-[a-z0-9_]{8}", leftover.name):  # as below; another name is somebody's
+                shutil.rmtree(leftover, ignore_errors=True)
         # A name never used before: a network file system may show what an old one held.
         folder = Path(tempfile.mkdtemp(prefix=f"version-{version:06d}-", dir=self.shared_folder))
         folder.chmod(0o755)  # the server may be another user's
