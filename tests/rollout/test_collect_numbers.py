@@ -158,3 +158,9 @@ def test_a_verifier_that_fails_on_more_than_half_is_what_is_told(task) -> None:
     assert str(collector._nothing_to_learn(more)).startswith(
         "The verifier failed on 3 of this step's 5 answers, first with \"KeyError: 'x'\", so there is nothing"
     )
+
+
+def test_another_reason_leaves_what_was_found_and_how_to_go_on() -> None:
+    error = NothingToLearnError("None of 8.", "Too hard.", " Resume it.", 0.0)
+    assert error.because(None) is error
+    assert str(error.because("The rate is too high.")) == "None of 8. The rate is too high. Resume it."
