@@ -81,7 +81,8 @@ def load_policy(
             f"The model {name!r} is itself adapters on {base!r}, so adapters on it could not be loaded alone; "
             "set model.lora.save to merged."
         )
-    require_possible_sizes(name, base or source)
+    of_base = "" if base is None else f" (adapters on {base!r})"
+    require_possible_sizes(name, base or source, of_base)
     try:
         with silent_transformers(), files_of_users():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -94,7 +95,6 @@ def load_policy(
             model = put_on(model, source)
         require_finite(name, model)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        of_base = "" if base is None else f" (adapters on {base!r})"
         raise ValueError(f"The model {name!r}{of_base} can't be loaded: {why_not_loaded(error)}") from error
     if lora is not None:
         add_adapters(model, lora, str(Path(source).absolute()) if Path(source).is_dir() else str(source))
