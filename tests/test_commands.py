@@ -24,6 +24,19 @@ def test_the_dry_run_shows_the_config_and_a_steps_arithmetic(tmp_path: Path, cap
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("name", ["/nonexistent/folder", "a/b/c"])
+def test_the_dry_run_misses_a_model_folder_as_the_run_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture, name: str
+) -> None:
+    config, said = str(write_tiny_config(tmp_path)), []
+    for options in ([], ["--dry-run"]):
+        capsys.readouterr()
+        assert main(["train", config, "--model", name, *options]) == 2
+        said.append(capsys.readouterr().err)
+    assert said[0] == said[1]
+    assert said[0].startswith(f"negaware: error: There is no model folder '{name}'; name a folder that exists")
+
+
 def test_evaluate_prints_the_figures_and_keeps_the_answers(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     tiny_config(tmp_path)
     model_config = tmp_path / "model" / "config.json"  # a task given by its path alone has a longer prompt

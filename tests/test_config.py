@@ -296,7 +296,7 @@ def test_refused_overrides(overrides: list[str], sentence: str) -> None:
     ("content", "sentence"),
     [
         (None, "The config {path} can't be read: No such file or directory."),
-        (b"", "The config {path} holds NoneType, not fields; begin with `model: …`."),
+        (b"", "The config {path} is empty; begin with `model: …`."),
         (b"- a", "The config {path} holds list, not fields; begin with `model: …`."),
         (b"run: {}\ntask: gsm8k\nrun: {seed: 1}", "The config {path} is not YAML: found run twice"),
         (b"task: [{kind: a}, {kind: b, kind: c}]", "The config {path} is not YAML: found kind twice"),

@@ -241,6 +241,8 @@ def load_config(
         raise ConfigError(f"The config {path} can't be read: {getattr(error, 'strerror', None) or error}.") from error
     except ValueError as error:
         raise ConfigError(f"The config {path} is not YAML: {error}.") from error
+    if data is None:
+        raise ConfigError(f"The config {path} is empty; begin with `model: …`.")
     if not isinstance(data, dict):
         raise ConfigError(f"The config {path} holds {type(data).__name__}, not fields; begin with `model: …`.")
     for field, value in [*parse_overrides(overrides), *parse_overrides(further)]:

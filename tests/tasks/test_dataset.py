@@ -38,6 +38,11 @@ def test_jsonl_gives_problems_in_order(tmp_path: Path) -> None:
     assert [problem.id for problem in named] == ["first", "7"]
 
 
+def test_a_suffix_in_capitals_is_the_same(tmp_path: Path) -> None:
+    path = written(tmp_path, '{"question": "1 + 1?", "answer": "2"}\n').rename(tmp_path / "P.JSONL")
+    assert dataset_problems(options(path)) == [Problem("P/0", "1 + 1?", "2")]
+
+
 GOOD = '{"question": "1 + 1?", "answer": "2", "id": "a"}\n'
 
 

@@ -26,6 +26,7 @@ class Config(BaseModel):
         ("reasoning_gym:chain_sum", ReasoningGymOptions(name="chain_sum")),
         ("reasoning_gym:chain_sum:test", ReasoningGymOptions(name="chain_sum", split="test")),
         ("folder/problems.jsonl", DatasetOptions(path="folder/problems.jsonl")),
+        ("P.JSONL", DatasetOptions(path="P.JSONL")),
         ("problems.parquet", DatasetOptions(path="problems.parquet")),
         ("someone/their-problems", DatasetOptions(path="someone/their-problems")),
     ],

@@ -27,12 +27,17 @@ def write_strangers(folder: Path, names: tuple[str, ...]) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("how", ["command", "module"])
+COMMANDS = {
+    "command": [str(Path(sys.executable).with_name("negaware"))],
+    "safe module": [sys.executable, "-P", "-m", "negaware"],
+    "module": [sys.executable, "-m", "negaware"],
+}
+
+
+@pytest.mark.parametrize("how", COMMANDS)
 def test_no_file_of_the_current_folder_is_run(how: str, tmp_path: Path) -> None:
-    write_strangers(tmp_path, STRANGERS + (PYTHONS_OWN if how == "command" else ()))
-    script = str(Path(sys.executable).with_name("negaware"))
-    command = [script] if how == "command" else [sys.executable, "-m", "negaware"]
-    done = subprocess.run([*command, "grade", "in.jsonl"], cwd=tmp_path, capture_output=True, text=True)
+    write_strangers(tmp_path, STRANGERS + (() if how == "module" else PYTHONS_OWN))
+    done = subprocess.run([*COMMANDS[how], "grade", "in.jsonl"], cwd=tmp_path, capture_output=True, text=True)
     assert not (tmp_path / "was-run").exists()
     verdict = {"correct": True, "reason": "correct", "extracted": r"\sqrt{8}"}
     assert [json.loads(line) for line in done.stdout.splitlines()] == [verdict]

@@ -73,7 +73,7 @@ def load_policy(
     transformers_logging.disable_progress_bar()
     if lora is not None:
         require_peft()
-    source = _locate(name)
+    source = locate(name)
     codec = load_codec(name)
     base = base_of_adapters(source)
     if lora is not None and lora.save == "adapter" and base is not None:
@@ -105,7 +105,7 @@ def load_policy(
 
 def load_skeleton(name: str, dtype: torch.dtype, lora: LoraOptions | None = None) -> Policy:
     """The same as `load_policy`, with weights of any value, which take up no memory until they are written."""
-    source, codec = _locate(name), load_codec(name)
+    source, codec = locate(name), load_codec(name)
     with torch.device("meta"):
         config = AutoConfig.from_pretrained(base_of_adapters(source) or source, trust_remote_code=False)
         model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
@@ -125,9 +125,7 @@ def pick_device(name: str) -> str:
 
 def load_codec(name: str) -> Codec:
     """The tokenizer of the model `name` with its chat template. ValueError if either is missing."""
-    source = _locate(name)
-    if any((Path(name) / "model" / file).exists() for file in ("config.json", "adapter_config.json")):
-        raise ValueError(f"{name} is a run folder; its model is {Path(name) / 'model'}.")
+    source = locate(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # other people's code on a user's files; the Rust behind it raises bare Exceptions
@@ -176,7 +174,8 @@ def _stop_token_ids(source: str | Path, eos_token_id: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys([eos_token_id, *others]))
 
 
-def _locate(name: str) -> str | Path:
+def locate(name: str) -> str | Path:
+    """The folder or hub name that `name` stands for. ValueError for a folder that isn't there or is a run's."""
     if name == EMBEDDED_MODEL:
         return embedded_model_folder()
     no_hub_name = name.startswith((".", "/", "~")) or name.count("/") > 1
@@ -184,4 +183,6 @@ def _locate(name: str) -> str | Path:
         raise ValueError(
             f"There is no model folder {name!r}; name a folder that exists, a hub model, or {EMBEDDED_MODEL!r}."
         )
+    if any((Path(name) / "model" / file).exists() for file in ("config.json", "adapter_config.json")):
+        raise ValueError(f"{name} is a run folder; its model is {Path(name) / 'model'}.")
     return name

@@ -13,9 +13,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from negaware.config import Config
 from negaware.models.attention import head_counts
-from negaware.models.embedded import EMBEDDED_MODEL, embedded_model_folder
 from negaware.models.family import is_llama_like
 from negaware.models.files import files_of_users, require_possible_sizes, why_not_loaded
+from negaware.models.load import locate
 from negaware.models.lora import add_adapters, base_of_adapters, require_peft
 
 
@@ -72,7 +72,7 @@ class ModelShape:
 def model_shape(config: Config) -> ModelShape:
     """The sizes of the config's model, on torch's meta device. ValueError if the model's config can't be had."""
     name, lora = config.model.name, config.model.lora
-    source = str(embedded_model_folder() if name == EMBEDDED_MODEL else name)
+    source = str(locate(name))
     try:
         with files_of_users():
             source = base_of_adapters(source) or source

@@ -39,7 +39,7 @@ class Chart:
 CHARTS = (
     Chart(
         "Held-out accuracy", "evaluation/accuracy",
-        "problems that training never saw, at every step sampled as evaluation.during says; band: 95% interval",
+        "held-out problems, at every step sampled as evaluation.during says; band: 95% interval",
         low="evaluation/accuracy_low", high="evaluation/accuracy_high", percent=True,
     ),
     Chart("Train pass rate", "rollout/pass_rate", "right answers among all that were sampled", percent=True),

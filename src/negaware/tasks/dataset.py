@@ -46,7 +46,7 @@ def dataset_problems(options: DatasetOptions) -> list[Problem]:
 
 def read_rows(path: str, subset: str | None = None, split: str = "train") -> Iterator[Row]:
     """The rows of a .jsonl or .parquet file, or of a hub data set. Raises ValueError where it can't be read."""
-    suffix = Path(path).suffix
+    suffix = Path(path).suffix.lower()
     if suffix == ".jsonl":
         return read_jsonl(Path(path))
     if suffix == ".parquet":

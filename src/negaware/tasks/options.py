@@ -208,7 +208,7 @@ def task_fields(name: str) -> dict[str, str]:
 
     Raises ValueError for a name that is none of these.
     """
-    if PurePath(name).suffix in (".jsonl", ".parquet") or "/" in name:
+    if PurePath(name).suffix.lower() in (".jsonl", ".parquet") or "/" in name:
         return {"kind": "dataset", "path": name}
     first, *rest = name.split(":")
     if first == "reasoning_gym":
