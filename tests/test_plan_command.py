@@ -100,8 +100,10 @@ def test_bad_arguments(capsys: pytest.CaptureFixture, options: list[str], compla
 
 def test_a_model_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     command = ["plan", str(write_tiny_config(tmp_path)), "--gpus", "8", "--memory-gib", "80"]
-    assert main([*command, "--model", str(tmp_path / "none")]) == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith("negaware: error: The config of model")
+    (tmp_path / "empty").mkdir()
+    for name, sentence in (("none", "There is no model folder"), ("empty", "The config of model")):
+        assert main([*command, "--model", str(tmp_path / name)]) == 2
+        assert capsys.readouterr().err.splitlines()[-1].startswith(f"negaware: error: {sentence} '{tmp_path / name}'")
 
 
 def test_the_dry_run_shows_the_same_numbers(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
