@@ -344,7 +344,8 @@ def _audit(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> None:
     with _imports(options):
-        from negaware.runs.report import write_report
+        from negaware.runs.report import require_report, write_report
+    require_report(options.output)
     print(write_report(options.runs, options.output))
 
 

@@ -23,9 +23,11 @@ from rich.text import Text
 from negaware.evaluation.evaluate import EvaluationResult, evaluate, write_results
 from negaware.evaluation.options import EvaluationSampling
 from negaware.models.load import COMPUTE_DTYPES, load_policy, pick_device
+from negaware.output_file import require_no_input
 from negaware.rollout.local import LocalEngine
+from negaware.tasks.benchmarks import file_name
 from negaware.tasks.load import load_task
-from negaware.tasks.options import parse_task
+from negaware.tasks.options import AnyTaskOptions, BenchmarkOptions, DatasetOptions, parse_task
 from negaware.tasks.task import Task
 
 
@@ -47,7 +49,10 @@ def evaluate_model(options: argparse.Namespace) -> None:
         top_k=options.top_k,
         completions=options.samples,
     )
-    task = load_task(parse_task(options.task), options.data_dir)
+    task_options = parse_task(options.task)
+    if options.output:
+        require_no_input(options.output, _inputs(options, task_options))
+    task = load_task(task_options, options.data_dir)
     try:
         output = options.output or _default_output(task.name, options)
         if output.is_dir() or not os.access(output.absolute().parent, os.W_OK):
@@ -65,6 +70,18 @@ def evaluate_model(options: argparse.Namespace) -> None:
     result.require_judged(f"Mend the judge, then start again with -o {output}")
     for sentence in filter(None, (result.unjudged, result.all_truncated)):
         print(sentence)
+
+
+def _inputs(options: argparse.Namespace, task: AnyTaskOptions) -> list[Path]:
+    """The files here that an evaluation reads: its problems, its judge, its model (where results may lie, too)."""
+    inputs = [path for path in Path(options.model).glob("*") if path.suffix != ".jsonl"]
+    if isinstance(task, DatasetOptions):
+        inputs.append(Path(task.path))
+    if isinstance(task, BenchmarkOptions) and options.data_dir:
+        inputs.append(options.data_dir / f"{file_name(task)}.jsonl")
+    if task.verifier:
+        inputs.append(Path(*task.verifier.partition(":")[0].split(".")).with_suffix(".py"))
+    return inputs
 
 
 def _default_output(task_name: str, options: argparse.Namespace) -> Path:

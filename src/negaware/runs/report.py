@@ -21,10 +21,13 @@ from typing import Any
 import yaml
 
 from negaware.estimates import Estimate
+from negaware.output_file import would_lose
 from negaware.runs.folder import replace_file
 from negaware.runs.progress import format_seconds
 from negaware.runs.report_data import CHARTS, RunData, flatten, read_runs, sampled_answers, series
 from negaware.runs.summary import Table, before_after_table, measure_name, read_changes, read_estimates
+
+_TITLE_END = " – negaware report"
 
 
 def write_report(run_paths: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> Path:
@@ -43,7 +46,7 @@ def write_report(run_paths: Sequence[str | os.PathLike[str]], output: str | os.P
     }
     heading = _outcome_sentence(runs[0]) if len(runs) == 1 else f"{len(runs)} runs compared"
     page = Template(_asset("report.html")).substitute(
-        title=escape(f"{', '.join(run.label for run in runs)[:80]} – negaware report"),
+        title=escape(f"{', '.join(run.label for run in runs)[:80]}{_TITLE_END}"),
         heading=escape(heading),
         subheading=f"Made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC from {len(runs)} run folder{'s' * (len(runs) > 1)}.",
         cards="".join(_card(run, number) for number, run in enumerate(runs)),
@@ -58,6 +61,17 @@ def write_report(run_paths: Sequence[str | os.PathLike[str]], output: str | os.P
     output = Path(output)
     replace_file(output, page)
     return output
+
+
+def require_report(output: Path) -> None:
+    """ValueError if something lies at `output` that isn't a page of `write_report`."""
+    if not output.exists():
+        return
+    if output.is_file():
+        with output.open("rb") as file:
+            if _TITLE_END.encode() in file.read(4096):
+                return
+    raise would_lose(output, f"{output}, which is no page that `negaware report` wrote")
 
 
 def _asset(name: str) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO, Literal, TextIO, get_args
 
+from negaware.output_file import require_no_input
 from negaware.types import Reason, Verdict
 from negaware.verifiers.math import MathVerifier
 
@@ -92,9 +93,12 @@ def grade_file(
     """Grades `input_path` into `output` (None: standard output); returns how often each reason was given.
 
     Lines {"prediction", "gold"} become {"correct", "reason", "extracted"}. Raises ValueError for a malformed
-    line, with its number, before anything is written, and for an unknown extraction method.
+    line, with its number, before anything is written, for an unknown extraction method, and for an output that is
+    the input.
     """
     path = Path(input_path)
+    if output is not None:
+        require_no_input(Path(output), [path])
     with MathVerifier(extract) as verifier, _open(path) as lines:
         if not sum(1 for _ in _pairs(lines, path)):
             raise ValueError(f"{path}: holds no line; write lines such as {_EXAMPLE}")
