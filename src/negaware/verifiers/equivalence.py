@@ -23,6 +23,15 @@ _WORD = re.compile(r"[^\W\d_]{2,}(?: [^\W\d_]+)*")
 _IN_BASE = re.compile(r"0*+([0-9][0-9A-Fa-f]*+)_\{?(?:base)?(\d{1,2})\}?")
 _RATIO = re.compile(r"(\d{1,30}) *+(?::|to) *+(\d{1,30})")
 _LISTED_CHOICE = re.compile(r"[\s,;/&]*+(?:(?:and|or)\s++)?\(?[A-J](?:[).,:;]|$)|[,;/&]|(?:.*\W)?or\W", re.DOTALL)
+# What asks for a computation rather than writing a value down; a floor of a plain number is read as its integer part.
+_OPERATION_NAME = re.compile(
+    r"\\(i{1,3}nt|oint|lim(?:sup|inf)?|gcd|lcm|det|max|min|sup|inf|sum|prod|lceil|nabla|deg|dim|arg|tr)(?![A-Za-z])"
+    r"|\\[bp]?(mod)(?![A-Za-z])|\\(lfloor)(?! ?-?[\d.]++ ?\\rfloor)|\\(partial)(?![A-Za-z])|(d ?\} ?\{ ?d ?[a-z])"
+    r"|(?<![A-Za-z\\])(gcd|lcm|hcf|gcf|det|max|min|lim|sum|prod|mod|floor|ceil|round|int|rem)(?= ?[({\[_|\d\\])"
+    r"|\\begin ?\{(vmatrix)|([∫∬∮∑∏⌈∇])|\\end\{[a-zA-Z]++\} ?(\^|\\cdot|\\times|\\begin)"
+)
+_SPACED_DIGITS = re.compile(r"(?<![_^\d.])\d++ ++\d")  # but the 2 of log_2 8 is its base
+_SPACES = re.compile(r"(?<!\d) ++| ++(?!\d)")
 _CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))? *(?:([AaPp])\.?[Mm]\.?)?")
 
 
@@ -34,7 +43,7 @@ def text_form(text: str) -> str:
         return choice[1]
     if _WORD.fullmatch(form):
         return form.lower()
-    form = form.replace(" ", "")
+    form = _SPACES.sub("", form)  # 12 13 isn't 1213; thousands in groups are a number's matter
     # Braces around a single character are optional, as in x^{2}; elsewhere they may carry meaning.
     return _LONE_BRACES.sub(r"\1", form)
 
@@ -90,7 +99,13 @@ def _spellings_differ(prediction: str, gold: str) -> bool:
     if based or gold_based:
         # A numeral of another base is another number, and the same number without its base restates the question.
         return not (based and gold_based) or based.groups() != gold_based.groups()
-    return _is_word(prediction) and _is_word(gold)
+    return _is_word(prediction) and (_is_word(gold) or _CHOICE.fullmatch(gold) is not None)
+
+
+def _operations(text: str) -> set[str]:
+    """The names of the operations that a text asks to carry out."""
+    found = _OPERATION_NAME.findall(unwrap_text(clean(text)))
+    return {"".join(names) for names in found}
 
 
 def _ratios_equal(prediction: str, gold: str) -> bool:
@@ -110,7 +125,7 @@ def fast_verdict(prediction: str, gold: str) -> bool | None:
         return False
     if form == gold_form:
         return True
-    if _spellings_differ(form, gold_form):
+    if _spellings_differ(form, gold_form) or not _operations(prediction) <= _operations(gold):
         return False
     if _explained_choice(prediction, gold_form) or _explained_choice(gold, form):
         return True
@@ -120,8 +135,10 @@ def fast_verdict(prediction: str, gold: str) -> bool | None:
             return equal_numbers(comma, second)
         plain = unwrap_text(clean(prediction))
         # "at least 5" and "5 if it rains" hold no value; nor does a bound, and an equation only by algebra.
-        if is_hedged(plain) or (
-            has_relation(plain) and "=" not in plain and not has_relation(gold) and "approx" not in plain
+        if (
+            is_hedged(plain)
+            or _SPACED_DIGITS.search(plain)
+            or (has_relation(plain) and "=" not in plain and not has_relation(gold) and "approx" not in plain)
         ):
             return False
         # An unfinished calculation isn't an answer: else echoing "3 + 4" would be rewarded.

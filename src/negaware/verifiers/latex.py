@@ -36,6 +36,10 @@ _UNICODE = str.maketrans(
         "¥": "",
         "∅": r"\emptyset ",
         "。": ".",
+        **{
+            character: rf"\frac{{{above}}}{{{below}}}"
+            for character, above, below in zip("½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞", "112131234151357", "233445555668888", strict=True)
+        },
         "\u00a0": " ",
         "\u2009": " ",
         "\u202f": " ",
@@ -57,6 +61,9 @@ _TEXT_COMMAND = re.compile(
     r" *+\{([^{}]*+)\}"
 )
 _ROOT = re.compile(r"√ *+(?:(\d++)|\(([^()]*+)\)|\{([^{}]*+)\}|([A-Za-z]))")
+_LEADING_SIGN = re.compile(
+    r"(?:=>?|[-=]+>|[→⇒]|\\(?:implies|to|Rightarrow|rightarrow|Longrightarrow)(?![a-zA-Z])) *+(?![=<>])"
+)
 _ENDING = " \t\n.,;:"
 
 
@@ -77,6 +84,8 @@ def clean(text: str) -> str:
     else:
         text = _GROUPED_COMMA.sub(",", text).replace("$", "")
     text = _SPACES.sub(" ", text).strip()
+    if text.startswith(("=", "-", "→", "⇒", "\\")) and (sign := _LEADING_SIGN.match(text)):
+        text = text[sign.end() :]  # "= 12" is the end of a line that the question began
     # A full stop after the answer is punctuation; an ellipsis is part of it.
     if text.endswith(("...", "dots")):
         return text

@@ -12,12 +12,13 @@ from typing import Any
 
 from latex2sympy2_extended import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse, verify
-from sympy import Basic, Expr, Float, N, Sum
+from sympy import Basic, Equality, Expr, Float, N, Sum, cancel
 from sympy.core.function import AppliedUndef
 from sympy.core.numbers import ImaginaryUnit
 from sympy.matrices import MatrixBase
 
 from negaware.verifiers.equivalence import MAX_CHARACTERS, fast_verdict, is_arithmetic, text_form
+from negaware.verifiers.intervals import as_intervals
 from negaware.verifiers.latex import (
     assignment,
     balanced_group,
@@ -49,18 +50,6 @@ _ROUNDED = 4  # digits after the point of a gold answer that may stand for an ex
 _TRAILING_UNIT = re.compile(
     r"(?:\\(?:text|mbox|mathrm) *+\{[^{}]*+\}|(?<=[ }])[A-Za-z]{2,}+)(?: ?\^ ?\{? ?[23] ?\}?)?$"
 )
-_INEQUALITY = re.compile(r"(\\(?:leq?|geq?|neq?|lt|gt)(?![a-zA-Z])|<=|>=|[<>])")
-_SIGNS = {
-    spelling: sign
-    for sign, spellings in {
-        "<": r"< \lt",
-        ">": r"> \gt",
-        "<=": r"<= \le \leq",
-        ">=": r">= \ge \geq",
-        "≠": r"\ne \neq",
-    }.items()
-    for spelling in spellings.split()
-}
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|sec|csc|cot)")
 _EXPONENT = re.compile(r"\^ *+\{? *+[-+]? *+(\d++)|\*\* *+(\d++)")
 _TOWER = re.compile(r"\^ *+\{[^{}^]*+\^ *+\{?[^{}^]*+\^|\^ *+\{? *+\(? *+\d++ *+\)? *+\^ *+\{? *+\d")
@@ -157,7 +146,7 @@ def _agree(first: Expr, second: Expr, values: dict[Any, Any]) -> bool | None:
     scale = max(abs(left), abs(right))
     if scale < _NOISE:
         return None  # cancellation's remains, or a tiny constant: algebra can tell
-    tolerance = Fraction(1, 10**6) if first.has(Float) or second.has(Float) else Fraction(1, 10**25)
+    tolerance = Fraction(1, 10**12) if first.has(Float) or second.has(Float) else Fraction(1, 10**25)
     return bool(abs(left - right) <= tolerance * scale)
 
 
@@ -181,6 +170,12 @@ def _sampled_verdict(first: Any, second: Any) -> bool | None:
         return False
     # Agreement for positive values alone may be that of √(x²) and x: leave that to algebra.
     return True if agreements == [True, True, True] else None
+
+
+def _same_factors(first: Any, second: Any) -> bool:
+    """Whether two equations differ by factors of one term alone: (2x - y)^2 = 0 has one more 2x - y than 2x - y = 0."""
+    ratio = cancel((first.lhs - first.rhs) / (second.lhs - second.rhs))
+    return not any(part.is_Add and part.free_symbols for part in ratio.as_numer_denom())
 
 
 def _settled(text: str) -> str:
@@ -222,6 +217,8 @@ def _scalar_verdict(prediction: str, gold: str) -> bool:
     sampled = _sampled_verdict(predicted, expected)
     if sampled is not None:
         return sampled
+    if isinstance(predicted, Equality) and isinstance(expected, Equality) and not _same_factors(predicted, expected):
+        return False
     return bool(verify([expected], [predicted], timeout_seconds=None))
 
 
@@ -282,67 +279,21 @@ def _distinct(items: list[str]) -> list[str]:
 
 
 def _parts_match(shape: str, predictions: list[str], golds: list[str], gold_shape: str) -> bool:
-    if shape in ("set", "list") and gold_shape in ("set", "list"):
-        predictions, golds = _distinct(predictions), _distinct(golds)
+    # A set holds a value once however often it is written; 1, 2, 2 lists a double root, and 1, 2 doesn't.
+    predictions = _distinct(predictions) if shape == "set" else predictions
+    golds = _distinct(golds) if gold_shape == "set" else golds
     if len(predictions) != len(golds):
         return False
     named = {_name(item) for item in predictions} | {_name(item) for item in golds}
     names_on_one_side = "" in named and len(named) > 2
     if shape in ("set", "list") and gold_shape in ("set", "list") and not names_on_one_side:
         return _unordered_match(predictions, golds)
+    if shape != gold_shape and any(kind.startswith("matrix") for kind in (shape, gold_shape)):
+        return False  # no list of its entries is a matrix, and no row a column
     tuples = {shape, gold_shape} - {"list", "vector"}
     if tuples == {"()", "[]"} and len(golds) > 2:
         tuples = {"()"}  # with three parts it is no interval: a vector in other brackets
     return len(tuples) < 2 and all(map(_verdict, predictions, golds))
-
-
-def _intervals(text: str) -> tuple[str, str] | None:
-    """`x \\le -5 \\text{ or } x \\ge 5` → x and the union of intervals that it says; None for anything else."""
-    pieces, names = [], set()
-    for part in re.split(r"\\cup|,", re.sub(r"\\(?:text|mbox) *+\{ *+or *+\}|\bor\b|\\lor\b", ",", text)):
-        tokens = [token.strip() for token in _INEQUALITY.split(part)]
-        signs = [_SIGNS[token] for token in tokens[1::2]]
-        operands = tokens[::2]
-        if not 2 <= len(operands) <= 3 or not all(operands):
-            return None
-        if len(operands) == 3 and "≠" in signs:
-            return None
-        place = next((k for k, operand in enumerate(operands) if re.fullmatch(r"[a-zA-Z]|\\theta", operand)), None)
-        if place is None or (len(operands) == 3) is not (place == 1 and len(operands) == 3):
-            return None
-        names.add(operands.pop(place))
-        if signs == ["≠"]:
-            pieces += [rf"(-\infty,{operands[0]})", rf"({operands[0]},\infty)"]
-            continue
-        if len(operands) == 2:
-            if signs[0][0] != signs[1][0]:
-                return None
-            low, high = (operands, signs) if signs[0][0] == "<" else (operands[::-1], signs[::-1])
-            pieces.append(f"{'[('['=' not in high[0]]}{low[0]},{low[1]}{'])'['=' not in high[1]]}")
-            continue
-        upward = (signs[0][0] == ">") is (place == 0)
-        closed = "=" in signs[0]
-        pieces.append(
-            f"{'[' if closed else '('}{operands[0]},\\infty)"
-            if upward
-            else f"(-\\infty,{operands[0]}{']' if closed else ')'}"
-        )
-    return (names.pop(), r"\cup".join(pieces)) if len(names) == 1 else None
-
-
-def _as_intervals(prediction: str, gold: str) -> tuple[str, str]:
-    """Both texts as unions of intervals where one says inequalities, of one name, and the other says them or a set."""
-    said = [_intervals(text) for text in (prediction, gold)]
-    if all(said) and said[0] and said[1]:
-        return (said[0][1], said[1][1]) if said[0][0] == said[1][0] else (prediction, gold)
-    other = gold if said[0] else prediction
-    if not any(said) or not re.match(r"(?:[a-z] *\\in *)?(?:[\[(]|\\mathbb|\\emptyset)", other):
-        return prediction, gold
-    sets = [
-        found[1] if found else re.sub(r"^[a-z] *\\in *", "", text)
-        for found, text in zip(said, (prediction, gold), strict=True)
-    ]
-    return sets[0], sets[1]
 
 
 def _verdict(prediction: str, gold: str) -> bool:
@@ -358,9 +309,7 @@ def _verdict(prediction: str, gold: str) -> bool:
         if shape == gold_shape or len(predictions) != len(golds):
             return False
     if (shape == "list") is not (gold_shape == "list"):
-        several, one = (predictions, gold) if shape == "list" else (golds, prediction)
-        several = _distinct(several)
-        return len(several) == 1 and _scalar_verdict(*((several[0], one) if shape == "list" else (one, several[0])))
+        return False
     return _scalar_verdict(prediction, gold)
 
 
@@ -381,7 +330,7 @@ def symbolic_verdict(prediction: str, gold: str) -> bool:
     if unit and gold_unit and unit != gold_unit:
         return False
     if has_relation(prediction) or has_relation(gold):
-        prediction, gold = _as_intervals(prediction, gold)
+        prediction, gold = as_intervals(prediction, gold)
     if is_arithmetic(strip_assignment(prediction)) and parse_clean_number(strip_assignment(gold)) is not None:
         return False
     return _verdict(prediction, gold)
