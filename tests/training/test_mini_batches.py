@@ -115,7 +115,11 @@ def test_the_schedule_goes_on_by_rollouts_however_many_steps_they_make(make_trai
     groups = sampled_groups(llama(0), num_groups=4)
     options = {"optimizer_steps": 4, "questions": 4, "num_steps": 4, "learning_rate": 1.0e-3, "warmup_rollouts": 2}
     trainer = make_trainer(llama(0), schedule="cosine", **options)
-    rates = [trainer.step(groups[:number], 0)["train/learning_rate"] for number in (1, 4, 2, 4)]
+    rates, coming = [], [trainer.optimizer.learning_rate()]
+    for number in (1, 4, 2, 4):
+        rates.append(trainer.step(groups[:number], 0)["train/learning_rate"])
+        coming.append(trainer.optimizer.learning_rate())  # the rate of a rollout of one step
+    assert coming == pytest.approx([0.5e-3, 1e-3, 1e-3, 0.5e-3, 0])
     assert rates == pytest.approx([0.5e-3, 1e-3, 1e-3 * (1 + 0.5**0.5) / 2, 1e-3 * (1 + math.cos(math.pi * 7 / 8)) / 2])
     assert trainer.optimizer.num_steps_done == 1 + 4 + 2 + 4
 
@@ -146,6 +150,9 @@ def test_a_micro_batch_that_only_keeps_a_rank_busy_adds_nothing(make_trainer: An
     trainer = make_trainer(llama(0))
     original = trainer.pack
     trainer.pack = lambda questions: [MicroBatch(original(questions)[0].rows, counts=False), *original(questions)]
+    num_passes = []
+    trainer.model.get_input_embeddings().weight.register_post_accumulate_grad_hook(num_passes.append)
     (found,), same = gradients_of_mini_batches(trainer, groups)
+    assert len(num_passes) == 1 + len(original([answers_of(group) for group in groups]))  # the others wait for its pass
     assert torch.equal(found[1], expected[1])
     assert same == metrics

@@ -25,6 +25,7 @@ def test_defaults_are_the_papers_where_it_has_them() -> None:
         "old_logprobs": None,
         "importance_weight_cap": None,
     }
+    assert all(field.description for field in TrainingOptions.model_fields.values())  # what --help says
 
 
 @pytest.mark.parametrize(

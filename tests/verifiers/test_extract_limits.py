@@ -1,0 +1,81 @@
+"""The lengths at which extraction stops reading, and texts in which one part of a rule decides."""
+
+from collections.abc import Callable
+
+import pytest
+
+from negaware.verifiers.equivalence import fast_verdict
+from negaware.verifiers.extract import extract_answer
+from negaware.verifiers.hedges import asks, hedged_after, hedged_before, unfinished
+
+
+@pytest.mark.parametrize(
+    ("method", "text", "answer"),
+    [
+        ("boxed", r"\boxed{5}" + r" \boxed." * 199, "5"),
+        ("boxed", r"\boxed{5}" + r" \boxed." * 200, None),
+        ("bare", "isosceles triangle.", "isosceles triangle."),
+        ("bare", "5 large boxes.", "5 large boxes."),
+        ("last_number", "It is 5. Perhaps.", None),
+        ("last_number", "It is 5. Done.", "5"),
+        ("last_number", r"Then a\cdot\frac{1}{2}=5", "5"),
+        ("last_number", r"It is \frac12.", r"\frac12"),
+        ("last_number", r"It is \frac12 here.", r"\frac12"),
+        ("last_number", "half of" + " " * 53 + "10", None),
+        ("last_number", "half of" + " " * 54 + "10", "10"),
+        ("answer_is", "The answer is $20 each, so $40 in all.", "20"),
+        ("answer_is", "The answer is $20 million for 3 firms.", "20 million"),
+        ("answer_is", "The answer is $5$" + " " * 19 + "+ 3", "$5$" + " " * 19 + "+ 3"),
+        ("answer_is", "The answer is $5$" + " " * 20 + "+ 3", "5"),
+        ("answer_is", r"The answer is $50$\%.", r"50\%"),
+        ("answer_is", "The answer is (B), since vitamin C helps.", "B"),
+        ("answer_is", "The answer is **A**, B also.", "A**, B also"),
+        ("answer_is", "The answer is **A**, as the others are odd.", "A"),
+        ("answer_is", "The answer is B or C.", "B or C"),
+        ("answer_is", "The answer is 12. Or maybe 14.", "12 or"),
+    ],
+)
+def test_what_decides(method: str, text: str, answer: str | None) -> None:
+    assert extract_answer(text, method) == answer
+
+
+@pytest.mark.parametrize(
+    ("reads", "head", "tail", "longest"),
+    [
+        (hedged_before, "half of", "", 60),
+        (unfinished, "3+", "", 40),
+        (unfinished, "2x =", "", 40),
+        (hedged_after, "", "isn't", 80),
+        (asks, "", "?", 201),
+    ],
+)
+def test_words_farther_from_a_value_than_this_are_not_read(
+    reads: Callable[[str], bool], head: str, tail: str, longest: int
+) -> None:
+    text = head + " " * (longest - len(head + tail)) + tail
+    assert reads(text)
+    assert not reads(f"{head} {text.removeprefix(head)}")
+
+
+@pytest.mark.parametrize(
+    ("prediction", "gold", "verdict"),
+    [
+        ("125", "1,25", None),  # two roots, perhaps
+        ("1,25", "125", None),
+        ("1,25", "1.25", True),
+        ("1,25", "1.26", False),
+        ("1.26", "1,25", False),
+        ("B) 13", "B", True),
+        ("B. 13", "13", True),
+        ("B) 13", "C", None),
+        ("B", "C. 13", None),
+        ("x > 5", "x = 5", None),
+        (r"x \approx 5", "5", True),
+        ("x = y", "5", None),
+        ("12:05", "0:05", None),
+        ("3:4", "3 to 4", None),
+        ("3 to 4", "3:4", True),
+    ],
+)
+def test_what_the_fast_path_says(prediction: str, gold: str, verdict: bool | None) -> None:
+    assert fast_verdict(prediction, gold) is verdict
