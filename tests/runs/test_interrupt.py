@@ -84,7 +84,13 @@ def test_each_signal_is_heard_at_once_or_at_the_shields_end(number: signal.Signa
         step()
     assert said == []
     assert step_of(Interrupt(), step, said)
-    assert said == ["Stopping after this step; Ctrl-C again stops at once.", "the step is over"]
+    again = {
+        signal.SIGINT: "Ctrl-C asks; once more stops at once.",
+        signal.SIGHUP: "SIGHUP asks; another SIGHUP changes nothing, Ctrl-C twice stops at once.",
+        signal.SIGUSR1: "SIGUSR1 asks; another SIGUSR1 changes nothing, Ctrl-C twice stops at once.",
+        signal.SIGTERM: "SIGTERM asks; another SIGTERM changes nothing, Ctrl-C twice stops at once.",
+    }
+    assert said == [f"Stopping after this step, as {again[number]}", "the step is over"]
 
 
 def step_of(interrupt: Interrupt, step: Callable[[], None], said: list[str]) -> bool:
@@ -121,5 +127,9 @@ def test_of_ranks_each_waits_for_the_others() -> None:
             os.kill(os.getpid(), number)
             os.kill(os.getpid(), number)
 
-        assert step_of(Interrupt(lambda flag: not asked.append(flag)), step, [])
+        said: list[str] = []
+        assert step_of(Interrupt(lambda flag: not asked.append(flag)), step, said)
+        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        waits = "torchrun waits 30 seconds (TORCH_ELASTIC_SHUTDOWN_TIMEOUT)"
+        assert said == [f"Stopping after this step, as {name} asks, for which {waits}."]
     assert asked == [True] * 3

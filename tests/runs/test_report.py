@@ -93,11 +93,25 @@ def test_several_runs_show_where_their_configs_differ_and_nothing_else(write_run
         "&quot;grpo&quot;",
     ]
     assert [run["label"] for run in data["runs"]] == ["a", "b"]
-
-    same = write_report([runs[0].path, runs[0].path], tmp_path / "report.html")
-    page, data = read(same)
+    page, _ = read(write_report([runs[0].path, write_run("c", num_groups=1).path], tmp_path / "report.html"))
     assert "The configs do not differ." in page
-    assert [run["label"] for run in data["runs"]] == ["a (1)", "a (2)"]
+
+
+@pytest.mark.parametrize("again", ["a", "b/../a", "link"])
+def test_a_run_given_twice_is_refused(write_run, tmp_path, again):
+    first, other = write_run("a", num_groups=1).path, write_run("b", num_groups=1).path
+    (tmp_path / "link").symlink_to("a")
+    with pytest.raises(ValueError, match=rf"{again} is the same run folder as {first}; give each run once\.$"):
+        write_report([first, other, tmp_path / again], tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(("steps", "said"), [([], "0 steps"), ([1], "1 step"), ([1, 2], "2 steps")])
+def test_steps_are_counted_in_words(tmp_path, steps, said):
+    run = RunFolder.create(tmp_path / "run", {})
+    for step in [0, *steps]:
+        run.log(step, {"train/loss": 0.5})
+    assert f'<p class="facts">{said} · ' in read(write_report([run.path], tmp_path / "report.html"))[0]
 
 
 def test_runs_of_one_name_are_told_apart_by_their_parents(write_run, tmp_path):

@@ -186,3 +186,14 @@ def test_a_run_that_only_began_still_renders(open_report, tmp_path):
     assert page.inner_text("h1") == "young: no held-out evaluation yet"
     assert page.inner_text("#count") == "No sampled answers are kept."
     assert page.locator("figure .empty").count() == 10
+
+
+def test_shares_of_one_step_are_drawn_between_none_and_all(open_report, tmp_path):
+    """A share that isn't one keeps its place in the picture."""
+    run = RunFolder.create(tmp_path / "short", {})
+    run.log(1, {"rollout/pass_rate": 0.9, "rollout/informative_share": 1.5, "train/loss": 0.5})
+    page = open_report([run])
+    ends = """key => document.querySelector(`figure[data-key="${key}"] .plot`)._fullLayout.yaxis.range"""
+    assert page.evaluate(ends, "rollout/pass_rate") == [0, 1]
+    low, high = page.evaluate(ends, "rollout/informative_share")
+    assert low < 1.5 < high

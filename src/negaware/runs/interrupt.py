@@ -57,7 +57,7 @@ class Interrupt:
 
     @contextmanager
     def shield(self) -> Iterator[None]:
-        """A block that one Ctrl-C doesn't break off: it is heard at the block's end."""
+        """A block that the first signal doesn't break off: it is heard at the block's end."""
         self._shielded = True
         try:
             yield
@@ -74,11 +74,12 @@ class Interrupt:
         if signal_number == signal.SIGHUP:
             self._leave_closed_terminals()
         was_asked, self._asked = self._asked, True
+        name = "Ctrl-C" if signal_number == signal.SIGINT else signal.Signals(signal_number).name
         if self._agree:
             if not was_asked:
                 seconds = os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30")
                 waits = f"torchrun waits {seconds} seconds (TORCH_ELASTIC_SHUTDOWN_TIMEOUT)"
-                self.announce(f"Stopping after this step, for which {waits}.")
+                self.announce(f"Stopping after this step, as {name} asks, for which {waits}.")
             return
         if signal_number == signal.SIGINT:
             if self._heard_ctrl_c:
@@ -90,7 +91,8 @@ class Interrupt:
             return
         if not self._shielded:
             raise KeyboardInterrupt
-        self.announce("Stopping after this step; Ctrl-C again stops at once.")
+        more = "once more" if self._heard_ctrl_c else f"another {name} changes nothing, Ctrl-C twice"
+        self.announce(f"Stopping after this step, as {name} asks; {more} stops at once.")
 
     def _leave_closed_terminals(self) -> None:
         """Whoever prints to a terminal that is gone gets an error, which would end the run before its checkpoint."""

@@ -61,6 +61,10 @@
   const shown = (chart, value) =>
     chart.percent ? (100 * value).toFixed(1) + "%" : Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(3)));
 
+  // Around few points Plotly's own range reaches far beyond what a share can be.
+  const isShare = (chart) => chart.percent && data.runs.every((run) =>
+    [chart.key, chart.low, chart.high].filter(Boolean).every((key) => run.series[key].every((value) => value === null || (value >= 0 && value <= 1))));
+
   const traces = (chart) => data.runs.flatMap((run, number) => {
     if (hiddenRuns.has(number)) return [];
     const rows = points(run, chart);
@@ -69,7 +73,7 @@
     const line = {
       type: "scatter", mode: "lines+markers", name: run.label, x: rows.map((row) => row.x), y: rows.map((row) => row.y),
       line: { color: look.color, dash: look.dash, width: 2 },
-      marker: { symbol: look.symbol, size: 8, color: look.color, maxdisplayed: 14 },
+      marker: { symbol: look.symbol, size: 8, color: look.color, maxdisplayed: 14 }, cliponaxis: !isShare(chart),
       customdata: rows.map((row) => (row.low === null || row.high === null ? "" : ` [${shown(chart, row.low)}, ${shown(chart, row.high)}]`)),
       text: rows.map((row) => shown(chart, row.y)), hovertemplate: "%{text}%{customdata}",
     };
@@ -88,7 +92,8 @@
     hoverlabel: { bgcolor: themeColor("--card"), bordercolor: themeColor("--line"), font: { color: themeColor("--ink") } },
     xaxis: { title: { text: axis === "step" ? "step" : `${unit} since the run started`, standoff: 6 }, gridcolor: themeColor("--grid"), zeroline: false, rangemode: "tozero",
       spikecolor: themeColor("--quiet"), spikethickness: -1, spikedash: "dot", unifiedhovertitle: { text: axis === "step" ? "step %{x}" : `%{x:.2~f} ${unit}` } },
-    yaxis: { gridcolor: themeColor("--grid"), zerolinecolor: themeColor("--line"), tickformat: chart.percent ? ".0%" : "", automargin: true },
+    yaxis: { gridcolor: themeColor("--grid"), zerolinecolor: themeColor("--line"), tickformat: chart.percent ? ".0%" : "", automargin: true,
+      ...(isShare(chart) && { autorangeoptions: { clipmin: 0, clipmax: 1 } }) },
   });
   const settings = {
     responsive: true, displaylogo: false, displayModeBar: "hover",
@@ -180,7 +185,7 @@
       filled.style.width = `${Math.round(100 * answer.pass_rate)}%`;
       head.append(element("span", {}, element("span", { class: "meter", "aria-hidden": "true" }, filled), `group's pass rate ${Math.round(100 * answer.pass_rate)}%`));
     }
-    if (answer.num_tokens !== null) head.append(element("span", {}, `${answer.num_tokens} tokens`));
+    if (answer.num_tokens !== null) head.append(element("span", {}, `${answer.num_tokens} token${answer.num_tokens === 1 ? "" : "s"}`));
     if (answer.finish_reason === "length") head.append(element("span", {}, "cut off at the length limit"));
     if (answer.trained === false) head.append(element("span", {}, "not trained on"));
     const fields = element("dl");

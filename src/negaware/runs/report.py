@@ -145,7 +145,8 @@ def _facts(run: RunData) -> list[str]:
     summary = run.summary or {}
     facts = []
     if run.metrics:
-        facts.append(f"{run.metrics[-1]['step']} steps")
+        last = run.metrics[-1]["step"]
+        facts.append(f"{last:,} step{'s' * (last != 1)}")
     if summary.get("train_seconds") is not None:
         facts.append(f"training {format_seconds(summary['train_seconds'])}")
     seconds = summary.get("total_seconds") or (run.metrics[-1].get("seconds") if run.metrics else None)

@@ -81,22 +81,27 @@ class RunData:
 
 
 def read_runs(paths: Sequence[Path]) -> list[RunData]:
-    """The runs in these folders, each with a label of its own. ValueError where one isn't a run folder."""
+    """The runs in these folders, each with a label of its own.
+
+    ValueError where one isn't a run folder, or is given twice.
+    """
+    given: dict[Path, Path] = {}
+    for path in paths:
+        place = path.resolve()
+        if place in given:
+            raise ValueError(f"{path} is the same run folder as {given[place]}; give each run once.")
+        given[place] = path
     folders = [RunFolder.open(path) for path in paths]
     return [_read_run(folder, label) for folder, label in zip(folders, _labels(folders), strict=True)]
 
 
 def _labels(folders: Sequence[RunFolder]) -> list[str]:
-    """Folder names, with as many parents before them as tell them apart; a number where nothing does."""
+    """Folder names, with as many parents before them as tell them apart."""
     parts = [folder.path.resolve().parts for folder in folders]
     depth = 1
     while len({part[-depth:] for part in parts}) < len(set(parts)):
         depth += 1
-    labels = ["/".join(part[-depth:]) for part in parts]
-    return [
-        f"{label} ({labels[: index + 1].count(label)})" if labels.count(label) > 1 else label
-        for index, label in enumerate(labels)
-    ]
+    return ["/".join(part[-depth:]) for part in parts]
 
 
 def _read_run(folder: RunFolder, label: str) -> RunData:
@@ -161,7 +166,8 @@ def sampled_answers(runs: Sequence[RunData]) -> tuple[list[dict[str, Any]], list
                 question = questions.setdefault(_cut(record.get("question")), len(questions))
                 answers.append({"run": number, "step": step, "question": question, **_shown(record)})
         if num_left_out:
-            left_out.append(f"{run.label}: {num_left_out:,} answers of the steps shown (at most {per_step} a step)")
+            number = f"{num_left_out:,} answer{'s' * (num_left_out > 1)}"
+            left_out.append(f"{run.label}: {number} of the steps shown (at most {per_step} a step)")
         if len(kept_steps) < len(steps):
             left_out.append(f"{run.label}: all answers of {len(steps) - len(kept_steps):,} of {len(steps):,} steps")
     return answers, list(questions), left_out
