@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from negaware.tasks.load import load_task
 from negaware.tasks.options import DatasetOptions
 from negaware.tasks.task import Task
 from negaware.verifiers import math
+from negaware.verifiers.function import FunctionVerifier
 from negaware.verifiers.math import MathVerifier
 from tiny_run import tiny_config
 
@@ -115,6 +117,27 @@ def test_a_check_that_takes_long_goes_on_beside_the_first_rollout(
     steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert steps == [0]
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000000"]
+
+
+def test_a_check_that_is_stopped_leaves_its_batch(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 100 answers that take 0.4 s each and are graded together, few are graded."""
+    graded = tmp_path / "graded"
+    (tmp_path / "slow_rules.py").write_text(
+        "import time\ndef is_right(answer, problem):\n"
+        f"    open({str(graded)!r}, 'a').write('.')\n    time.sleep(0.4)\n    return True\n"
+    )
+    verifier = FunctionVerifier.named("slow_rules:is_right", [tmp_path])
+    task = replace(task_of(tmp_path, ["1"] * 100), verifier=verifier)
+    monkeypatch.setattr(golds, "_PATIENCE", 0.1)
+    check = GoldCheck([("own", task)])
+    while not graded.exists():
+        check._thread.join(0.05)
+    check.stop()
+    check._thread.join(60)
+    verifier.close()
+    assert not check._thread.is_alive()
+    assert len(graded.read_text()) < 100
+    assert not cache.exists()
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,9 @@ from negaware.verifiers.math import MathVerifier
 
 _LIBRARIES = ("math-verify", "latex2sympy2-extended", "sympy")
 
+_PATIENCE = 1.0
+"""Seconds that whoever stops a check waits for the batch under way."""
+
 
 class GoldCheck:
     """Checks tasks, each with the place of its data, in a thread of its own; `require` says how it ended."""
@@ -39,9 +42,13 @@ class GoldCheck:
             raise self._error
 
     def stop(self) -> None:
-        """Ends the check. Before the tasks' verifiers are closed."""
+        """Ends the check, then its tasks' verifiers: a batch under way might take minutes, and ends without workers."""
         self._stopping.set()
-        self._thread.join()
+        self._thread.join(_PATIENCE)
+        if self._thread.is_alive():
+            for _, task in self._tasks:
+                task.verifier.close()
+            self._thread.join(_PATIENCE)
 
     def _check(self) -> None:
         try:
