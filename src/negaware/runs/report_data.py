@@ -166,8 +166,8 @@ def sampled_answers(runs: Sequence[RunData]) -> tuple[list[dict[str, Any]], list
                 question = questions.setdefault(_cut(record.get("question")), len(questions))
                 answers.append({"run": number, "step": step, "question": question, **_shown(record)})
         if num_left_out:
-            number = f"{num_left_out:,} answer{'s' * (num_left_out > 1)}"
-            left_out.append(f"{run.label}: {number} of the steps shown (at most {per_step} a step)")
+            left = f"{num_left_out:,} answer{'s' * (num_left_out > 1)}"
+            left_out.append(f"{run.label}: {left} of the steps shown (at most {per_step} a step)")
         if len(kept_steps) < len(steps):
             left_out.append(f"{run.label}: all answers of {len(steps) - len(kept_steps):,} of {len(steps):,} steps")
     return answers, list(questions), left_out
