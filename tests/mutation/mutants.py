@@ -31,7 +31,7 @@ VERIFIERS = (
     *("tests/verifiers/test_extract_answer.py", "tests/verifiers/test_answer_pairs.py"),
     *("tests/verifiers/test_adversary.py", "tests/verifiers/test_adversary_pairs.py"),
     *("tests/verifiers/test_linear_time.py", "tests/verifiers/test_extract_details.py"),
-    "tests/verifiers/test_extract_limits.py",
+    *("tests/verifiers/test_extract_limits.py", "tests/verifiers/test_adversary_values.py"),
 )
 SEEN_BY = {  # files → the tests that are to notice
     "objectives/*.py": ("tests/objectives", "tests/training/test_step.py"),
