@@ -39,8 +39,6 @@ from negaware.verifiers.hedges import asks, hedged_after, hedged_before, unfinis
         ("answer_is", "The answer is 12.) as 3 is odd", "12"),
         ("last_number", "It is at least 5 apples, as far as I can see, and that is what we were asked for.", None),
         ("last_number", "It is $x$.", "x"),
-        ("boxed", "not" + " " * 27 + r"\boxed{5}", None),
-        ("boxed", "not" + " " * 28 + r"\boxed{5}", "5"),
         ("boxed", r"\boxed{3} or \boxed{5}", "3 or 5"),
         ("answer_is", "<answer>It is not 3. The answer is 7.</answer>", "7"),
         ("answer_is", "The answer is B, which is wrong.", "B, which is wrong"),
