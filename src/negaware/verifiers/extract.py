@@ -10,7 +10,18 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
-from negaware.verifiers.hedges import asks, continued, hedged_after, hedged_before, unfinished
+from negaware.verifiers.hedges import (
+    asks,
+    continued,
+    contrasted,
+    denied,
+    either,
+    hedged_after,
+    hedged_before,
+    one_of_several,
+    taken_back,
+    unfinished,
+)
 from negaware.verifiers.latex import balanced_group, unwrap_text
 
 Method = Literal["boxed", "answer_is", "hashes", "bare", "last_number"]
@@ -40,12 +51,23 @@ _CLOSING = {"$": "$", "$$": "$$", r"\(": r"\)", r"\[": r"\]"}
 _PERCENT = re.compile(r"\s*+(?:\\?%|percent\b|pct\b)")
 _CURRENCY = re.compile(r"\$(?=\d[\d,.]*+(?:\s++[A-Za-z]|\s*$))", re.MULTILINE)
 _SENTENCE_END = re.compile(r"[\n。；！？]|\.(?=\s|$)|<\||</|[!?](?=\s|$)|;\s")
-_NUMBER = re.compile(
-    rf"(?<![^\W{_UNSPACED}]|[.,)\]}}])"  # numbers follow such scripts without a space
-    r"(?=[-+−]?[.,]?\d)[-+−]?"
-    r"(?:\d{1,3}(?:(?:,|\{,\}|\\,|,\\! ?)\d{3})+(?!\d)|\d++)?"
-    r"(?:[.,]\d++|(?<=\d)\.?)?(?:[eE][-+]?\d++)?(?:/[-+]?\d++(?:\.\d++)?)?(?:\s*+(?:\\?%|percent\b|pct\b))?"
-)
+
+
+def _number_pattern(letter: str, minus: str, fraction: str, flags: re.RegexFlag) -> re.Pattern[str]:
+    alternative = f"[{fraction}]|" if fraction else ""
+    return re.compile(
+        rf"(?<![{letter}]|[.,)\]}}])"
+        rf"(?=[-+{minus}]?[.,]?[\d{fraction}])[-+{minus}]?"
+        r"(?:\d{1,3}(?:(?:,|\{,\}|\\,|,\\! ?)\d{3})+(?!\d)|\d++)?"
+        rf"(?:[.,]\d++|{alternative}(?<=\d)\.?)?(?:[eE][-+]?\d++)?(?:/[-+]?\d++(?:\.\d++)?)?"
+        r"(?:\s*+(?:\\?%|percent\b|pct\b))?",
+        flags,
+    )
+
+
+# Numbers follow scripts without spaces at once; most texts hold plain characters alone, which are sooner searched.
+_NUMBER = _number_pattern(rf"^\W{_UNSPACED}", "−", "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞", re.UNICODE)
+_PLAIN_NUMBER = _number_pattern(r"\w", "", "", re.ASCII)
 _LATEX_NUMBER = re.compile(r"[-+]?\\[dtc]?frac *+(?:\{[^{}]{1,30}\}|\d) *+(?:\{[^{}]{1,30}\}|\d)")
 _COMMAND = re.compile(r"\\[A-Za-z]++")
 _TEXT_GROUP = re.compile(r"\\(?:text|mbox|mathrm|mathbf|operatorname|begin|end)[a-z]*+ *+\{[^{}]*+\}(?:\{[clr| ]++\})?")
@@ -65,12 +87,11 @@ _CONNECTIVES = re.compile(
     r"\\(?:text|mbox) *+\{ *+(?:and|or|,)? *+\}|\\q?quad|\\[,;()\[\] ]|\band\b|\bor\b"
     r"|[A-Za-z](?:_\{?\w{1,9}\}?)? *+=|[\s$,;]++"
 )
-_EITHER_BOX = re.compile(r"[\s$,*()\\]*+(?:or|\\(?:text|mbox) *+\{ *+or *+\})[\s$*()\\]*+")
-_NOT_BEFORE = re.compile(r"(?:(?<!\w)(?:not|never|cannot|can't)|n['’]t)(?:\s++(?:be|equal|to))*+[\s$*(]*+$")
 _NOT_AFTER = re.compile(
     r"[\s$.,;:!)]*+(?:(?:that|this|it|which)\s+)?(?:is|was)(?:n['’]t|\s++(?:not|wrong|incorrect|false))(?!\w)",
     re.IGNORECASE,
 )
+_NOT_BUT = re.compile(r"not\s++\S{1,30},?\s++but\s++(?:rather\s++|instead\s++)?")
 _CONCLUDES = re.compile(r"(?:=|(?<!\w)(?:is|are|equals|makes|gives|of|to|totals?))[\s$*(]*+[-+−]?[\d.,/]++[^\d]*$")
 _ENDS_IN_AND = re.compile(r"\b(?:and|or)[\s}$\\(\[]*$")
 
@@ -133,12 +154,13 @@ def _boxed(text: str) -> str | None:
     if not boxes:
         return None
     content, start, end = boxes[0]
-    if len(boxes) > 1 and _EITHER_BOX.fullmatch(text, boxes[1][2], start):
+    if len(boxes) > 1 and either(text[boxes[1][2] : start]):
         return f"{boxes[1][0]} or {content}"
-    before = text[max(0, start - 30) : start]
-    if ("ot" in before or "ever" in before or "'t" in before or "’t" in before) and _NOT_BEFORE.search(before):
+    before = text[max(0, start - 80) : start]
+    if denied(before):
         return None
-    if len(text) - end > 5 and _NOT_AFTER.match(text, end):
+    after = text[end : end + 80]
+    if len(after) > 5 and (_NOT_AFTER.match(after) or taken_back(after)):
         return None
     if "nswer" in content:
         plain = unwrap_text(content)
@@ -169,7 +191,9 @@ def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
 
 def _is_prose(text: str) -> bool:
     """Whether words that aren't mathematics stand in the text outside its \\text groups and commands."""
-    words = _LONG_WORD.findall(_COMMAND.sub(" ", _TEXT_GROUP.sub(" ", text)))
+    if "\\" in text:
+        text = _COMMAND.sub(" ", _TEXT_GROUP.sub(" ", text))
+    words = _LONG_WORD.findall(text)
     return any(word.lower() not in _MATH_WORDS and not (word.isupper() and len(word) <= 6) for word in words)
 
 
@@ -203,7 +227,7 @@ def _bare(text: str) -> str | None:
     if not stripped or len(stripped) > 600:
         return None
     whole = stripped.rstrip(".,。")
-    start, content, end = next(_segments(whole), (0, "", 0))
+    start, content, end = next(_segments(whole), (0, "", 0)) if "$" in whole or "\\" in whole else (0, "", 0)
     inner = content if start == 0 and end == len(whole) else stripped
     if not inner.strip("$\\()[] "):
         return None
@@ -219,7 +243,7 @@ def _last_number(text: str) -> str | None:
     None where it is no answer: one of two, a bound, negated, in a question, or the operand of an open computation.
     """
     tail = text[-_TAIL:]
-    number = _last_match(_NUMBER, tail)
+    number = _last_match(_PLAIN_NUMBER if tail.isascii() else _NUMBER, tail)
     has_formulas = "$" in tail or "\\" in tail
     segment = _math_segment(tail) if has_formulas else None
     fraction = _last_match(_LATEX_NUMBER, tail) if has_formulas else None
@@ -235,7 +259,14 @@ def _last_number(text: str) -> str | None:
     else:
         return None
     before, after = tail[max(0, begin - 60) : begin], tail[end : end + 220]
-    if hedged_before(before) or unfinished(before) or (after and (hedged_after(after) or asks(after))):
+    if (place := contrasted(before)) is not None and not after.strip(" .!$)"):
+        return _last_number(tail[: begin - len(before) + place])
+    if (
+        one_of_several(before, after)
+        or hedged_before(before)
+        or unfinished(before)
+        or (after and (hedged_after(after) or asks(after)))
+    ):
         return None
     return content
 
@@ -243,6 +274,8 @@ def _last_number(text: str) -> str | None:
 def _clause(text: str) -> str | None:
     """The answer at the head of what follows "answer is" or ####; a hedged clause whole, which no single value is."""
     text = text.lstrip(" \t\r\n*_:：")[:MAX_ANSWER]
+    if text.startswith("not ") and (contrast := _NOT_BUT.match(text)):
+        text = text[contrast.end() :]
     end = _SENTENCE_END.search(text)
     clause = (text[: end.start()] if end else text).strip().strip("*_`\"' ").strip()
     if text.startswith(("$", "\\")) and not _CURRENCY.match(text):
@@ -282,7 +315,10 @@ def _answer_is(text: str) -> str | None:
     """What follows the last "answer is" or "answer:"."""
     tail = text[-_TAIL:]
     phrase = _last_match(_PHRASE, tail)
-    return _clause(tail[phrase.end() :]) if phrase else None
+    if phrase is None:
+        return None
+    end = phrase.end()
+    return "" if denied(tail[max(0, end - 80) : end]) else _clause(tail[end:])
 
 
 def _hashes(text: str) -> str | None:

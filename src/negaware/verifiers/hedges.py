@@ -9,7 +9,7 @@ import re
 
 _BEFORE = re.compile(
     r"(?:(?<!\w)(?:either|neither|n?or|not|never|cannot|no|least|most|than|between|above|below|under|over|unless|except"
-    r"|exceeds?|maybe|perhaps|possibly|alternatively|doubt|(?:any|every)thing\s+but"
+    r"|exceeds?|maybe|perhaps|possibly|alternatively|hardly|barely|scarcely|doubt|(?:any|every)thing\s+but"
     r"|(?:may|might|could)(?=\s+be\b)|up\s+to|ni|nicht|oder|entre|au\s+(?:moins|plus)"
     r"|mindestens|al\s+menos)|n['’]t)(?!\w)(?:(?!\b(?:but|so|then)\b)[^\d.,;:?!\n]){0,15}$|(?:不|没有|或|至少|至多|大于|小于)[^\d。，\n]{0,4}$",
     re.IGNORECASE,
@@ -20,14 +20,78 @@ _OPERATION_BEFORE = re.compile(
     r"\s++of(?:\s++the\s++number)?|(?:between|both)\s++[^\s]{1,20}\s++and))[\s$*({]*+$",
     re.IGNORECASE,
 )
+_TAKEN_BACK = (
+    r"(?:(?:oh|hmm+|um)[\s,.]++)?(?:no[\s,]++(?:wait|it|that|sorry|the)|wait[\s,]++(?:no|it|that|the)|sorry|oops"
+    r"|scratch\s++that|correction|actually,?\s++(?:it|no|that|the))(?!\w)"
+)
 _AFTER = re.compile(
     r"[\s$*.,;:!)\]}]*+(?:(?:that|this|it|which)\s+)?"
     r"(?:(?:is|was)(?:n['’]t|\s++(?:an?\s++|the\s++)?(?:not|wrong|incorrect|false|never))(?!\w)"
     r"|['’]s\s++(?:not|wrong|incorrect)|(?:no|wrong|incorrect|not)(?=[\s.,!;:]*+$))"
     r"|[^\d.,!?;:\n]{0,40}(?<!\w)n?or(?!\w)|[\s$*)]*+(?:at\s+(?:least|most)|and\s+(?:above|up|over|more|below))(?!\w)"
-    r"|[.!;,]\s++(?:or|alternatively|otherwise|maybe|perhaps|possibly)(?!\w)|[\s$]*+(?:或|以上|以下|不|가\s*아|ではな)",
+    rf"|[.!;,]\s++(?:(?:or|alternatively|otherwise|maybe|perhaps|possibly)(?!\w)|{_TAKEN_BACK})"
+    r"|[\s$]*+(?:或|以上|以下|不|가\s*아|ではな)",
     re.IGNORECASE,
 )
+# Words between a denial and what it denies: "I don't think that the right answer is".
+_LEAD = (
+    r"(?:\s++(?:that|the|an?|my|your|our|this|it|there|final|correct|right|true|best|only|answer|result|value|solution"
+    r"|number|total|sum|option|choice|is|was|were|are|be|equals?|[a-z]|=)(?![\w'’]))*+[\s$*(:=\\\[]*+(?:boxed\{)?$"
+)
+_SAY = (
+    r"(?:think|thought|believe|believed|say|said|agree|claim|claimed|assume|suppose|guess|know|expect|mean|accept"
+    r"|argue)s?"
+)
+_DENIED = re.compile(
+    r"(?<!\w)(?:(?:(?:\w{1,9}n['’]t|not|never|cannot|nobody|no\s+one|none|few|some|others?|someone|many|people|hardly"
+    r"|might|may|could|would)(?:\s++(?:of|us|people|students?|one|would|can|could|may|might|do|even|really))*+\s++"
+    rf"(?:{_SAY}|true|correct|right|sure|certain|clear|likely|the\s++case))"
+    r"|(?:false|untrue|wrong|incorrect|invalid|unlikely|impossible|unsure|unclear|doubt|doubts|doubtful|deny|denies"
+    r"|refute|reject)"
+    r"|(?:if|unless|whether|suppose|supposing|imagine|pretend|assuming)"
+    r"|(?:possible|potential|plausible|alternative|another|other)(?=\s++(?:\w++\s++)?answer\s++is)"
+    rf"){_LEAD}",
+    re.IGNORECASE,
+)
+_NOT_BEFORE = re.compile(r"(?:(?<!\w)(?:not|never|cannot|can't)|n['’]t)(?:\s++(?:be|equal|to))*+[\s$*(]*+$")
+_CANDIDATES = re.compile(
+    r"(?<!\w)(?:(?:possible|potential|plausible|candidate|likely)(?:\s++\w++){0,2}?(?:\s*+:|\s++(?:are|include)(?!\w))"
+    r"|(?:answers|candidates|guesses|possibilities)(?:\s*+:|\s++(?:are|include)(?!\w)))[^.!?\n]{0,40}$",
+    re.IGNORECASE,
+)
+_BOX_TAKEN_BACK = re.compile(
+    rf"[\s$*)]*+(?:[.!;,]\s++{_TAKEN_BACK}|[,;]?\s*+(?:or\s++)?(?:maybe|perhaps|possibly|alternatively)(?!\w)"
+    r"|\s*+I['’]d\s++be\s++surprised)",
+    re.IGNORECASE,
+)
+_EITHER = re.compile(
+    r"[\s$,;.*()\\-]*+(?:\\(?:text|mbox) *+\{ *+or *+\}|/|\|"
+    r"|(?:or|vs|versus|alternatively|maybe|perhaps|possibly|otherwise)(?!\w)"
+    r"(?!,?\s++(?:rather|better|equivalently|equal|simply|in\s++other)))[^.!?\n]{0,30}",
+    re.IGNORECASE,
+)
+_LISTED = re.compile(r"\d[$)]*+\s*+(?:[,;/]\s*+(?:and\s)?|(?<=\s)and\s|(?<=\s))[\s$(]*$")
+_ENDS = re.compile(r"[\s.$)\]]*$")
+_NOT_THAT = re.compile(r"[\w)}%$]\s*+,?\s++(?:and\s++)?not\s++\$?$")
+# A text without any of these words neither hedges nor denies, which is sooner seen than by the patterns.
+_TELLING = frozenset(
+    re.findall(
+        r"\w+",
+        "either neither or nor not never cannot no least most than between above below under over unless "
+        "except exceed exceeds maybe perhaps possibly alternatively hardly barely scarcely doubt doubts "
+        "doubtful anything everything may might could would up ni nicht oder entre au mindestens al nobody "
+        "none few some other others someone many people false untrue wrong incorrect invalid unlikely "
+        "impossible unsure unclear deny denies refute reject if whether suppose supposing imagine pretend "
+        "assuming possible potential plausible alternative another candidate likely answers candidates "
+        "guesses possibilities",
+    )
+)
+_SEPARATORS = {code: " " for code in range(128) if not (chr(code).isalnum() or chr(code) in "_'")} | {ord("'"): ""}
+_PLAIN_LEADS = frozenset(
+    f"{lead} answer {verb}"
+    for lead in ("The", "the", "So the", "Thus the", "Thus, the", "Therefore, the", "Hence the", "The final")
+    for verb in ("is", "is:")
+) | {"Answer:", "Final answer:", "The answer:"}
 _QUESTION = re.compile(r"[^.!?。\n]{0,200}[?？]")
 _UNFINISHED = re.compile(r"[\d)}]\s*+(?:[-+*/×÷^−]|\\times|\\cdot|\\div|plus|minus|times|divided by)\s*+[\s$(]*$")
 _CONTINUED = re.compile(
@@ -48,7 +112,49 @@ _WORDS = re.compile(
 def hedged_before(text: str) -> bool:
     """Whether a text's end keeps a value after it from being claimed: "at least", "3 or", "it can't be", "half of"."""
     text = text[-60:]
-    return (_BEFORE.search(text) or _OPERATION_BEFORE.search(text)) is not None
+    if _may_deny(text) and (_BEFORE.search(text) is not None or denied(text)):
+        return True
+    return _OPERATION_BEFORE.search(text) is not None
+
+
+def _may_deny(text: str) -> bool:
+    return (
+        not text.isascii()
+        or "n't" in text
+        or "N'T" in text
+        or not _TELLING.isdisjoint(text.lower().translate(_SEPARATORS).split())
+    )
+
+
+def denied(text: str) -> bool:
+    """Whether a text's end denies, doubts or only supposes what follows: "I don't think the answer is"."""
+    if text[max(text.rfind("."), text.rfind("\n")) + 1 :].strip() in _PLAIN_LEADS:
+        return False
+    text = text[-80:]
+    return _may_deny(text) and any(pattern.search(text) for pattern in (_NOT_BEFORE, _DENIED, _CANDIDATES))
+
+
+def either(between: str) -> bool:
+    """Whether what stands between two values leaves open which of them is meant."""
+    return len(between) <= 80 and _EITHER.fullmatch(between) is not None
+
+
+def one_of_several(before: str, after: str) -> bool:
+    """Whether a value ends a list of values: 3, 4, 5."""
+    head = before[-20:].rstrip("\n $(")
+    listed = head.endswith((",", ";", "/", ")", "and")) or head[-1:].isdigit()
+    return listed and _LISTED.search(before[-20:]) is not None and _ENDS.match(after) is not None
+
+
+def contrasted(before: str) -> int | None:
+    """Where ", not" begins in "it is 56, not", for the value is the one before it; None: no such words."""
+    match = _NOT_THAT.search(before[-20:]) if before.endswith(("not ", "not $")) else None
+    return None if match is None else len(before) - len(before[-20:]) + match.start() + 1
+
+
+def taken_back(after: str) -> bool:
+    """Whether what follows a boxed answer replaces it: "no wait, it is 7", "or maybe 6"."""
+    return _BOX_TAKEN_BACK.match(after[:60]) is not None
 
 
 def hedged_after(text: str) -> bool:

@@ -172,10 +172,15 @@ def _sampled_verdict(first: Any, second: Any) -> bool | None:
     return True if agreements == [True, True, True] else None
 
 
-def _same_factors(first: Any, second: Any) -> bool:
-    """Whether two equations differ by factors of one term alone: (2x - y)^2 = 0 has one more 2x - y than 2x - y = 0."""
+def _equations_verdict(first: Any, second: Any) -> bool | None:
+    """Whether two equations have the same factors; None where they differ by factors of one term, as xy = 1, y = 1/x.
+
+    (2x - y)^2 = 0 has one more 2x - y than 2x - y = 0.
+    """
     ratio = cancel((first.lhs - first.rhs) / (second.lhs - second.rhs))
-    return not any(part.is_Add and part.free_symbols for part in ratio.as_numer_denom())
+    if ratio.is_number:
+        return True if ratio.is_finite and ratio.is_nonzero else None
+    return False if any(part.is_Add and part.free_symbols for part in ratio.as_numer_denom()) else None
 
 
 def _settled(text: str) -> str:
@@ -217,8 +222,10 @@ def _scalar_verdict(prediction: str, gold: str) -> bool:
     sampled = _sampled_verdict(predicted, expected)
     if sampled is not None:
         return sampled
-    if isinstance(predicted, Equality) and isinstance(expected, Equality) and not _same_factors(predicted, expected):
-        return False
+    if isinstance(predicted, Equality) and isinstance(expected, Equality):
+        equations = _equations_verdict(predicted, expected)
+        if equations is not None:
+            return equations
     return bool(verify([expected], [predicted], timeout_seconds=None))
 
 
