@@ -6,7 +6,17 @@ import pytest
 
 from negaware.verifiers.equivalence import fast_verdict
 from negaware.verifiers.extract import extract_answer
-from negaware.verifiers.hedges import asks, hedged_after, hedged_before, unfinished
+from negaware.verifiers.hedges import (
+    asks,
+    contrasted,
+    denied,
+    either,
+    hedged_after,
+    hedged_before,
+    one_of_several,
+    taken_back,
+    unfinished,
+)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +50,17 @@ from negaware.verifiers.hedges import asks, hedged_after, hedged_before, unfinis
         ("last_number", "It is at least 5 apples, as far as I can see, and that is what we were asked for.", None),
         ("last_number", "It is $x$.", "x"),
         ("boxed", r"\boxed{3} or \boxed{5}", "3 or 5"),
+        ("boxed", r"\boxed{3} / \boxed{5}", "3 or 5"),
+        ("boxed", r"\boxed{3}, sorry", None),
+        ("boxed", r"\boxed{3} is wrong", None),
+        ("boxed", "not" + " " * 77 + r"\boxed{5}", None),
+        ("boxed", "not" + " " * 78 + r"\boxed{5}", "5"),
+        ("answer_is", "deny" + " " * 62 + "the answer is 5", None),
+        ("answer_is", "deny" + " " * 63 + "the answer is 5", "5"),
+        ("last_number", "It is 56, not 54.", "56"),
+        ("last_number", "In a long text we find that it is 56, not 54.", "56"),
+        ("last_number", "It is 56, not 54 as we were told.", None),
+        ("last_number", "3, 4, 5", None),
         ("answer_is", "<answer>It is not 3. The answer is 7.</answer>", "7"),
         ("answer_is", "The answer is B, which is wrong.", "B, which is wrong"),
         ("answer_is", "The answer is (D).", "D"),
@@ -58,6 +79,12 @@ def test_what_decides(method: str, text: str, answer: str | None) -> None:
         (unfinished, "2x =", "", 40),
         (hedged_after, "", "isn't", 80),
         (asks, "", "?", 201),
+        (denied, "deny", "", 80),
+        (denied, "not", "", 80),
+        (either, "", "/", 80),
+        (taken_back, ".", "sorry", 60),
+        (lambda text: one_of_several(text, "."), "3,", "", 20),
+        (lambda text: contrasted(text) is not None, "6,", "not ", 20),
     ],
 )
 def test_words_farther_from_a_value_than_this_are_not_read(
@@ -66,6 +93,13 @@ def test_words_farther_from_a_value_than_this_are_not_read(
     text = head + " " * (longest - len(head + tail)) + tail
     assert reads(text)
     assert not reads(f"{head} {text.removeprefix(head)}")
+
+
+def test_where_a_contrast_begins() -> None:
+    assert contrasted("it is 56, not ") == len("it is 56")
+    assert contrasted("a long text says that it is 56, not ") == len("a long text says that it is 56")
+    assert contrasted("it is 56, and not $") == len("it is 56")
+    assert contrasted("it is 56, or ") is None
 
 
 @pytest.mark.parametrize(
