@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from negaware.config import load_config, parse_config
@@ -16,6 +17,7 @@ def tiny_setting(folder: Path, ranks: int = 1, device: str = "cpu", **changes: o
     return setting_of(parse_config(tiny_config(folder, **changes)), ranks, device)
 
 
-def recipe(size: str, ranks: int, *overrides: str) -> Setting:
-    model = ["--model", str(ROOT / "configs/models" / RECIPES[size])]
-    return setting_of(load_config(ROOT / f"configs/math_nft_{size}.yaml", [*model, *overrides]), ranks, "cuda")
+def recipe(size: str, ranks: int, *overrides: str, advised: Sequence[str] = ()) -> Setting:
+    """The setting of a recipe; what is `advised` takes the place of an override of the same field."""
+    config, model = ROOT / f"configs/math_nft_{size}.yaml", ["--model", str(ROOT / "configs/models" / RECIPES[size])]
+    return setting_of(load_config(config, [*model, *overrides], further=advised), ranks, "cuda")

@@ -214,7 +214,7 @@ def test_the_advice_fits_as_it_is_typed_and_nothing_less_does(
     ranks = int(typed[typed.index("--gpus") + 1]) if "--gpus" in typed else before.ranks
     options = [word for change in changes if change.field != "ranks" for word in str(change).split()]
     size, _, *given = setting
-    assert fits(recipe(size, ranks, *given, *options), gpu)
+    assert fits(recipe(size, ranks, *given, advised=options), gpu)
     for left_out in changes:
         assert not fits(applied(before, tuple(change for change in changes if change is not left_out)), gpu)
 
