@@ -82,6 +82,8 @@ def test_counts_of_tokens_at_the_clip():
     assert {name: int(count) for name, count in grpo_counts(*tensors).items()} == {"at_clip": 5, "at_log_ratio_cap": 0}
     assert int(dapo_counts(*tensors)["at_clip"]) == 3
     assert int(grpo_counts(*tensors, clip=0.6)["at_clip"]) == 0
+    # two tokens of a right answer, half of what is too long: its advantage is nought, and nothing is silenced
+    assert int(dapo_counts(*rows([0.5, 1.5], [True, True], 0.5), overlong_from=0, overlong_to=4)["at_clip"]) == 0
     assert int(grpo_counts(*rows([math.exp(10.5), 1.0], [False, True], 0.5))["at_log_ratio_cap"]) == 2
 
 

@@ -260,6 +260,8 @@ def test_prompts_that_leave_no_room_are_left_out_and_counted(task, limit):
     collector = make_collector(task, mixed, max_tokens=max(lengths), **options)
     num_longest = lengths.count(max(lengths))
     assert collector.num_left_out == num_longest < 20
+    same = make_collector(task, mixed, max_tokens=max(lengths), max_prompt_tokens=max(lengths))
+    assert same.num_left_out == num_longest  # what the model takes holds the answer too
     assert max(map(len, collector.prompts)) < max(lengths)
     assert collector.left_out_or_short()[0] == (
         f"{num_longest} of 20 problems are left out: their prompts have {max(lengths)} tokens or more, all that the "

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from negaware.ranks import ALONE, Ranks
+from negaware.ranks import ALONE, RankLostError, Ranks
 from negaware.training import checkpoint
 
 
@@ -57,3 +57,16 @@ def test_ranks_read_together(ranks: Ranks, alone: bool, tmp_path: Path, monkeypa
     checkpoint.load_tensors(tmp_path, 1, read, ranks)
     assert found == [alone]
     assert read["master/weight"].tolist() == [0, 1, 2]
+
+
+def test_a_lost_rank_is_what_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class LeftAlone(Ranks):
+        def require_alive(self, error: BaseException) -> None:
+            raise RankLostError("rank 1 has died")
+
+    checkpoint.save_checkpoint(tmp_path, 1, {"master/weight": torch.ones(3)}, {}, 2)
+    with pytest.raises(RankLostError):
+        checkpoint.load_tensors(tmp_path, 1, {"master/weight": torch.ones(4)}, LeftAlone())
+    monkeypatch.setattr(checkpoint, "_write_durably", lambda *args: 1 / 0)
+    with pytest.raises(RankLostError):
+        checkpoint.save_checkpoint(tmp_path, 2, {"master/weight": torch.ones(3)}, {}, 2, LeftAlone())

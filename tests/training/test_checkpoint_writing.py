@@ -73,6 +73,36 @@ def test_what_the_system_says_is_told_in_its_words(tmp_path: Path) -> None:
         read_state(path)
 
 
+def test_an_error_without_the_systems_words_is_told_in_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any) -> None:
+        raise OSError("the network is gone")
+
+    path = save_checkpoint(tmp_path, 1, some_tensors(1), {}, keep=1)
+    monkeypatch.setattr("negaware.training.checkpoint._checksums", fail)
+    with pytest.raises(CheckpointError, match=r"can't be read \(the network is gone\)"):
+        read_state(path)
+
+
+def test_of_many_files_that_are_gone_the_first_is_named(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, 1, some_tensors(1), {}, keep=1)
+    gone = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+    gone.remove("manifest.json")
+    assert len(gone) >= 2
+    for name in gone:
+        (path / name).unlink()
+    with pytest.raises(CheckpointError) as caught:
+        read_state(path)
+    assert f"({gone[0]} is gone)" in str(caught.value)
+
+
+def test_the_last_good_one_is_the_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path, step, some_tensors(step), {}, keep=3)
+    monkeypatch.setattr("negaware.training.checkpoint._write_durably", lambda *arguments: 1 / 0)
+    with pytest.raises(CheckpointError, match="the last good one is step-000003"):
+        save_checkpoint(tmp_path, 4, some_tensors(4), {}, keep=3)
+
+
 @pytest.mark.parametrize(
     "said", ["[enforce fail at inline_container.cc:603] . unexpected pos 64 vs 0", "No space left"]
 )

@@ -155,6 +155,7 @@ def rates(num_rollouts: int, steps: Sequence[int], **options) -> list[float]:
 def test_schedules():
     assert rates(5, [1] * 5) == [1.0] * 5
     assert rates(6, [1] * 6, warmup_rollouts=4) == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert rates(5, [1] * 4 + [2], warmup_rollouts=4, schedule="cosine")[-2:] == pytest.approx([1.0, 0.5])
     cosine = rates(10, [1] * 10, schedule="cosine")
     assert cosine[0] == 1.0
     assert cosine[5] == pytest.approx(0.5)
@@ -202,3 +203,9 @@ def test_tensors_are_the_very_ones_and_there_before_the_first_step():
     assert float(tensors["step/weight"]) == 1
     assert tensors["exp_avg/weight"].abs().sum() > 0
     assert tensors["master/weight"] is optimizer.masters["weight"]
+
+
+def test_adamws_state_is_where_its_master_is():
+    tensors = make_optimizer(nn.Linear(2, 2, device="meta")).tensors()
+    assert len(tensors) == 8
+    assert {tensor.device.type for tensor in tensors.values()} == {"meta"}

@@ -56,3 +56,9 @@ def test_what_is_set_stays_and_nothing_unknown_is_taken() -> None:
         options.learning_rate = 1.0
     with pytest.raises(ValidationError, match="momentum"):
         TrainingOptions(momentum=0.9)
+
+
+def test_a_warm_up_by_steps_is_refused_unless_it_is_none() -> None:
+    assert TrainingOptions.model_validate({"warmup_steps": 0, "learning_rate": 0.5}).learning_rate == 0.5
+    with pytest.raises(ValidationError, match="warmup_steps is 3, but"):
+        TrainingOptions.model_validate({"warmup_steps": 3})
