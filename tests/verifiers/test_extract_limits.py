@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from negaware.verifiers.equivalence import fast_verdict
+from negaware.verifiers.equivalence import fast_verdict, text_form
 from negaware.verifiers.extract import extract_answer
 from negaware.verifiers.hedges import (
     asks,
@@ -26,6 +26,15 @@ from negaware.verifiers.hedges import (
         ("boxed", r"\boxed{5}" + r" \boxed." * 200, None),
         ("bare", "isosceles triangle.", "isosceles triangle."),
         ("bare", "5 large boxes.", "5 large boxes."),
+        ("bare", "$blue$", "$blue$"),
+        ("bare", "$blue$.", "$blue$."),
+        ("bare", r"\(blue\)", r"\(blue\)"),
+        ("bare", "1+" * 299 + "11", "1+" * 299 + "11"),
+        ("bare", "1+" * 299 + "111", None),
+        ("boxed", r"So \boxed 5.", "5"),
+        ("last_number", "It is 5 in a million years.", "5"),
+        ("last_number", "It is $5$ where $blue$ is a colour.", "5"),
+        ("answer_is", "The answer is $x+1$ for $5 each.", "x+1"),
         ("last_number", "It is 5. Perhaps.", None),
         ("last_number", "It is 5. Done.", "5"),
         ("last_number", r"Then a\cdot\frac{1}{2}=5", "5"),
@@ -95,6 +104,17 @@ def test_words_farther_from_a_value_than_this_are_not_read(
     assert not reads(f"{head} {text.removeprefix(head)}")
 
 
+def test_a_plain_claim_after_another_line_is_not_denied_by_it() -> None:
+    assert not denied("That was false\nThe answer is")
+    assert not denied("So:\nThat was false\nThe answer is")
+    assert denied("I DON'T THINK THE ANSWER IS")
+    assert denied("That was false\nthe right answer is")  # one sentence, for all that is known here
+
+
+def test_blanks_in_a_styled_word_are_no_part_of_it() -> None:
+    assert text_form(r"\text{ Yes }") == "yes"
+
+
 def test_where_a_contrast_begins() -> None:
     assert contrasted("it is 56, not ") == len("it is 56")
     assert contrasted("a long text says that it is 56, not ") == len("a long text says that it is 56")
@@ -119,6 +139,10 @@ def test_where_a_contrast_begins() -> None:
         ("x = y", "5", None),
         ("12:05", "0:05", None),
         ("3:4", "3 to 4", None),
+        ("0:59:01", "1:00:00", None),
+        ("x", "12_5 + 3", None),
+        ("", "x", False),
+        ("x", "", False),
         ("3 to 4", "3:4", True),
     ],
 )
