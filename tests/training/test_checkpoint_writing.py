@@ -83,16 +83,16 @@ def test_an_error_without_the_systems_words_is_told_in_its_own(tmp_path: Path, m
         read_state(path)
 
 
-def test_of_many_files_that_are_gone_the_first_is_named(tmp_path: Path) -> None:
+def test_of_several_broken_files_the_first_is_named(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, 1, some_tensors(1), {}, keep=1)
-    gone = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
-    gone.remove("manifest.json")
-    assert len(gone) >= 2
-    for name in gone:
-        (path / name).unlink()
+    files = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+    files.remove("manifest.json")
+    assert len(files) >= 2
+    (path / files[0]).unlink()
+    (path / files[-1]).write_bytes(b"something else")
     with pytest.raises(CheckpointError) as caught:
         read_state(path)
-    assert f"({gone[0]} is gone)" in str(caught.value)
+    assert f"({files[0]} is gone)" in str(caught.value)
 
 
 def test_the_last_good_one_is_the_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
