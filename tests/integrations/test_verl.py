@@ -244,7 +244,8 @@ def test_verls_worker_takes_our_step(tmp_path, ranks):
             "+actor_rollout_ref.actor.fsdp_config.mixed_precision={param_dtype: fp32}",
             "actor_rollout_ref.actor.fsdp_config.use_torch_compile=false",
             "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=24",  # several micro-batches
-            "actor_rollout_ref.actor.optim={optimizer: SGD, lr: 10, weight_decay: 0, clip_grad: 1000, lr_warmup_steps: 0}",
+            "actor_rollout_ref.actor.optim={optimizer: SGD, lr: 10, weight_decay: 0, clip_grad: 1000}",
+            "actor_rollout_ref.actor.optim.lr_warmup_steps=0",
         ],
     }
     torch.save(batch, tmp_path / "batch.pt")
