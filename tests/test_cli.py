@@ -391,5 +391,5 @@ def test_questions_longer_than_wanted_are_left_out_and_counted(folder: Path, tmp
     )
     ended = negaware("train", folder / "tiny.yaml", *options)
     assert (ended.code, ended.err) == (0, "")
-    note = "1 of 10 problems are left out: their prompts have more than rollout.max_prompt_tokens, 10.\n"
+    note = "1 of 10 problems are left out: their prompts have more than 10 tokens (rollout.max_prompt_tokens).\n"
     assert ended.out.count("left out") == ended.out.count(note) == 1
