@@ -112,13 +112,13 @@ def test_norm_gradients(dtype: torch.dtype, threads: int, two_threads: None) -> 
     scale, x, up = exact_scale(stream), stream.double().abs(), upstream.double().abs()
     weighted = up * weight.double().abs()
     along = (weighted * x).sum(-1, keepdim=True) * scale**2 / 37  # the sum of 37 products, and three scales
-    of_stream_error = gamma(37 + 3 * (37 / 2 + 6) + 8) * scale * (weighted + x * along)
-    of_weight_error = gamma(7 + 37 / 2 + 6 + 3) * (up * x * scale).sum(0)
+    stream_error = gamma(37 + 3 * (37 / 2 + 6) + 8) * scale * (weighted + x * along)
+    weight_error = gamma(7 + 37 / 2 + 6 + 3) * (up * x * scale).sum(0)
     for kernels in both(dtype):
-        of_stream, of_weight = kernels.norm_gradients(upstream.clone(), stream, weight, 1e-5)
-        assert (of_stream.dtype, of_weight.dtype) == (torch.float32, dtype)
-        assert_within(of_stream, wanted[0], of_stream_error)
-        assert_within(of_weight, wanted[1], of_weight_error)
+        stream_gradient, weight_gradient = kernels.norm_gradients(upstream.clone(), stream, weight, 1e-5)
+        assert (stream_gradient.dtype, weight_gradient.dtype) == (torch.float32, dtype)
+        assert_within(stream_gradient, wanted[0], stream_error)
+        assert_within(weight_gradient, wanted[1], weight_error)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
