@@ -4,6 +4,7 @@ SEED   ?= 0
 BIN    := .venv/bin
 QUIET  := --quiet --disable-pip-version-check
 PIP    := $(BIN)/python -m pip install $(QUIET) --constraint constraints.txt
+TWO    := -n 2 --dist loadfile
 
 .PHONY: demo test test-avx2 test-slow test-vllm test-verl test-lowest test-newest mutants gpu-check gpu-wheels check bench \
 	bench-quick clean
@@ -12,16 +13,16 @@ demo: .venv/installed  ## trains the small model and shows what it learnt; SEED=
 	$(BIN)/negaware train configs/demo.yaml --run.seed $(SEED) --run.folder runs/demo-seed$(SEED) --resume
 
 test: .venv/installed-dev  ## the default test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TWO)
 
 AVX2    := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 CC="cc -march=x86-64-v3"
-NUMBERS := tests/models tests/rollout tests/training tests/objectives tests/integrations
+NUMBERS := tests/models tests/rollout tests/training tests/objectives
 
 test-avx2: .venv/installed-dev  ## what computes, on an older processor's instructions: bounds and bits are no one machine's
-	$(AVX2) $(BIN)/python -m pytest $(NUMBERS)
+	$(AVX2) $(BIN)/python -m pytest $(TWO) $(NUMBERS)
 
 test-slow: .venv/installed-interop  ## what takes longer: real models at full size, the demo shortened to two minutes
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest $(TWO) -m slow
 
 test-vllm: .venv-vllm/installed-dev  ## the suite of the engines that sample with vLLM, on the real one
 	.venv-vllm/bin/python -m pytest -m vllm tests/rollout/test_vllm*.py tests/integration/test_vllm*.py \
@@ -31,10 +32,10 @@ test-verl: .venv-verl/installed  ## the integration in verl, against the real ve
 	.venv-verl/bin/python -m pytest -m verl tests/integrations/test_verl.py
 
 test-lowest: .venv-lowest/installed  ## the default suite with the oldest versions that pyproject.toml admits
-	.venv-lowest/bin/python -m pytest
+	.venv-lowest/bin/python -m pytest $(TWO)
 
 test-newest: .venv-newest/installed  ## the default suite with the newest ones (torch: a CUDA build of some GB)
-	.venv-newest/bin/python -m pytest
+	.venv-newest/bin/python -m pytest $(TWO)
 
 mutants: .venv/installed-dev  ## how many of 300 small faults the tests notice; about an hour (docs/testing.md)
 	$(BIN)/python tests/mutation/mutants.py --sample 300 --seed 0 $(MUTANTS)

@@ -3,6 +3,7 @@
 The import hook must stand before anything imports negaware. Subprocesses that a test starts are left as they are.
 """
 
+import gc
 import random
 import signal
 from collections.abc import Iterator
@@ -43,3 +44,9 @@ def _small_parts_of_the_vocabulary() -> Iterator[None]:
         patch.setattr(logprobs, "LOGITS_AT_ONCE", {"cpu": 1, "cuda": 1})
         patch.setattr(logprobs, "LEAST_COLUMNS", 7)
         yield
+
+
+def pytest_collection_finish() -> None:
+    """What the imports have made stays: a full collection, as accelerate asks for after each model, needn't walk it."""
+    gc.collect()
+    gc.freeze()

@@ -84,6 +84,7 @@ def test_the_rows_give_every_promised_figure():
     assert [row.name for row in rows if row.quick] == ["step_24"]
 
 
+@pytest.mark.slow
 def test_every_contender_gets_the_same_work_each_time():
     for limit in work.LIMITS:
         asked = work.question_set(limit)

@@ -55,6 +55,7 @@ def test_the_task():
         assert not any(verdict.correct for verdict in wrong)
 
 
+@pytest.mark.slow
 class TestTheEngine(EngineConformance):
     @pytest.fixture
     def model(self):

@@ -44,10 +44,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("num_ranks", "model", "options"),
     [
         pytest.param(2, "llama", "float32 kept none 5 nft token weights", id="two"),
-        pytest.param(3, "qwen3", "float32 recomputed none 5 nft sequence weights", id="tied-recomputed"),
+        pytest.param(
+            3, "qwen3", "float32 recomputed none 5 nft sequence weights", id="tied-recomputed", marks=pytest.mark.slow
+        ),
         pytest.param(3, "llama", "float32 kept cpu 1 dapo token weights", id="more-ranks-than-rows-offloaded"),
         pytest.param(2, "gpt2", "float32 recomputed none 4 grpo token weights", id="gpt2", marks=pytest.mark.slow),
-        pytest.param(2, "llama", "bfloat16 kept none 5 nft token weights", id="bfloat16"),
+        pytest.param(2, "llama", "bfloat16 kept none 5 nft token weights", id="bfloat16", marks=pytest.mark.slow),
         pytest.param(3, "llama", "float32 kept none 4 nft token adapters", id="lora", marks=pytest.mark.slow),
         pytest.param(2, "llama", "bfloat16 recomputed none 4 nft token adapters", id="lora-bfloat16"),
     ],
@@ -158,7 +160,7 @@ def test_a_checkpoint_of_three_ranks_resumes_on_fewer(folder: Path, num_ranks: i
     ("dead", "place", "call"),
     [
         pytest.param(0, AT_STEP, 4, marks=pytest.mark.slow, id="first"),
-        pytest.param(2, AT_STEP, 4, id="training"),
+        pytest.param(2, AT_STEP, 4, marks=pytest.mark.slow, id="training"),
         pytest.param(1, SAVE, 2, marks=pytest.mark.slow, id="writing a checkpoint"),
     ],
 )

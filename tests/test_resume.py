@@ -28,7 +28,7 @@ def train(config: Path, *options: object, faults: list[Fault] | None = None) -> 
     return negaware("train", config, *options, faults=faults or [])
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+@pytest.fixture(scope="module", params=["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def straight(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a config whose run was never disturbed."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -108,6 +108,7 @@ def test_sigkill(straight: Path, place: str, call: int, request: pytest.FixtureR
     assert_equal_runs(run, straight)
 
 
+@pytest.mark.slow
 def test_sigkill_again_and_again(straight32: Path) -> None:
     """Every other moment that leaves something half done, one after another in one run."""
     config, run = other_run(straight32, "again")
@@ -150,6 +151,7 @@ def test_a_finished_run_is_not_run_again(straight32: Path) -> None:
     assert contents(run) == before
 
 
+@pytest.mark.slow
 def test_ctrl_c_at_any_moment(straight32: Path) -> None:
     """One moment after another in one run: each time a checkpoint of the last finished step is there."""
     config, run = other_run(straight32, "ctrl-c")

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from transformers import (
     Gemma2Config,
@@ -132,3 +133,10 @@ MODELS: dict[str, Callable[[int], PreTrainedModel]] = {
     "gemma2": gemma2,
     "gemma3": gemma3,
 }
+COMMON = ("llama", "gemma3")
+"""Those that the default suite runs wherever all together would take minutes: the plainest and the oddest."""
+
+
+def each_model() -> list[Any]:
+    """Every architecture's name for `parametrize`, all but `COMMON` marked slow."""
+    return [name if name in COMMON else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]

@@ -40,7 +40,8 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def write_tiny_model(folder: Path) -> Path:
+def write_tiny_model(folder: Path, spread: float = 0.02) -> Path:
+    """Random weights with this standard deviation: the wider, the surer the model is of its nonsense."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(VOCABULARY),
@@ -53,6 +54,7 @@ def write_tiny_model(folder: Path) -> Path:
         pad_token_id=0,
         eos_token_id=1,
         bos_token_id=None,
+        initializer_range=spread,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)

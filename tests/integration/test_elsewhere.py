@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from negaware.cli import main
-from tiny_run import write_tiny_config
+from tiny_run import write_problems, write_tiny_config, write_tiny_model
 
 NEW_TOKENS = 6  # as in tiny_run's final evaluation
 OFFLINE = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -39,7 +39,10 @@ pytestmark = pytest.mark.slow  # each imports torch in a process of its own
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     """A finished run's model, and what our own engine greedily answered with it at the end: question → text."""
     folder = tmp_path_factory.mktemp("finished")
-    assert main(["train", str(write_tiny_config(folder, run__seed=1))]) == 0
+    config = write_tiny_config(folder, training__learning_rate=1e-3)
+    write_tiny_model(folder / "model", spread=0.3)  # far from a tie, so that no processor's rounding decides an answer
+    write_problems(folder / "test.jsonl", "012012012")
+    assert main(["train", str(config)]) == 0
     lines = (folder / "run" / "evaluations" / "after-greedy_accuracy.jsonl").read_text().splitlines()
     answers = {line["question"]: line["answers"][0]["text"] for line in map(json.loads, lines)}
     assert len(set(answers.values())) > 1  # or a constant would pass

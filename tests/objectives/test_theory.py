@@ -216,6 +216,7 @@ def test_wrong_answers_alone_recover_the_right_policy_tokens():
     assert (learnt - old.exp()[:, 0]).abs().max() > 0.1
 
 
+@pytest.mark.slow
 def test_wrong_answers_alone_recover_the_right_policy_sequences():
     """Answers of two tokens out of three; the table holds the first token's logits, then the second's after each."""
     vocabulary = 3
@@ -233,6 +234,7 @@ def test_wrong_answers_alone_recover_the_right_policy_sequences():
     assert (learnt - logprobs(table).sum(-1).exp()).abs().max() > 0.03
 
 
+@pytest.mark.slow
 def test_wrong_answers_alone_recover_the_right_policy_with_certain_verdicts():
     """With each answer wholly right or wrong every split of the mass among right ones is optimal (π⁻_θ may be below 0
     there); the natural gradient from π_old treats them alike and so ends at π⁺."""

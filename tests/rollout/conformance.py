@@ -18,7 +18,7 @@ from negaware.training.options import TrainingOptions
 from negaware.training.pack import Answer, collate
 from negaware.training.step import LossSettings, Trainer
 from negaware.types import Completion
-from tiny_models import MODELS, VOCABULARY, llama
+from tiny_models import MODELS, VOCABULARY, each_model, llama
 
 MAX_SEQUENCES = 6
 
@@ -57,7 +57,7 @@ def renormalised(probabilities: list[float], top_k: int, top_p: float) -> dict[i
     return {token: probabilities[token] / sum(probabilities[other] for other in kept) for token in kept}
 
 
-@pytest.fixture(params=MODELS, scope="module")
+@pytest.fixture(params=each_model(), scope="module")
 def model(request: pytest.FixtureRequest) -> PreTrainedModel:
     """Each architecture in turn."""
     return MODELS[request.param](1)

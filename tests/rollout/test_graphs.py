@@ -12,7 +12,7 @@ from negaware.rollout.engine import SamplingParams
 from negaware.rollout.graphs import COLUMN_BLOCK, ROW_BLOCK, GraphDecoder, attention_masks, attention_windows, bucket
 from negaware.rollout.local import LocalEngine
 from negaware.rollout.reference import ReferenceEngine
-from tiny_models import MODELS, WINDOW, llama
+from tiny_models import MODELS, WINDOW, each_model, llama
 
 __all__ = ["model"]  # the suite's fixture
 
@@ -66,7 +66,7 @@ class TestGraphEngine(EngineConformance):
         return GraphEngine(model, max_sequences)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", each_model())
 def test_frozen_steps_equal_the_reference(name, monkeypatch):
     """Nothing in a step is left to Python: rows come, go and change places, and buckets of both kinds change."""
     monkeypatch.setattr(graphs, "recorder_on", lambda device: frozen)

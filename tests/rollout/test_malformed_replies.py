@@ -362,6 +362,7 @@ def test_an_address_that_cannot_be_called(url):
         VLLMServerOptions(url=url)
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_the_sentence_alone(server, tmp_path):
     """Through the command: exit code 2, nothing but the sentence, no key in the run's files."""
     server.otherwise[GENERATE] = streamed(event([5], logprobs={"content": [entry(5, float("nan"))]}))

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -31,7 +32,7 @@ def test_config_and_environment_are_kept(run):
     assert environment["packages"]["torch"]
     assert environment["memory_bytes"] > 2**28
     assert environment["num_cpus"] >= 1
-    assert "pytest" in environment["command"]
+    assert environment["command"] == shlex.join(sys.argv)
     assert again.read_summary() is None
 
 

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -144,6 +145,12 @@ def _runs_on(process_id: int) -> bool:
     return _is_running(process_id)
 
 
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
 _PARENT = """
 import sys, time
 sys.path.insert(0, {folder!r})
@@ -163,10 +170,11 @@ if __name__ == "__main__":
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_workers_end_with_their_parent_and_leave_nothing(how: signal.Signals, tmp_path: Path) -> None:
-    script = tmp_path / "parent.py"
-    child, temporary = tmp_path / "child", tmp_path / "temporary"
-    temporary.mkdir()
+def test_workers_end_with_their_parent_and_leave_nothing(
+    how: signal.Signals, tmp_path: Path, short_folder: Path
+) -> None:
+    script, child = tmp_path / "parent.py", tmp_path / "child"
+    temporary = short_folder  # a socket's whole path may have 108 characters
     script.write_text(_PARENT.format(folder=str(Path(__file__).parent), child=str(child)))
     parent = subprocess.Popen(
         [sys.executable, str(script)],
