@@ -49,10 +49,10 @@ def test_boxes_are_joined_by_a_short_remark_that_ends_in_and(length: int, joined
 
 
 def test_a_formula_is_closed_by_its_own_kind() -> None:
-    assert list(extract._segments(r"\(a$ b$")) == [(3, "b", 7)]
-    assert list(extract._segments("$a$ and $$b$$")) == [(0, "a", 3), (8, "b", 13)]
-    assert list(extract._segments("$a$ b $c$")) == [(0, "a", 3), (6, "c", 9)]
-    assert list(extract._segments("$a\nb$ c$")) == [(4, "c", 8)]  # no line ends within single dollars
+    assert list(extract._formulas(r"\(a$ b$")) == [("b", 3, 7)]
+    assert list(extract._formulas("$a$ and $$b$$")) == [("a", 0, 3), ("b", 8, 13)]
+    assert list(extract._formulas("$a$ b $c$")) == [("a", 0, 3), ("c", 6, 9)]
+    assert list(extract._formulas("$a\nb$ c$")) == [("c", 4, 8)]  # no line ends within single dollars
 
 
 def test_no_answer_is_longer_than_a_box_may_be() -> None:

@@ -142,6 +142,13 @@ def test_what_held_a_trainer_for_seconds_costs_a_few_steps_a_character(text: str
     assert steps_of(text) <= per_character * len(text)
 
 
+@pytest.mark.parametrize("reads", [hedges.hedged_before, hedges.denied])
+def test_a_text_without_telling_words_is_searched_for_none(reads: Callable[[str], bool]) -> None:
+    with Work() as work:
+        assert not reads("Tom has 12 apples and eats two of those he has, which makes ")
+    assert work.steps <= 1000
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(PATTERNS), st.lists(_PIECES, max_size=12).map("".join))
 def test_the_counter_matches_what_re_matches(named: tuple[str, re.Pattern[str]], text: str) -> None:

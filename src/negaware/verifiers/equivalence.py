@@ -60,26 +60,26 @@ def is_arithmetic(text: str) -> bool:
     return bool(_ARITHMETIC.fullmatch(text) and _OPERATION.search(text))
 
 
-def _seconds(text: str) -> int | None:
-    """A clock time with minutes → seconds since midnight."""
+def _clock_time(text: str) -> tuple[int, int, int] | None:
+    """A clock time with minutes → hours since midnight, minutes, seconds."""
     match = _CLOCK.fullmatch(text)
     if match is None:
         return None
     hours, half = int(match[1]), (match[4] or "").lower()
     if half:
         hours = hours % 12 + (12 if half == "p" else 0)
-    return hours * 3600 + int(match[2]) * 60 + int(match[3] or 0)
+    return hours, int(match[2]), int(match[3] or 0)
 
 
 def _times_equal(prediction: str, gold: str) -> bool:
     # 7:32 may be a ratio, so times are only ever found equal here, never different.
-    first, second = _seconds(unwrap_text(prediction)), _seconds(unwrap_text(gold))
+    first, second = _clock_time(unwrap_text(prediction)), _clock_time(unwrap_text(gold))
     return first is not None and first == second
 
 
 def _explained_choice(text: str, other_form: str) -> bool:
     """Whether a text such as `(B) 13` names the other side's choice, or its value."""
-    match = _CHOICE_EXPLAINED.fullmatch(unwrap_text(clean(text)))
+    match = _CHOICE_EXPLAINED.match(unwrap_text(clean(text)))
     if match is None:
         return False
     letter, rest = match[1] or match[3], match[2] or match[4]
@@ -110,7 +110,7 @@ def _operations(text: str) -> set[str]:
 
 def _ratios_equal(prediction: str, gold: str) -> bool:
     first, second = (_RATIO.fullmatch(unwrap_text(clean(text))) for text in (prediction, gold))
-    return first is not None and second is not None and ":" in gold and first.groups() == second.groups()
+    return first is not None and second is not None and first.groups() == second.groups()
 
 
 def fast_verdict(prediction: str, gold: str) -> bool | None:
@@ -149,8 +149,6 @@ def fast_verdict(prediction: str, gold: str) -> bool | None:
         comma = parse_comma_decimal(unwrap_text(clean(gold)))
         if comma is not None and comma.decimals != 1 and "." in prediction:
             return equal_numbers(first, comma)
-    if ":" in gold_form and _ratios_equal(prediction, gold):
-        return True
-    if ":" in form and ":" in gold_form and _times_equal(clean(prediction), clean(gold)):
+    if ":" in gold_form and (_ratios_equal(prediction, gold) or _times_equal(clean(prediction), clean(gold))):
         return True
     return None

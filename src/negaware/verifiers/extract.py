@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from negaware.verifiers.hedges import (
     asks,
@@ -29,6 +29,7 @@ Method = Literal["boxed", "answer_is", "hashes", "bare", "last_number"]
 MAX_ANSWER = 4000  # characters in one box
 _TAIL = 20_000  # characters at the end of a text that are searched for phrases and numbers
 _MAX_BOXES = 200  # unbalanced boxes passed over before giving up
+_STYLE = " \t\r\n*_"  # blanks and emphasis around an answer
 
 # Scripts that are written without spaces: Thai, Chinese, Japanese, Korean. Between them in Unicode stand √, ≤ and →.
 _UNSPACED = r"\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
@@ -96,6 +97,14 @@ _CONCLUDES = re.compile(r"(?:=|(?<!\w)(?:is|are|equals|makes|gives|of|to|totals?
 _ENDS_IN_AND = re.compile(r"\b(?:and|or)[\s}$\\(\[]*$")
 
 
+class _Part(NamedTuple):
+    """What a box or a formula holds, and where it stands with its delimiters."""
+
+    content: str
+    start: int
+    end: int
+
+
 def _final_part(text: str) -> tuple[str, bool]:
     """What a text says after its reasoning; of that what the last `<answer>` tag holds, and whether there is one.
 
@@ -110,17 +119,17 @@ def _final_part(text: str) -> tuple[str, bool]:
         elif end is None:
             end = mark.start()
     text = text[start:end]
-    opening = text.rfind("<answer>")
-    if opening < 0:
+    _, opening, rest = text.rpartition("<answer>")
+    if not opening:
         return text, False
-    closing = text.find("</answer>", opening)
-    return text[opening + len("<answer>") : closing] if closing >= 0 else "", True
+    content, closing, _ = rest.partition("</answer>")
+    return content if closing else "", True
 
 
-def _boxes(text: str) -> tuple[list[tuple[str, int, int]], bool]:
-    """The trailing run of balanced boxes, last first (content, start, end), and whether the last one is left open."""
-    found: list[tuple[str, int, int]] = []
-    end, left_open, has_frames = len(text), False, "\\fbox" in text
+def _boxes(text: str) -> tuple[list[_Part], bool]:
+    """The trailing balanced boxes, last first; none, and True, if the last is left open."""
+    found: list[_Part] = []
+    end, has_frames = len(text), "\\fbox" in text
     for _ in range(_MAX_BOXES):
         start = text.rfind(r"\boxed", 0, end)
         if has_frames:
@@ -129,21 +138,20 @@ def _boxes(text: str) -> tuple[list[tuple[str, int, int]], bool]:
             break
         match = _BOX.match(text, start)
         if match is not None and match[1] is not None:
-            found.append((match[1].rstrip(".,;"), start, match.end()))
+            found.append(_Part(match[1].rstrip(".,;"), start, match.end()))
         elif match is not None:
             content = balanced_group(text, match.end(), MAX_ANSWER)
             if content is not None:
+                finish = match.end() + len(content) + 2
                 # A box inside another is a part of the answer, not the answer: drop what it encloses.
-                while found and found[-1][2] <= match.end() + len(content) + 2:
-                    found.pop()
-                found.append((content, start, match.end() + len(content) + 2))
+                found = [box for box in found if box.start >= finish]
+                found.append(_Part(content, start, finish))
             elif not found:
-                left_open = True
-                break
+                return [], True
         end = start
         if len(found) >= 12:
             break
-    return found, left_open
+    return found, False
 
 
 def _boxed(text: str) -> str | None:
@@ -154,32 +162,28 @@ def _boxed(text: str) -> str | None:
     if not boxes:
         return None
     content, start, end = boxes[0]
-    if len(boxes) > 1 and either(text[boxes[1][2] : start]):
-        return f"{boxes[1][0]} or {content}"
-    before = text[max(0, start - 80) : start]
-    if denied(before):
-        return None
-    after = text[end : end + 80]
-    if len(after) > 5 and (_NOT_AFTER.match(after) or taken_back(after)):
+    if len(boxes) > 1 and either(text[boxes[1].end : start]):
+        return f"{boxes[1].content} or {content}"
+    if denied(text[:start]) or _NOT_AFTER.match(text, end) or taken_back(text[end:]):
         return None
     if "nswer" in content:
         plain = unwrap_text(content)
-        phrase = _last_match(_PHRASE, plain)
-        return _clause(plain[phrase.end() :]) if phrase else content.strip()
-    return content.strip()
+        if phrase := _last_match(_PHRASE, plain):
+            return _clause(plain[phrase.end() :])
+    return content
 
 
 def conjoined_boxes(text: str) -> str | None:
     """The contents of the last boxes that only commas, "and" or "or" join, with commas between; None: no such."""
     text, _ = _final_part(text)
-    boxes, left_open = _boxes(text)
+    boxes, _ = _boxes(text)
     run = boxes[:1]
     for box in boxes[1:]:
-        gap = text[box[2] : run[-1][1]][:200]
+        gap = text[box.end : run[-1].start]
         if _CONNECTIVES.sub("", gap) and not (len(gap) <= 40 and _ENDS_IN_AND.search(gap)):
             break
         run.append(box)
-    return ", ".join(content for content, _, _ in reversed(run)) if len(run) > 1 and not left_open else None
+    return ", ".join(box.content for box in reversed(run)) if len(run) > 1 else None
 
 
 def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
@@ -197,44 +201,43 @@ def _is_prose(text: str) -> bool:
     return any(word.lower() not in _MATH_WORDS and not (word.isupper() and len(word) <= 6) for word in words)
 
 
-def _segments(text: str) -> Iterator[tuple[int, str, int]]:
-    """The `$…$`, `\\(…\\)` and `\\[…\\]` of a text in one pass: where each starts, its content, where it ends."""
+def _formulas(text: str) -> Iterator[_Part]:
+    """The `$…$`, `\\(…\\)` and `\\[…\\]` of a text, in one pass."""
     opening: re.Match[str] | None = None
     for mark in _DELIMITER.finditer(text):
         if opening is not None and mark[0] == _CLOSING[opening[0]]:
             content = text[opening.end() : mark.start()]
             if mark[0] != "$" or "\n" not in content:
                 if content.strip():
-                    yield opening.start(), content.strip(), mark.end()
+                    yield _Part(content.strip(), opening.start(), mark.end())
                 opening = None
                 continue
         if mark[0] in _CLOSING:
             opening = mark
 
 
-def _math_segment(text: str) -> tuple[str, int, int] | None:
-    """The last delimited formula that holds mathematics, where it ends and where it starts."""
+def _last_formula(text: str) -> _Part | None:
+    """The last delimited formula that holds mathematics."""
     last = None
-    for start, content, end in _segments(_CURRENCY.sub(" ", text)):
-        if len(content) <= MAX_ANSWER and not _is_prose(content):
-            last = (content, end, start)
+    for formula in _formulas(_CURRENCY.sub(" ", text)):
+        if not _is_prose(formula.content):
+            last = formula
     return last
 
 
 def _bare(text: str) -> str | None:
     """The whole text, if it is one expression, one or two words, or a quantity with its unit."""
-    stripped = text.strip().strip("*_").strip()
-    if not stripped or len(stripped) > 600:
+    stripped = text.strip(_STYLE)
+    if len(stripped) > 600:
         return None
     whole = stripped.rstrip(".,。")
-    start, content, end = next(_segments(whole), (0, "", 0)) if "$" in whole or "\\" in whole else (0, "", 0)
-    inner = content if start == 0 and end == len(whole) else stripped
+    formula = next(_formulas(whole), None)
+    inner = formula.content if formula and formula[1:] == (0, len(whole)) else whole
     if not inner.strip("$\\()[] "):
         return None
-    if not _is_prose(inner) or _QUANTITY.fullmatch(inner.rstrip(".")):
-        return stripped
-    words = inner.rstrip(".").split()
-    return stripped if len(words) <= 2 and all(word.isalpha() for word in words) else None
+    words = inner.split()
+    is_name = len(words) <= 2 and all(word.isalpha() for word in words)
+    return stripped if is_name or not _is_prose(inner) or _QUANTITY.fullmatch(inner) else None
 
 
 def _last_number(text: str) -> str | None:
@@ -245,70 +248,63 @@ def _last_number(text: str) -> str | None:
     tail = text[-_TAIL:]
     number = _last_match(_PLAIN_NUMBER if tail.isascii() else _NUMBER, tail)
     has_formulas = "$" in tail or "\\" in tail
-    segment = _math_segment(tail) if has_formulas else None
+    formula = _last_formula(tail) if has_formulas else None
     fraction = _last_match(_LATEX_NUMBER, tail) if has_formulas else None
-    if segment is not None and (number is None or number.end() <= segment[1]):
-        percent = _PERCENT.match(tail, segment[1])
-        content, begin, end = segment[0] + (percent[0] if percent else ""), segment[2], segment[1]
+    if formula is not None and (number is None or number.start() < formula.end):
+        percent = _PERCENT.match(tail, formula.end)
+        content, begin, end = formula.content + (percent[0] if percent else ""), formula.start, formula.end
     elif fraction is not None and (number is None or number.end() <= fraction.end() + 1):
         content, begin, end = fraction[0], fraction.start(), fraction.end()
     elif number is not None:
         multiplier = _MULTIPLIER.match(tail, number.end())
-        content, begin = number[0].strip().rstrip(".,") + (multiplier[0] if multiplier else ""), number.start()
+        content, begin = number[0].rstrip(".,") + (multiplier[0] if multiplier else ""), number.start()
         end = multiplier.end() if multiplier else number.end() - (number[0][-1] in ".,")
     else:
         return None
-    before, after = tail[max(0, begin - 60) : begin], tail[end : end + 220]
-    if (place := contrasted(before)) is not None and not after.strip(" .!$)"):
-        return _last_number(tail[: begin - len(before) + place])
-    if (
-        one_of_several(before, after)
-        or hedged_before(before)
-        or unfinished(before)
-        or (after and (hedged_after(after) or asks(after)))
-    ):
-        return None
-    return content
+    before, after = tail[:begin], tail[end:]
+    if (without := contrasted(before)) is not None and not after.strip(" .!$)"):
+        return _last_number(without)
+    hedged = one_of_several(before, after) or hedged_before(before) or unfinished(before)
+    return None if hedged or hedged_after(after) or asks(after) else content
 
 
 def _clause(text: str) -> str | None:
     """The answer at the head of what follows "answer is" or ####; a hedged clause whole, which no single value is."""
-    text = text.lstrip(" \t\r\n*_:：")[:MAX_ANSWER]
-    if text.startswith("not ") and (contrast := _NOT_BUT.match(text)):
+    text = text.lstrip(_STYLE + ":：")[:MAX_ANSWER]
+    if contrast := _NOT_BUT.match(text):
         text = text[contrast.end() :]
     end = _SENTENCE_END.search(text)
-    clause = (text[: end.start()] if end else text).strip().strip("*_`\"' ").strip()
-    if text.startswith(("$", "\\")) and not _CURRENCY.match(text):
-        begin, content, finish = next(_segments(text), (1, "", 0))[:3]
-        if begin == 0:
-            percent = _PERCENT.match(text, finish)
-            hedged = hedged_after(text[finish:]) or continued(text[finish : finish + 20])
-            return clause if hedged else content + (percent[0] if percent else "")
+    clause = (text[: end.start()] if end else text).strip(_STYLE + "`\"'")
+    formula = next(_formulas(text), None)
+    if formula and formula.start == 0 and not _CURRENCY.match(text):
+        percent = _PERCENT.match(text, formula.end)
+        rest = text[percent.end() if percent else formula.end :]
+        hedged = hedged_after(rest) or continued(rest)
+        return clause if hedged else formula.content + (percent[0] if percent else "")
     if not clause:
         return None
-    choice = _CHOICE.match(clause) if clause[0] in "(ABCDEFGHIJ" else None
-    if choice and (choice[0][0] == "(") is (choice[0][-1] == ")"):
+    choice = _CHOICE.match(clause)
+    if choice:
         rest = clause[choice.end() :].lstrip("* ")
-        if rest.strip(" .,:;") and (_MORE_CHOICES.match(rest) or hedged_after(rest)):
+        if _MORE_CHOICES.match(rest) or hedged_after(rest):
             return clause
         if not rest.strip(" .,:;") or _is_prose(rest):
             return choice[1]
     bare = _bare(clause)
     if bare is not None:
-        taken_back = end is not None and len(text) - end.start() > 3 and hedged_after(text[end.start() :])
-        return f"{bare} or" if taken_back else bare
+        return f"{bare} or" if end and hedged_after(text[end.start() :]) else bare
     head = _NUMBER.match(clause.lstrip("$"))
     if head is not None:
         after = clause.lstrip("$")[head.end() :]
         if not continued(after):
             multiplier = _MULTIPLIER.match(after)
-            number = head[0].strip().rstrip(".,") + (multiplier[0] if multiplier else "")
+            number = head[0].rstrip(".,") + (multiplier[0] if multiplier else "")
             return clause if hedged_after(after) else number  # "3 more than 12" says 3 first
         if "=" not in clause:
             return clause
-    if len(_NUMBER.findall(clause)) > 1 and not _CONCLUDES.search(clause):
-        return clause if len(clause) <= 100 else ""
-    return _last_number(clause) or (clause if len(clause) <= 100 else "")
+    is_list = len(_NUMBER.findall(clause)) > 1 and not _CONCLUDES.search(clause)
+    found = None if is_list else _last_number(clause)
+    return found or (clause if len(clause) <= 100 else "")
 
 
 def _answer_is(text: str) -> str | None:
@@ -318,7 +314,7 @@ def _answer_is(text: str) -> str | None:
     if phrase is None:
         return None
     end = phrase.end()
-    return "" if denied(tail[max(0, end - 80) : end]) else _clause(tail[end:])
+    return "" if denied(tail[:end]) else _clause(tail[end:])
 
 
 def _hashes(text: str) -> str | None:

@@ -128,9 +128,9 @@ def _may_deny(text: str) -> bool:
 
 def denied(text: str) -> bool:
     """Whether a text's end denies, doubts or only supposes what follows: "I don't think the answer is"."""
-    if text[max(text.rfind("."), text.rfind("\n")) + 1 :].strip() in _PLAIN_LEADS:
-        return False
     text = text[-80:]
+    if text.rpartition("\n")[2].strip() in _PLAIN_LEADS:
+        return False
     return _may_deny(text) and any(pattern.search(text) for pattern in (_NOT_BEFORE, _DENIED, _CANDIDATES))
 
 
@@ -141,15 +141,13 @@ def either(between: str) -> bool:
 
 def one_of_several(before: str, after: str) -> bool:
     """Whether a value ends a list of values: 3, 4, 5."""
-    head = before[-20:].rstrip("\n $(")
-    listed = head.endswith((",", ";", "/", ")", "and")) or head[-1:].isdigit()
-    return listed and _LISTED.search(before[-20:]) is not None and _ENDS.match(after) is not None
+    return _LISTED.search(before[-20:]) is not None and _ENDS.match(after) is not None
 
 
-def contrasted(before: str) -> int | None:
-    """Where ", not" begins in "it is 56, not", for the value is the one before it; None: no such words."""
-    match = _NOT_THAT.search(before[-20:]) if before.endswith(("not ", "not $")) else None
-    return None if match is None else len(before) - len(before[-20:]) + match.start() + 1
+def contrasted(before: str) -> str | None:
+    """ "it is 56" of "it is 56, not", for the value is the one before these words; None: no such words."""
+    match = _NOT_THAT.search(before[-20:])
+    return before.removesuffix(match[0][1:]) if match else None
 
 
 def taken_back(after: str) -> bool:
@@ -164,7 +162,7 @@ def hedged_after(text: str) -> bool:
 
 def asks(text: str) -> bool:
     """Whether the sentence that goes on here is a question."""
-    return _QUESTION.match(text[:220]) is not None
+    return _QUESTION.match(text) is not None
 
 
 def unfinished(before: str) -> bool:
