@@ -22,7 +22,7 @@ test-avx2: .venv/installed-dev  ## what computes, on an older processor's instru
 	$(AVX2) $(BIN)/python -m pytest $(TWO) $(NUMBERS)
 
 test-slow: .venv/installed-interop  ## what takes longer: real models at full size, the demo shortened to two minutes
-	$(BIN)/python -m pytest $(TWO) -m slow
+	$(BIN)/python -m pytest $(TWO) -m "slow and not vllm"
 
 test-vllm: .venv-vllm/installed-dev  ## the suite of the engines that sample with vLLM, on the real one
 	.venv-vllm/bin/python -m pytest -m vllm tests/rollout/test_vllm*.py tests/integration/test_vllm*.py \
