@@ -33,13 +33,41 @@ def test_a_rank_waits_for_the_folder_and_for_the_shards(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(checkpoint.dcp, "save", noted)
     tensors = {"master/weight": torch.ones(3)}
-    checkpoint.save_checkpoint(tmp_path, 1, tensors, {}, 2, SecondOfTwo(1, 2))
+    path = checkpoint.save_checkpoint(tmp_path, 1, tensors, {}, 2, SecondOfTwo(1, 2))
+    assert path == tmp_path / "step-000001"
     assert done == ["meet", "saved, together", "meet"]
     assert not list(tmp_path.glob("step-*"))  # the first rank swaps it in
     done.clear()
     checkpoint.save_checkpoint(tmp_path, 1, tensors, {}, 2)
     assert done == ["saved, alone"]
     assert json.loads((tmp_path / "step-000001" / checkpoint._STATE).read_text()) == {}
+
+
+def test_each_rank_reads_its_part_of_the_files_in_one_order(tmp_path: Path) -> None:
+    class SecondOfTwo(Ranks):
+        def gather(self, value: Any) -> list[Any]:
+            return [value]
+
+        def of_first(self, make: Any) -> Any:
+            return make()
+
+    names = [f"{number:02}" for number in range(40)]
+    for name in names:
+        (tmp_path / name).write_text(name)
+    assert list(checkpoint._checksums(tmp_path, ALONE)) == names
+    assert list(checkpoint._checksums(tmp_path, SecondOfTwo(1, 2))) == names[1::2]
+
+
+def test_what_another_rank_could_not_read_is_an_error_here(tmp_path: Path) -> None:
+    class FirstOfTwo(Ranks):
+        def gather(self, value: Any) -> list[Any]:
+            return [value, ({}, OSError("the other's disk is gone"))]
+
+        def of_first(self, make: Any) -> Any:
+            return make()
+
+    with pytest.raises(OSError, match="the other's disk"):
+        checkpoint._checksums(tmp_path, FirstOfTwo(0, 2))
 
 
 @pytest.mark.parametrize(("ranks", "alone"), [(ALONE, True), (Ranks(1, 2), False)])

@@ -12,7 +12,6 @@ import json
 import os
 import pickle
 import random
-import re
 import shutil
 import warnings
 import zlib
@@ -64,10 +63,9 @@ def save_checkpoint(
     try:
         if ranks.is_first:
             shutil.rmtree(aside, ignore_errors=True)
-            (aside / _TENSORS).mkdir(parents=True)
         ranks.meet()
-        writer = dcp.FileSystemWriter(aside / _TENSORS, single_file_per_rank=True, sync_files=True)
         with _alone():
+            writer = dcp.FileSystemWriter(aside / _TENSORS)
             dcp.save(dict(tensors), storage_writer=writer, no_dist=ranks.size == 1)
         if ranks.is_first:
             _write_durably(aside / _STATE, json.dumps(state))
@@ -75,6 +73,9 @@ def save_checkpoint(
         checksums = _checksums(aside, ranks)
         if not ranks.is_first:
             return final
+        for file in (aside / _TENSORS).iterdir():  # torch syncs them before their last bytes are written
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
         _write_durably(aside / _MANIFEST, json.dumps(checksums))
         if final.exists():
             shutil.rmtree(final)
@@ -175,12 +176,12 @@ class _HarmlessUnpickler(pickle.Unpickler):
 def random_state() -> dict[str, Any]:
     """The state of every random number generator of this process, ready for JSON."""
     version, internal, gauss = random.getstate()
-    name, keys, *rest = cast(tuple[Any, ...], numpy.random.get_state(legacy=True))
+    name, keys, *rest = cast(tuple[Any, ...], numpy.random.get_state())
     return {
         "python": [version, list(internal), gauss],
         "numpy": [name, keys.tolist(), *rest],
         "torch": torch.get_rng_state().tolist(),
-        "cuda": [state.tolist() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
+        "cuda": [state.tolist() for state in torch.cuda.get_rng_state_all()],
     }
 
 
@@ -190,9 +191,8 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     random.setstate((version, tuple(internal), gauss))
     numpy.random.set_state(tuple(state["numpy"]))
     torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
-    if state["cuda"] and torch.cuda.is_available():
-        states = state["cuda"][: torch.cuda.device_count()]  # it may be resumed where there are fewer devices
-        torch.cuda.set_rng_state_all([torch.tensor(one, dtype=torch.uint8) for one in states])
+    states = state["cuda"][: torch.cuda.device_count()]  # it may be resumed where there are fewer devices
+    torch.cuda.set_rng_state_all([torch.tensor(one, dtype=torch.uint8) for one in states])
 
 
 def _checksums(path: Path, ranks: Ranks) -> dict[str, list[int]]:
@@ -221,8 +221,8 @@ def _checksums(path: Path, ranks: Ranks) -> dict[str, list[int]]:
 
 
 def _write_durably(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
+    with path.open("wb") as file:
+        file.write(text.encode())
         file.flush()
         os.fsync(file.fileno())
 
@@ -237,7 +237,7 @@ def _sync_folder(folder: Path) -> None:
 
 def _cause(error: BaseException) -> str:
     """The operating system's word where one stands behind the error, else the error's first line."""
-    text = f"{error} {error.__cause__ or ''} {error.__context__ or ''}"
+    text = f"{error} {error.__context__}"
     if "No space left" in text or "enforce fail" in text or getattr(error, "errno", None) == errno.ENOSPC:
         return "no space left on the device"
     if isinstance(error, CheckpointException):  # its own first line names nothing but ranks
@@ -259,8 +259,8 @@ def _path(folder: Path, step: int) -> Path:
 
 def _step(name: str) -> int | None:
     """The step of a checkpoint's name, None if it isn't exactly the name that `_path` gives."""
-    found = re.fullmatch(r"step-([0-9]{6,})", name)
-    return int(found[1]) if found and _path(Path(), int(found[1])).name == name else None
+    digits = name.removeprefix("step-")
+    return int(digits) if digits.isdecimal() and _path(Path(), int(digits)).name == name else None
 
 
 def _unreadable(path: Path, why: str) -> CheckpointError:

@@ -146,7 +146,7 @@ def one_of_several(before: str, after: str) -> bool:
 
 def contrasted(before: str) -> str | None:
     """ "it is 56" of "it is 56, not", for the value is the one before these words; None: no such words."""
-    match = _NOT_THAT.search(before[-20:])
+    match = _NOT_THAT.search(before[-20:]) if "not" in before else None
     return before.removesuffix(match[0][1:]) if match else None
 
 
