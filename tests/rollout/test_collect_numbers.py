@@ -58,6 +58,10 @@ def test_what_a_short_batch_and_a_failing_verifier_say() -> None:
         "the verifier failed on 2 of 10 answers, which count as wrong; first with \"KeyError: 'x'\"",
     ]
     assert Rollout(GROUPS[1:2], GROUPS[:3], {}).shortcomings(1) == []
+    three = group([FAILED, Verdict(False, "error", "second"), Verdict(False, "error", "third")], [1, 1, 1])
+    assert Rollout([three], [three], {}).shortcomings(1) == [
+        "the verifier failed on 3 of 3 answers, which count as wrong; first with \"KeyError: 'x'\""
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +127,27 @@ def test_how_many_are_asked_at_once(task, informative, calls) -> None:
     assert (asked, len(rollout.groups)) == (calls, 4)
     num_informative = 4 + len(collector.state.surplus)
     assert rollout.metrics["rollout/informative_share"] == pytest.approx(num_informative / sum(asked))
+
+
+def test_one_question_of_one_is_all(task) -> None:
+    assert make_collector(task, mixed, questions=1).next_rollout(1).metrics["rollout/informative_share"] == 1
+
+
+def test_one_answer_left_of_several_teaches_nothing(task) -> None:
+    def cut(question, index):
+        return [(True, "stop"), *[(False, "length")] * (K - 1)]
+
+    with pytest.raises(NothingToLearnError, match="None of the 32 questions"):
+        make_collector(task, cut, truncated_answers="excluded").next_rollout(1)
+
+
+@pytest.mark.parametrize(("limit", "num_left_out"), [(None, 0), (1, None), (1000, 0)])
+def test_a_model_that_takes_any_number_of_tokens_leaves_out_what_the_limit_does(task, limit, num_left_out) -> None:
+    if num_left_out is None:
+        with pytest.raises(ValueError, match="more than 1 tokens"):
+            make_collector(task, mixed, max_tokens=None, max_prompt_tokens=limit)
+    else:
+        assert make_collector(task, mixed, max_tokens=None, max_prompt_tokens=limit).num_left_out == num_left_out
 
 
 def test_every_call_has_a_seed_of_its_own_that_any_generator_takes() -> None:
