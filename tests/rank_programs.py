@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-from negaware.models.load import COMPUTE_DTYPES, load_policy
+from negaware.models.load import load_policy
 from negaware.models.lora import merged_weights
 from negaware.models.options import LoraOptions
 from negaware.models.parallel import load_sharded_policy, named_weights
+from negaware.models.products import compute_dtype
 from negaware.models.save import save_model
 from negaware.objectives import OBJECTIVES
 from negaware.ranks import RankLostError, Ranks, joined_ranks
@@ -72,7 +73,7 @@ def train_whole_and_shared(arguments: Sequence[str]) -> None:
     )
     loss = LossSettings(OBJECTIVES[objective], {"ratio": ratio} if objective == "nft" else {}, 1.0, 14)
     with joined_ranks() as ranks:
-        policy, sharded = load_sharded_policy(folder, ranks, "cpu", COMPUTE_DTYPES[dtype], offload == "cpu", lora)
+        policy, sharded = load_sharded_policy(folder, ranks, "cpu", compute_dtype(dtype), offload == "cpu", lora)
         if lora is not None:
             torch.manual_seed(1)
             for parameter in adapters(policy.model).values():
@@ -81,7 +82,7 @@ def train_whole_and_shared(arguments: Sequence[str]) -> None:
         shards = sum(parameter.to_local().numel() for parameter in policy.model.parameters())  # type: ignore[attr-defined]
         total = sum(weight.numel() for weight in whole.values())
         assert shards < 1.2 * total / ranks.size
-        alone = load_policy(folder, torch.float32 if lora is None else COMPUTE_DTYPES[dtype], lora=lora).model
+        alone = load_policy(folder, torch.float32 if lora is None else compute_dtype(dtype), lora=lora).model
         alone.load_state_dict(whole, strict=False)
         groups = sampled_groups(alone, num_groups=int(num_groups))
         with gradients_kept() as of_shards:

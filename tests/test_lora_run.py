@@ -94,13 +94,13 @@ PEAK = """
 import re, sys, torch
 from pathlib import Path
 from negaware.config import load_config
-from negaware.models.load import COMPUTE_DTYPES, load_policy
+from negaware.models.load import load_policy
 from negaware.objectives import OBJECTIVES
 from negaware.rollout.engine import SamplingParams
 from negaware.rollout.local import LocalEngine
 from negaware.training.step import LossSettings, Trainer
 from training.made_groups import make_group
-config = load_config(Path(sys.argv[1]))
+config = load_config(Path(sys.argv[1]), ["--training.compute_dtype", "bfloat16"])
 lora = config.model.lora
 policy = load_policy(config.model.name, torch.float32 if lora is None else torch.bfloat16, lora=lora)
 engine = LocalEngine(policy.model)

@@ -191,7 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--max-new-tokens", type=positive, default=2048, help="longest answer (default 2048)")
     evaluate.add_argument("--num-problems", type=positive, help="the first so many (default: all)")
     evaluate.add_argument("--seed", type=int, default=0, help="another seed samples other answers (default 0)")
-    evaluate.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16", help="default bfloat16")
+    evaluate.add_argument("--dtype", choices=["auto", "bfloat16", "float32"], default="auto", help="default auto")
     evaluate.add_argument(
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: a GPU if there is one"
     )

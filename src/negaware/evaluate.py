@@ -22,7 +22,8 @@ from rich.text import Text
 
 from negaware.evaluation.evaluate import EvaluationResult, evaluate, write_results
 from negaware.evaluation.options import EvaluationSampling
-from negaware.models.load import COMPUTE_DTYPES, load_policy, pick_device
+from negaware.models.load import load_policy, pick_device
+from negaware.models.products import compute_dtype
 from negaware.output_file import require_no_input
 from negaware.rollout.local import LocalEngine
 from negaware.tasks.benchmarks import file_name
@@ -120,7 +121,8 @@ def _reserved(output: Path, is_new: bool) -> Iterator[None]:
 
 def _run(options: argparse.Namespace, task: Task, sampling: EvaluationSampling) -> EvaluationResult:
     torch.manual_seed(options.seed)
-    policy = load_policy(options.model, COMPUTE_DTYPES[options.dtype], pick_device(options.device))
+    device = pick_device(options.device)
+    policy = load_policy(options.model, compute_dtype(options.dtype, device), device)
     encode, decode = policy.codec.encode, policy.codec.decode
     engine, params = LocalEngine(policy.model), sampling.params(policy.codec.stop_token_ids, policy.max_tokens)
     with _token_counter(len(task.problems) * sampling.completions) as count:

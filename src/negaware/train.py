@@ -20,9 +20,10 @@ from negaware.evaluation.evaluate import EvaluationResult, evaluate, write_resul
 from negaware.evaluation.options import EvaluationSampling
 from negaware.evaluation.outcome import Counts, outcome
 from negaware.models.kernels import computation
-from negaware.models.load import COMPUTE_DTYPES, load_policy, pick_device
+from negaware.models.load import load_policy, pick_device
 from negaware.models.lora import frozen_checksum
 from negaware.models.parallel import ShardedModel, load_sharded_policy, named_weights
+from negaware.models.products import compute_dtype
 from negaware.models.save import save_model
 from negaware.objectives import OBJECTIVES
 from negaware.ranks import ALONE, Ranks
@@ -87,7 +88,7 @@ def train(
         if ranks.is_first:
             if is_new:  # only now: data, model or tracker that isn't there has deleted nothing and left nothing behind
                 stack.enter_context(folder.locked())
-            how = computation(None if run.trainer.fused is None else run.trainer.fused.kernels)
+            how = computation(None if run.trainer.fused is None else run.trainer.fused.kernels, run.dtype)
             for sentence in begin_to_write(folder, config, state, how, is_new=is_new, force=force):
                 progress.note(sentence)
             run.trackers = open_trackers(config.run.trackers, folder, config.resolved(), start_step=start)
@@ -151,8 +152,8 @@ class _Run:
     ) -> None:
         self.config, self.folder, self.progress, self.ranks = config, folder, progress, ranks
         training, rollout = config.training, config.rollout
-        self.dtype = COMPUTE_DTYPES[training.compute_dtype]
         device = ranks.device(pick_device(config.device))
+        self.dtype = compute_dtype(training.compute_dtype, device)
         if ranks.size == 1 and training.offload == "cpu":
             progress.note(
                 "training.offload is cpu, but one process has no shards to keep there: weights stay where they are"
@@ -178,7 +179,7 @@ class _Run:
             self.policy = load_policy(name, torch.float32 if lora is None else self.dtype, device, lora)
         else:
             self.policy, sharded = load_sharded_policy(name, ranks, device, self.dtype, training.offload == "cpu", lora)
-        self.engine = make_engine(rollout, self.policy, name, training.compute_dtype, device, folder.path, ranks)
+        self.engine = make_engine(rollout, self.policy, name, self.dtype, device, folder.path, ranks)
         codec = self.policy.codec
         self.collector = Collector(
             self.engine,

@@ -21,13 +21,13 @@ def policy(tmp_path):
 
 def made(policy, tmp_path, engine):
     return make_engine(
-        RolloutOptions(engine=engine), policy, policy.model.name_or_path, "float32", "cpu", tmp_path, ALONE
+        RolloutOptions(engine=engine), policy, policy.model.name_or_path, torch.float32, "cpu", tmp_path, ALONE
     )
 
 
 def test_by_default_it_samples_with_the_policys_model(policy, tmp_path):
     engine = make_engine(
-        RolloutOptions(max_sequences=7), policy, policy.model.name_or_path, "float32", "cpu", tmp_path, ALONE
+        RolloutOptions(max_sequences=7), policy, policy.model.name_or_path, torch.float32, "cpu", tmp_path, ALONE
     )
     assert isinstance(engine, LocalEngine)
     assert engine.model is policy.model

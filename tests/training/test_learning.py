@@ -5,7 +5,7 @@ import random
 import pytest
 from made_groups import make_group
 
-from negaware.models.load import COMPUTE_DTYPES
+from negaware.models.products import compute_dtype
 from negaware.rollout.engine import SamplingParams
 from negaware.rollout.local import LocalEngine
 from tiny_models import VOCABULARY, llama
@@ -26,7 +26,7 @@ def test_the_pass_rate_rises(objective, dtype, make_trainer):
     choose = random.Random(0)
     prompts = [[number, choose.randrange(VOCABULARY)] for number in range(10, 18)]
     model = llama(0, initializer_range=0.05)
-    model.to(COMPUTE_DTYPES[dtype])
+    model.to(compute_dtype(dtype))
     trainer = make_trainer(
         model, objective, num_steps=2 * NUM_STEPS, learning_rate=6e-3, compute_dtype=dtype, optimizer_steps=2
     )

@@ -19,7 +19,7 @@ def test_defaults_are_the_papers_where_it_has_them() -> None:
         "betas": (0.9, 0.999),
         "weight_decay": 0.1,
         "max_grad_norm": 1.0,
-        "compute_dtype": "bfloat16",
+        "compute_dtype": "auto",
         "activations": "kept",
         "offload": "none",
         "old_logprobs": None,

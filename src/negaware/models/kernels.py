@@ -211,14 +211,15 @@ def kernels_for(dtype: torch.dtype, width: int, queries: int) -> Kernels:
     return TorchKernels() if library is None else CompiledKernels(library, dtype, width, queries)
 
 
-def computation(kernels: Kernels | None) -> dict[str, Any]:
+def computation(kernels: Kernels | None, dtype: torch.dtype) -> dict[str, Any]:
     """What decides how figures are rounded on this machine's processor: for environment.json.
 
-    `kernels` are the fused decoder's, None where transformers' own code trains.
+    `kernels` are the fused decoder's, None where transformers' own code trains; `dtype` is what both compute in.
     """
     kinds = {CompiledKernels: "compiled", TorchKernels: "torch", type(None): "transformers"}
     return {
         "kernels": kinds[type(kernels)],
+        "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "processor": torch.backends.cpu.get_cpu_capability(),
     }

@@ -42,8 +42,6 @@ from negaware.models.lora import (
 )
 from negaware.models.options import LoraOptions
 
-COMPUTE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
 
 @dataclass(frozen=True, slots=True)
 class Policy:

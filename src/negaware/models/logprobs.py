@@ -77,7 +77,7 @@ class Head:
         elif hidden.is_cuda and hidden.dtype == torch.bfloat16:
             product = torch.mm(hidden, weight.t(), out_dtype=torch.float32)
         elif weight.dtype == torch.bfloat16:  # its own product would round logits of 100 to the next half
-            with bfloat16_products(HAS_BFLOAT16_PRODUCTS):
+            with bfloat16_products():
                 product = nn.functional.linear(hidden.float(), weight.float())
         else:
             product = nn.functional.linear(hidden, weight).float()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from negaware.config import Config
-from negaware.models.load import COMPUTE_DTYPES
+from negaware.models.products import compute_dtype
 from negaware.planning.model import ModelShape, model_shape
 from negaware.rollout.options import VLLMOptions
 
@@ -106,7 +106,7 @@ def setting_of(config: Config, ranks: int, device: str) -> Setting:
         model=model_shape(config),
         ranks=ranks,
         device=device,
-        itemsize=COMPUTE_DTYPES[training.compute_dtype].itemsize,
+        itemsize=compute_dtype(training.compute_dtype, device).itemsize,
         activations=training.activations,
         offload=training.offload,
         micro_batch_tokens=training.micro_batch_tokens,

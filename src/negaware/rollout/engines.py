@@ -6,8 +6,10 @@ import glob
 import zlib
 from pathlib import Path
 
+import torch
+
 from negaware.models.attention import head_counts
-from negaware.models.load import COMPUTE_DTYPES, Policy, load_policy
+from negaware.models.load import Policy, load_policy
 from negaware.ranks import Ranks
 from negaware.rollout.engine import Engine
 from negaware.rollout.local import LocalEngine
@@ -16,9 +18,9 @@ from negaware.rollout.shares import SharedEngine
 
 
 def make_engine(
-    options: RolloutOptions, policy: Policy, model: str, compute_dtype: str, device: str, folder: Path, ranks: Ranks
+    options: RolloutOptions, policy: Policy, model: str, dtype: torch.dtype, device: str, folder: Path, ranks: Ranks
 ) -> Engine:
-    """The engine of a run in `folder` that trains `model` in `compute_dtype`; of several ranks, all theirs as one.
+    """The engine of a run in `folder` that trains `model` in `dtype`; of several ranks, all theirs as one.
 
     An engine with weights of its own has those that the policy was loaded from, at best: hand over the policy's before
     it samples. ValueError if the engine can't be had.
@@ -32,7 +34,9 @@ def make_engine(
 
             _require_plain(name)
             require_split_heads(options.engine.tensor_parallel, *head_counts(policy.model.config))
-            engine = VLLMEngine(name, compute_dtype, policy.max_tokens, options.engine, max_sequences)
+            engine = VLLMEngine(
+                name, str(dtype).removeprefix("torch."), policy.max_tokens, options.engine, max_sequences
+            )
             ranks_per_engine = options.engine.tensor_parallel
         case VLLMServerOptions():
             from negaware.rollout.server_connection import read_api_key
@@ -56,7 +60,7 @@ def make_engine(
         case _ if ranks.size == 1:  # the very model that is trained
             return LocalEngine(policy.model, max_sequences)
         case _:  # the trainer's weights are in shards: a whole copy
-            engine = LocalEngine(load_policy(model, COMPUTE_DTYPES[compute_dtype], device).model, max_sequences)
+            engine = LocalEngine(load_policy(model, dtype, device).model, max_sequences)
     return engine if ranks.size == 1 else SharedEngine(engine, ranks, ranks_per_engine)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from negaware.models.load import COMPUTE_DTYPES
+from negaware.models.products import compute_dtype
 from negaware.training.options import TrainingOptions
 
 
@@ -31,7 +31,7 @@ class MasterOptimizer:
         self.rollouts_done = 0
         self.place = (0, 1)
         """The coming optimizer step among those of its rollout: its index and their number."""
-        compute_dtype = COMPUTE_DTYPES[options.compute_dtype]
+        dtype = compute_dtype(options.compute_dtype, next(model.parameters()).device)
         self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.masters: dict[str, Tensor] = {}
         for name, parameter in self._trained.items():
@@ -43,7 +43,7 @@ class MasterOptimizer:
             parameter.register_post_accumulate_grad_hook(self._collector_of(master))
         for parameter in model.parameters():
             if not isinstance(parameter, DTensor):
-                parameter.data = parameter.data.to(compute_dtype)  # in float32 the master itself
+                parameter.data = parameter.data.to(dtype)  # in float32 the master itself
         # fused: one pass over the weights instead of ten
         self.adamw = torch.optim.AdamW(
             list(self.masters.values()),

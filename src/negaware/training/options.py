@@ -30,8 +30,9 @@ class TrainingOptions(BaseModel):
     """AdamW's weight decay (the paper's 0.1)."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients are clipped to this norm (the paper's 1.0)."""
-    compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Weights and activations of both passes; the master weights are float32 either way."""
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Weights and activations of both passes; the master weights are float32 either way.
+    auto: bfloat16 where the device multiplies it faster."""
     activations: Literal["kept", "recomputed"] = "kept"
     """What the backward pass needs is kept, or computed again layer by layer: about a third more time for a fraction of
     the memory."""
