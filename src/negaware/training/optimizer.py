@@ -89,13 +89,13 @@ class MasterOptimizer:
         for group in self.adamw.param_groups:
             group["lr"] = self.learning_rate()
         self.adamw.step()
-        self.adamw.zero_grad(set_to_none=True)
+        self.adamw.zero_grad()
         self.num_steps_done += 1
         self.sync_model()
 
     def discard_gradients(self) -> None:
         """Forgets the gradients collected so far."""
-        self.adamw.zero_grad(set_to_none=True)
+        self.adamw.zero_grad()
 
     @torch.no_grad()
     def sync_model(self) -> None:
