@@ -20,7 +20,8 @@ HEADING = """# Every field of a config
 
 A config is a YAML file with these fields; `negaware train CONFIG.yaml --field.name VALUE` overrides any of them, and
 `--dry-run` prints them all with their values. A task or an objective with its defaults is its name alone, such as
-`task: gsm8k:test` or `objective: nft`.
+`task: gsm8k:test` or `objective: nft`. A loss of your own is `objective: {loss: "module:function", …}`, with its own
+options ([CONTRIBUTING](../CONTRIBUTING.md#add-an-objective)).
 
 Made from the code by `python docs/config_reference.py`.
 """

@@ -92,7 +92,7 @@ def test_the_gsm8k_runs_differ_in_their_objective_alone() -> None:
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_objective_options_are_those_of_its_loss(name: str) -> None:
-    parameters = inspect.signature(OBJECTIVES[name].loss).parameters.values()
+    parameters = inspect.signature(OBJECTIVES[name].function).parameters.values()
     of_loss = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
     assert OBJECTIVE_OPTIONS[name]().model_dump(exclude={"name", "reduction"}) == of_loss
 

@@ -1,6 +1,9 @@
 """CONTRIBUTING's worked examples, run as they stand there."""
 
+import json
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -8,20 +11,25 @@ from types import ModuleType
 import pytest
 import torch
 
-from negaware.objectives import dr_grpo_loss
+from negaware.objectives import OBJECTIVES, Answers, dr_grpo_loss
+from negaware.objectives.own import own_objective
 from tiny_models import llama
 
 sys.path.append(str(Path(__file__).parent / "rollout"))
 pytest.register_assert_rewrite("conformance")
 from conformance import EngineConformance  # noqa: E402
 
-PAGE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+PAGE_FOLDER = Path(__file__).parents[1]
+PAGE = (PAGE_FOLDER / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def section(heading: str) -> str:
+    return PAGE.partition(f"## {heading}\n")[2].partition("\n## ")[0]
 
 
 def example(heading: str) -> ModuleType:
     """A module of the Python under the heading."""
-    section = PAGE.partition(f"## {heading}\n")[2].partition("\n## ")[0]
-    blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", section(heading), re.DOTALL)
     assert blocks, heading
     module = ModuleType(heading.replace(" ", "_"))
     for block in blocks:
@@ -29,16 +37,61 @@ def example(heading: str) -> ModuleType:
     return module
 
 
-def test_the_objective():
-    objective = example("Add an objective").entry
-    logprobs = torch.tensor([[-1.0, -2.0], [-0.5, float("nan")]], requires_grad=True)
-    mask = torch.tensor([[1, 1], [1, 0]])
-    others = (mask, torch.tensor([True, False]), torch.tensor([0.25, 0.25]))
-    loss = objective(logprobs, logprobs.detach(), *others)
-    assert loss.tolist() == [[0.75, 1.5], [-0.125, 0.0]]
-    (ours,) = torch.autograd.grad(loss.sum(), logprobs)
-    (theirs,) = torch.autograd.grad(dr_grpo_loss(logprobs, logprobs.detach(), *others).sum(), logprobs)
-    assert torch.equal(ours, theirs)  # on-policy, Dr. GRPO is REINFORCE with the group's baseline
+def test_the_objective(monkeypatch):
+    """The loss of one's own is the example's, and it and the one for `objectives/` say the same."""
+    own, theirs = re.findall(r"```python\n(.*?)```", section("Add an objective"), re.DOTALL)
+    assert own == (PAGE_FOLDER / "examples" / "own_loss.py").read_text(encoding="utf-8")
+    known = dict(OBJECTIVES)
+    for code, name in ((own, "own_loss"), (theirs, "objectives.reinforce")):
+        module = ModuleType(name)
+        monkeypatch.setitem(sys.modules, name, module)
+        try:
+            exec(compile(code, name, "exec", dont_inherit=True), module.__dict__)
+            entry = OBJECTIVES.get("reinforce") or own_objective("own_loss:reinforce", module.reinforce)
+        finally:
+            OBJECTIVES.clear()
+            OBJECTIVES.update(known)
+        assert entry.keywords["temperature"].default == 1.0
+        assert entry.reduction == "token_mean"
+        padding = 0.0 if entry.is_own else float("nan")
+        logprobs = torch.tensor([[-1.0, -2.0], [-0.5, padding]], requires_grad=True)
+        mask = torch.tensor([[True, True], [True, False]])
+        answers = Answers(logprobs, logprobs.detach(), mask, torch.tensor([True, False]), torch.tensor([0.25, 0.25]))
+        loss = entry.terms(answers, temperature=0.5).per_token
+        assert loss.tolist() == [[1.5, 3.0], [-0.25, 0.0]]
+        (ours,) = torch.autograd.grad(loss.sum(), logprobs)
+        five = (logprobs, logprobs.detach(), mask, answers.correct, answers.pass_rate)
+        (dr_grpo,) = torch.autograd.grad(dr_grpo_loss(*five).sum(), logprobs)
+        assert torch.equal(ours, 2 * dr_grpo)  # on-policy, Dr. GRPO is REINFORCE with the group's baseline
+
+
+ONE_FILE = """
+import json
+from negaware.objective_options import OPTIONS
+from negaware.objectives import OBJECTIVES
+from negaware.validation import validated
+chosen = validated(OPTIONS["reinforce"], {"temperature": 0.5})
+print(json.dumps([list(OBJECTIVES), chosen.model_dump(), OPTIONS["reinforce"].model_fields["temperature"].description]))
+try:
+    validated(OPTIONS["reinforce"], {"temperature": 0})
+except ValueError as error:
+    print(json.dumps(str(error)))
+"""
+
+
+def test_an_objective_takes_one_file(tmp_path):
+    """Put into `objectives/`, it is in the registry and in what a config may say, with its bound and its words."""
+    package = shutil.copytree(PAGE_FOLDER / "src" / "negaware", tmp_path / "negaware")
+    code = re.findall(r"```python\n(.*?)```", section("Add an objective"), re.DOTALL)[1]
+    (package / "objectives" / "reinforce.py").write_text(code, encoding="utf-8")
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{ONE_FILE}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (names, chosen, words), refused = map(json.loads, done.stdout.splitlines())
+    assert names == [*OBJECTIVES, "reinforce"]
+    assert chosen == {"name": "reinforce", "reduction": "token_mean", "temperature": 0.5}
+    assert words == "What log π_θ is divided by."
+    assert refused == "temperature is 0; it should be greater than 0."
 
 
 def test_the_task():

@@ -1,4 +1,4 @@
-"""examples/ as a user runs them, with the real model: an own file, an own judge, both; NFT in TRL."""
+"""examples/ as a user runs them, with the real model: an own file, an own judge, both; an own loss; NFT in TRL."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ REASONS = {"correct", "wrong", "no_answer"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["own_file", "own_function", "own_both"])
+@pytest.mark.parametrize("name", ["own_file", "own_function", "own_both", "own_loss"])
 def test_an_example_runs(name: str, tmp_path: Path) -> None:
     command = [
         sys.executable,

@@ -231,7 +231,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     compare.add_argument("config", type=Path, metavar="CONFIG.yaml")
-    compare.add_argument("--objectives", required=True, help="such as nft,rft,grpo,dapo")
+    compare.add_argument("--objectives", required=True, help="such as nft,rft,my_losses:my_loss")
     compare.add_argument("--seeds", default="0", help="such as 0,1,2")
     compare.set_defaults(run=_compare)
     return parser

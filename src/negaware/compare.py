@@ -32,10 +32,10 @@ def compare(config_path: Path, overrides: Sequence[str], objectives: str, seeds:
             if ranks.is_first:
                 print(f"run {number} of {len(configs)}: {config.run.folder}", flush=True)
             run = train(config, resume=True, ranks=ranks, judges=config_path.parent)
-            folders.setdefault(config.objective.name, []).append(RunFolder.open(run))
+            folders.setdefault(config.objective.entry.name, []).append(RunFolder.open(run))
     if not ranks.is_first:
         return
-    parent = folders[configs[0].objective.name][0].path.parent
+    parent = folders[configs[0].objective.entry.name][0].path.parent
     table = compare_table(folders)
     replace_file(parent / "compare.md", table.markdown())
     write_report([folder.path for runs in folders.values() for folder in runs], parent / "report.html")
@@ -51,7 +51,7 @@ def _configs(path: Path, overrides: Sequence[str], objectives: list[str], seeds:
     for field, _ in parse_overrides(overrides):
         if field == ["run", "seed"]:
             raise ValueError("--run.seed would be lost: compare takes the seeds from --seeds.")
-        if field == ["objective"] or (field[0] == "objective" and base.objective.name not in objectives):
+        if field == ["objective"] or (field[0] == "objective" and base.objective.entry.name not in objectives):
             raise ValueError(
                 f"--{'.'.join(field)} would be lost: compare takes the objectives from --objectives, "
                 f"{', '.join(objectives)}; the config's own, if it is among them, keeps its options."
@@ -59,9 +59,10 @@ def _configs(path: Path, overrides: Sequence[str], objectives: list[str], seeds:
     configs = []
     for objective in objectives:
         # The config's own objective keeps its options; the others have their defaults.
-        own = [] if objective == base.objective.name else ["--objective", objective]
+        own = [] if objective == base.objective.entry.name else ["--objective", objective]
         for seed in seeds:
-            folder = ["--run.folder", str(base.run.folder / f"{objective}-seed{seed}"), "--run.seed", str(seed)]
+            place = base.run.folder / f"{objective.replace(':', '.')}-seed{seed}"
+            folder = ["--run.folder", str(place), "--run.seed", str(seed)]
             configs.append(load_config(path, overrides, further=[*own, *folder]))
     return configs
 

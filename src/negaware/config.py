@@ -6,17 +6,15 @@ Whatever is wrong is said in one sentence that names the field, what it got and 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
 
 from negaware.evaluation.options import EvaluationOptions
 from negaware.models.options import ModelOptions
-from negaware.objectives import OBJECTIVES
-from negaware.objectives.credit import PromptWeight
-from negaware.objectives.nft import Ratio
-from negaware.objectives.ops import Reduction
+from negaware.objective_options import OPTIONS, ObjectiveOptions, own_options, written_out
 from negaware.rollout.options import RolloutOptions
 from negaware.tasks.options import TaskOptions, task_fields
 from negaware.training.options import TrainingOptions
@@ -29,93 +27,6 @@ class ConfigError(ValueError):
 
 class _Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-
-
-class _ObjectiveOptions(_Options):
-    name: str
-    reduction: Reduction | None = None
-    """How the loss of its tokens is added up: token_mean, sequence_mean or constant; by default as its paper does."""
-
-    @model_validator(mode="after")
-    def _choose_reduction(self) -> Self:
-        options = self.model_dump(exclude={"name", "reduction"})
-        reduction = OBJECTIVES[self.name].reduction_under(options, self.reduction)
-        object.__setattr__(self, "reduction", reduction)  # frozen, but not yet given to anyone
-        return self
-
-
-class NFTOptions(_ObjectiveOptions):
-    """Negative-aware Fine-Tuning."""
-
-    name: Literal["nft"] = "nft"
-    epsilon: float = Field(default=1.0, gt=0)
-    """ε: the floor under the implicit negative ratio (the paper's 1.0)."""
-    negative_weight: float = Field(default=1.0, ge=0)
-    """λ: the weight of wrong answers; 0 leaves RFT."""
-    prompt_weight: PromptWeight = "one_minus_rate"
-    """ω(q): how much a question counts by its pass rate."""
-    ratio: Ratio = "token"
-    """Whether the likelihood ratio is a token's or the whole answer's."""
-
-
-class RFTOptions(_ObjectiveOptions):
-    """Rejection-sampling fine-tuning."""
-
-    name: Literal["rft"] = "rft"
-
-
-class GRPOOptions(_ObjectiveOptions):
-    """Group Relative Policy Optimization."""
-
-    name: Literal["grpo"] = "grpo"
-    clip: float = Field(default=0.2, gt=0)
-    """The likelihood ratio's clip, both sides."""
-
-
-class DrGRPOOptions(_ObjectiveOptions):
-    """GRPO without its two normalisations."""
-
-    name: Literal["dr_grpo"] = "dr_grpo"
-    clip: float = Field(default=0.2, gt=0)
-    """The likelihood ratio's clip, both sides."""
-
-
-class DAPOOptions(_ObjectiveOptions):
-    """GRPO with a higher upper clip, a token mean, and optionally a penalty on long answers."""
-
-    name: Literal["dapo"] = "dapo"
-    clip_low: float = Field(default=0.2, gt=0)
-    """The clip below 1."""
-    clip_high: float = Field(default=0.28, gt=0)
-    """The clip above 1."""
-    overlong_from: int | None = Field(default=None, ge=0)
-    """Answers longer than this many tokens begin to lose reward; set both or none."""
-    overlong_to: int | None = Field(default=None, ge=1)
-    """Answers of this many tokens lose a whole reward."""
-
-    @model_validator(mode="after")
-    def _check(self) -> DAPOOptions:
-        given = (self.overlong_from, self.overlong_to)
-        if (given[0] is None) != (given[1] is None) or (None not in given and given[0] >= given[1]):  # type: ignore[operator]
-            raise ValueError(
-                f"overlong_from is {given[0]} and overlong_to is {given[1]}; "
-                "give both, the first below the second, or none"
-            )
-        return self
-
-
-def _named(value: object) -> object:
-    """`nft` for `{name: nft}`; options without a name are NFT's, the default."""
-    if isinstance(value, dict):
-        return {"name": "nft"} | value
-    return {"name": value} if isinstance(value, str) else value
-
-
-ObjectiveOptions = Annotated[
-    NFTOptions | RFTOptions | GRPOOptions | DrGRPOOptions | DAPOOptions,
-    Field(discriminator="name"),
-    BeforeValidator(_named),
-]
 
 
 class RunOptions(_Options):
@@ -149,7 +60,7 @@ class Config(_Options):
     """A folder of local files that stand in for the hub's named sets."""
     task: TaskOptions
     """The problems to train on."""
-    objective: ObjectiveOptions = NFTOptions()
+    objective: ObjectiveOptions = OPTIONS["nft"]()
     """What is optimised."""
     rollout: RolloutOptions
     """How answers are sampled for training."""
@@ -163,10 +74,11 @@ class Config(_Options):
     @model_validator(mode="after")
     def _check_combinations(self) -> Config:
         rollout, training, run = self.rollout, self.training, self.run
-        if rollout.completions == 1 and OBJECTIVES[self.objective.name].needs_group:
+        objective = self.objective.entry
+        if rollout.completions == 1 and objective.needs_group:
             raise ValueError(
-                f"rollout.completions is 1, but the objective {self.objective.name} compares a question's answers; "
-                "set it to 2 or more, or take objective rft"
+                f"rollout.completions is 1, but the objective {objective.name} compares a question's answers; set it "
+                "to 2 or more, or take objective rft"
             )
         if self.task.truncated_answers == "judged" and rollout.truncated_answers == "excluded":
             raise ValueError(
@@ -220,7 +132,7 @@ class Config(_Options):
     @property
     def objective_options(self) -> dict[str, Any]:
         """The keyword options of the objective's loss."""
-        return self.objective.model_dump(exclude={"name", "reduction"})
+        return self.objective.options
 
     def resolved(self) -> dict[str, Any]:
         """Every field with its value, as plain data."""
@@ -233,7 +145,7 @@ def load_config(
     """The config of a YAML file, with `--dotted.field value` overrides applied. Raises ConfigError.
 
     None of them may undo another; `further` ones may. Where it names no run.folder, that is `default_folder`, or else
-    runs/<name of the file>.
+    runs/<name of the file>. A loss of one's own is looked for beside the file, then in the current folder.
     """
     try:
         data = read_yaml(path.read_text(encoding="utf-8"))
@@ -247,17 +159,36 @@ def load_config(
         raise ConfigError(f"The config {path} holds {type(data).__name__}, not fields; begin with `model: …`.")
     for field, value in [*parse_overrides(overrides), *parse_overrides(further)]:
         _set(data, field, value)
-    return parse_config(data, default_folder=default_folder or Path("runs") / path.stem)
+    return parse_config(data, default_folder or Path("runs") / path.stem, (path.parent, Path()))
 
 
-def parse_config(data: dict[str, Any], default_folder: Path | None = None) -> Config:
-    """The checked config of plain data. Raises ConfigError for the first thing that is wrong."""
+def parse_config(
+    data: dict[str, Any], default_folder: Path | None = None, folders: Sequence[Path] = (Path(),)
+) -> Config:
+    """The checked config of plain data, a loss of one's own from the first of the folders that has it.
+
+    Raises ConfigError for the first thing that is wrong.
+    """
     if default_folder is not None and isinstance(data.get("run"), dict) and data["run"].get("folder") is None:
         data = data | {"run": data["run"] | {"folder": str(default_folder)}}
+    objective = written_out(data.get("objective"))
+    root = Config
     try:
-        return validated(Config, data, "add it to the config or give --{field} VALUE")
+        if isinstance(objective, dict) and "loss" in objective:
+            data = data | {"objective": objective}
+            root = _with_objective(own_options(objective["loss"], folders))
+    except ValueError as error:
+        raise ConfigError(f"objective: {error}.") from error
+    try:
+        return validated(root, data, "add it to the config or give --{field} VALUE")
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+@cache
+def _with_objective(options: Any) -> type[Config]:
+    """Config with one objective to choose."""
+    return create_model("Config", __base__=Config, objective=(options, Field(description="What is optimised.")))
 
 
 def parse_overrides(arguments: Sequence[str]) -> list[tuple[list[str], Any]]:
@@ -301,7 +232,7 @@ def _plain(text: str) -> Any:
 
 def _whole_field(field: list[str], value: Any) -> list[str]:
     """The field that an override of this one sets."""
-    if field in (["objective", "name"], ["rollout", "engine", "name"]):
+    if field in (["objective", "name"], ["objective", "loss"], ["rollout", "engine", "name"]):
         return field[:-1]  # another objective's, or engine's, options are not this one's
     if field == ["model"] and isinstance(value, str):
         return ["model", "name"]  # another model is trained in the same way
@@ -319,7 +250,8 @@ def _set(data: dict[str, Any], field: list[str], value: Any) -> None:
             except ValueError as error:
                 raise ConfigError(f"{'.'.join(field[: depth + 1])}: {error}.") from error
         elif isinstance(inner, str) and part in ("model", "objective", "engine"):
-            inner = data[part] = {"name": inner}
+            own = part == "objective" and ":" in inner
+            inner = data[part] = {"loss" if own else "name": inner}
         elif not isinstance(inner, dict):
             place = ".".join(field[: depth + 1])
             raise ConfigError(f"{place} is {inner!r} and has no field {field[depth + 1]!r}; write it out as a mapping.")

@@ -26,23 +26,28 @@ FREE_TO_CHANGE = {
 """What a resumed run may set otherwise than its checkpoint: it changes nothing of what was learnt, rounding apart."""
 
 
-def open_run_folder(config: Config, resume: bool, force: bool) -> tuple[RunFolder, bool, bool]:
+def open_run_folder(
+    config: Config, resume: bool, force: bool, own: Sequence[Path] = (Path(),)
+) -> tuple[RunFolder, bool, bool]:
     """The run's folder; whether the run is a new one (its folder may be made, but isn't yet); whether it is done.
 
-    ValueError for a file in it that couldn't be read later: better now than at the end of the training.
+    `own`: where a loss of one's own is looked for. ValueError for a file in the folder that couldn't be read later:
+    better now than at the end of the training.
     """
     path = config.run.folder
     assert path is not None
     if resume and path.is_dir() and any(path.iterdir()):
         folder = RunFolder.open(path)
-        _require_same_config(folder.read_config(), config.resolved(), path)
+        _require_same_config(folder.read_config(), config.resolved(), path, own)
         folder.read_environment()
         return folder, False, folder.read_summary() is not None and is_whole(path / "model")
     RunFolder.require_free(path, force=force)
     return RunFolder(path), True, False
 
 
-def last_state(folder: RunFolder, config: Config, ranks: Ranks) -> dict[str, Any] | None:
+def last_state(
+    folder: RunFolder, config: Config, ranks: Ranks, own: Sequence[Path] = (Path(),)
+) -> dict[str, Any] | None:
     """The state in the newest checkpoint, None if there is none. CheckpointError if what is there needs one."""
     path = ranks.of_first(lambda: newest_checkpoint(folder.path / "checkpoints"))
     if path is None:
@@ -53,7 +58,7 @@ def last_state(folder: RunFolder, config: Config, ranks: Ranks) -> dict[str, Any
             )
         return None
     state = read_state(path, ranks)
-    _require_same_config(state["config"], config.resolved(), path)
+    _require_same_config(state["config"], config.resolved(), path, own)
     return state
 
 
@@ -102,9 +107,9 @@ def begin_to_write(
     ]
 
 
-def _require_same_config(before: dict[str, Any], now: dict[str, Any], place: Path) -> None:
+def _require_same_config(before: dict[str, Any], now: dict[str, Any], place: Path, own: Sequence[Path]) -> None:
     try:  # parsed, so that what was written in short or before a field was there compares with its default
-        old, new = flatten(parse_config(before).resolved()), flatten(now)
+        old, new = flatten(parse_config(before, folders=own).resolved()), flatten(now)
     except ConfigError as error:
         raise CheckpointError(f"{place} has a config that can't be used: {error}") from error
     for field in old | new:

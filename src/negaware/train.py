@@ -25,7 +25,6 @@ from negaware.models.lora import frozen_checksum
 from negaware.models.parallel import ShardedModel, load_sharded_policy, named_weights
 from negaware.models.products import compute_dtype
 from negaware.models.save import save_model
-from negaware.objectives import OBJECTIVES
 from negaware.ranks import ALONE, Ranks
 from negaware.resume import begin_to_write, fingerprint, last_state, open_run_folder, require_same_origin
 from negaware.rollout.collect import Collector, NothingToLearnError, Rollout, call_seed, short_of_room
@@ -55,16 +54,18 @@ def train(
 ) -> Path:
     """Runs the config to its end and returns the run's folder. On several ranks all call it, and the first one writes.
 
-    A judge of one's own is looked for in the folder `judges`, the config's, and then in the current one.
+    A judge of one's own is looked for in the folder `judges`, the config's, and then in the current one; so is a loss
+    that a run to be resumed had.
 
     Raises ValueError or OSError for what the user can mend, KeyboardInterrupt after Ctrl-C. The run can then go on from
     the last finished step; from the last checkpoint, if the weights had moved on since (a loss that wasn't finite after
     a step's first mini-batch, a disk that was full after its training, a process that was killed).
     """
     torch.manual_seed(config.run.seed)
+    own = (judges, Path())
     with ExitStack() as stack:
         interrupt = stack.enter_context(Interrupt(None if ranks.size == 1 else ranks.any).watch())
-        folder, is_new, is_done = ranks.of_first(lambda: open_run_folder(config, resume, force))
+        folder, is_new, is_done = ranks.of_first(lambda: open_run_folder(config, resume, force, own))
         report = folder.path / "report.html"
         if is_done:
             if ranks.is_first and not report.exists():  # resumed after its end
@@ -77,7 +78,7 @@ def train(
         state = None
         if not is_new:
             ranks.require_shared(folder.path)  # or some would take the state that they don't see for a broken one
-            state = last_state(folder, config, ranks)
+            state = last_state(folder, config, ranks, own)
         start = 0 if state is None else int(state["step"])
         progress = stack.enter_context(Progress(config.run.steps, start_step=start, silent=not ranks.is_first))
         interrupt.announce = progress.note
@@ -194,8 +195,7 @@ class _Run:
         params = config.evaluation.final.params(codec.stop_token_ids, self.policy.max_tokens)
         for sentence in self.collector.left_out_or_short() + short_of_room(self.held_out.name, held_out, params):
             progress.note(sentence)
-        objective = OBJECTIVES[config.objective.name]
-        settings, reduction = config.objective_options, config.objective.reduction
+        objective, settings, reduction = config.objective.entry, config.objective.options, config.objective.reduction
         loss = LossSettings(objective, settings, rollout.temperature, rollout.max_new_tokens, reduction)
         steps, questions = config.run.steps, rollout.questions
         self.trainer = Trainer(self.policy.model, loss, training, steps, ranks, sharded, questions)

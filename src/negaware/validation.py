@@ -97,6 +97,11 @@ class _Switch:
         return repr(self.value)
 
 
+def plain_switch(value: Any) -> Any:
+    """Before a field that does take true or false."""
+    return value.value if isinstance(value, _Switch) else value
+
+
 def _with_switches(value: Any) -> Any:
     if isinstance(value, dict):  # reasoning-gym's own parameters may be switches
         return {name: inner if name == "parameters" else _with_switches(inner) for name, inner in value.items()}

@@ -36,7 +36,7 @@ VERIFIERS = (
     "tests/verifiers/test_equivalence_rules.py",
 )
 SEEN_BY = {  # files → the tests that are to notice
-    "objectives/*.py": ("tests/objectives", "tests/training/test_step.py"),
+    "objectives/*.py": ("tests/objectives", "tests/training/test_step.py", "tests/training/test_given_loss.py"),
     "training/*.py": ("tests/training",),
     "rollout/collect.py": ("tests/rollout/test_collect.py", "tests/rollout/test_collect_numbers.py"),
     "evaluation/metrics.py": ("tests/evaluation/test_metrics.py", "tests/test_estimates.py"),
@@ -48,6 +48,7 @@ SEEN_BY = {  # files → the tests that are to notice
 ELSEWHERE = {  # processes of their own and whole runs, for what survives the tests above (with --again)
     "objectives/credit.py": ("tests/objectives/test_import.py",),
     "objectives/nft.py": ("tests/objectives/test_import.py",),
+    "objectives/contract.py": ("tests/objectives/test_import.py", "tests/test_own_loss.py"),
     "training/checkpoint.py": ("tests/test_resume.py", "tests/test_ranks.py"),
     "training/step.py": ("tests/test_ranks.py",),
     "training/optimizer.py": ("tests/test_ranks.py",),

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from negaware.objectives import OBJECTIVES, dapo_loss, dr_grpo_loss, grpo_loss
-from negaware.objectives.grpo import dapo_counts, grpo_counts
+
+grpo_counts, dapo_counts = OBJECTIVES["grpo"].counts, OBJECTIVES["dapo"].counts
 
 
 def rows(ratios, correct, rate):
@@ -102,7 +103,7 @@ def test_at_clip_counts_exactly_the_tokens_without_gradient(options, batch, grad
         (dapo_loss, {"clip_high": -0.28}, "0.2 below and -0.28 above"),
         (dapo_loss, {"overlong_from": 8}, "overlong_to is None"),
         (dapo_loss, {"overlong_to": 8}, "overlong_from is None"),
-        (dapo_loss, {"overlong_from": 8, "overlong_to": 8}, "overlong_from below overlong_to"),
+        (dapo_loss, {"overlong_from": 8, "overlong_to": 8}, "give both, the first below the second, or none"),
     ],
 )
 def test_bad_options_are_refused(loss, options, said, batch):

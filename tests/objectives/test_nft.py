@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
-from negaware.objectives import nft_loss, rft_loss
-from negaware.objectives.nft import nft_counts
-from negaware.objectives.objective import OBJECTIVES, gradient_weights
+from negaware.objectives import OBJECTIVES, Answers, nft_loss, rft_loss
+from negaware.objectives.contract import gradient_weights
 from negaware.objectives.ops import LOG_RATIO_CAP, floor_value
+
+nft_counts = OBJECTIVES["nft"].counts
 
 
 def answers(log_ratios, correct, rate):
@@ -106,17 +107,17 @@ def test_counts():
 
 def test_gradient_weights_are_what_each_side_got():
     tensors = answers([[0.1, 0.2], [math.log(0.5), None]], [True, False], [0.25, 0.25])
-    right, wrong = gradient_weights(OBJECTIVES["nft"], tensors, {"prompt_weight": "uniform"})
+    right, wrong = gradient_weights(OBJECTIVES["nft"], Answers(*tensors), {"prompt_weight": "uniform"})
     assert right.item() == pytest.approx(2.0)
     assert wrong.item() == pytest.approx(0.25 * 0.5 / (1 - 0.25 * 0.5))
     with torch.no_grad():  # also where no gradient is being recorded
-        assert gradient_weights(OBJECTIVES["rft"], tensors, {})[1].item() == 0
+        assert gradient_weights(OBJECTIVES["rft"], Answers(*tensors), {})[1].item() == 0
 
 
 def test_on_policy_both_sides_get_the_same_weight():
     tensors = answers([[0.0], [0.0], [0.0], [0.0]], [True, False, False, False], [0.25] * 4)
     for weight in ("uniform", "one_minus_rate", "grpo"):
-        right, wrong = gradient_weights(OBJECTIVES["nft"], tensors, {"prompt_weight": weight})
+        right, wrong = gradient_weights(OBJECTIVES["nft"], Answers(*tensors), {"prompt_weight": weight})
         assert right.item() == pytest.approx(wrong.item())
 
 

@@ -19,7 +19,7 @@ from negaware.training.pack import (
     rows_of,
     shares,
 )
-from negaware.training.step import importance_weights, objective_tensors
+from negaware.training.step import answers_in, importance_weights
 from tiny_models import MODELS
 
 
@@ -140,7 +140,11 @@ def test_a_micro_batch_lies_on_the_device_that_it_is_made_for():
     batch = collate([Row(tuple(made_up(3, [2, 4])))], "meta")
     parts = (batch.tokens, batch.positions, batch.segments, batch.source, batch.targets)
     logprobs = torch.zeros(6, device="meta")
-    made = (*objective_tensors(batch, logprobs), importance_weights(batch, batch.pad(logprobs), 2.0))
+    answers = answers_in(batch, logprobs)
+    made = (
+        *(getattr(answers, name) for name in answers.__slots__),
+        importance_weights(batch, batch.pad(logprobs), 2.0),
+    )
     places = (batch.answer_index, batch.answer_position, batch.attention_mask())
     assert {tensor.device.type for tensor in (*parts, *places, *made)} == {"meta"}
 

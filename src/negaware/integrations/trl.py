@@ -7,10 +7,10 @@ of negaware's own sampling and training. A completion's reward is its verdict: 1
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, make_dataclass
 from math import ceil, isnan, nan
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from negaware.libraries import require_installed
 
@@ -23,8 +23,8 @@ from torch import Tensor  # noqa: E402
 from torch.nn import functional  # noqa: E402
 from trl import GRPOConfig, GRPOTrainer  # noqa: E402
 
-from negaware.objectives import OBJECTIVES  # noqa: E402
-from negaware.objectives.credit import PROMPT_WEIGHTS, PromptWeight  # noqa: E402
+from negaware.objectives import OBJECTIVES, Answers  # noqa: E402
+from negaware.objectives.contract import try_out  # noqa: E402
 
 logger = get_logger(__name__)
 
@@ -47,21 +47,35 @@ PADDED_RIGHT = (
 ONE_AN_ANSWER = ("advantages", "correct", "pass_rate")
 
 
-@dataclass
-class NFTConfig(GRPOConfig):
-    """TRL's GRPOConfig with NFT's options (arXiv 2505.18116).
+OBJECTIVE = OBJECTIVES["nft"]
+OPTIONS = {
+    name: "implicit_floor" if name == "epsilon" else name  # GRPOConfig has an epsilon of its own
+    for name in OBJECTIVE.keywords
+    if name != "ratio"  # a whole answer's would need another mean than TRL's
+}
+"""NFT's options by what they are called here."""
 
-    ValueError for options of GRPO's loss, and for a batch that can't be refilled.
+if TYPE_CHECKING:
+    _WithOptions = GRPOConfig
+else:
+    _WithOptions = make_dataclass(
+        "_WithOptions",
+        [
+            (name, keyword.type, field(default=keyword.default, metadata={"help": keyword.option.help}))
+            for keyword, name in ((OBJECTIVE.keywords[its_own], name) for its_own, name in OPTIONS.items())
+        ],
+        bases=(GRPOConfig,),
+        namespace={"__module__": __name__},
+    )
+
+
+@dataclass
+class NFTConfig(_WithOptions):
+    """TRL's GRPOConfig with NFT's options (arXiv 2505.18116): implicit_floor (ε), negative_weight and prompt_weight.
+
+    ValueError for options of GRPO's loss, for what NFT's loss refuses, and for a batch that can't be refilled.
     """
 
-    implicit_floor: float = field(
-        default=1.0, metadata={"help": "ε: the value at which a wrong answer's implicit negative ratio is floored."}
-    )
-    negative_weight: float = field(default=1.0, metadata={"help": "λ: the weight of wrong answers."})
-    prompt_weight: PromptWeight = field(
-        default="one_minus_rate",
-        metadata={"help": "ω(q): the weight of a question. On-policy, `grpo` has GRPO's gradient, token for token."},
-    )
     max_refills: int = field(
         default=8,
         metadata={
@@ -77,14 +91,14 @@ class NFTConfig(GRPOConfig):
             if option.name in GRPO_ONLY and value != option.default:
                 raise ValueError(
                     f"{option.name} is {value!r}, but it shapes GRPO's loss and has no place in NFT's; leave it out "
-                    "(NFT's options are implicit_floor, negative_weight, prompt_weight; its loss is a mean over the "
-                    "tokens of the whole batch)."
+                    f"(NFT's options are {', '.join(OPTIONS.values())}; its loss is a mean over the tokens of the "
+                    "whole batch)."
                 )
-        if self.prompt_weight not in PROMPT_WEIGHTS:
-            raise ValueError(f"prompt_weight is {self.prompt_weight!r}; choose from {', '.join(PROMPT_WEIGHTS)}.")
-        for name in ("implicit_floor", "negative_weight", "max_refills"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it may not be below 0.")
+        for name in (*OPTIONS.values(), "max_refills"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and value < 0:
+                raise ValueError(f"{name} is {value}; it may not be below 0.")
+        try_out(OBJECTIVE, self.nft_options)
         assert self.steps_per_generation is not None  # TRL has filled them in
         assert self.num_generations is not None
         rows = self.per_device_train_batch_size * self.steps_per_generation
@@ -94,6 +108,11 @@ class NFTConfig(GRPOConfig):
                 f"which is no multiple of num_generations ({self.num_generations}), so groups would lie across "
                 "processes and can't be refilled; change one of the three, or set max_refills to 0."
             )
+
+    @property
+    def nft_options(self) -> dict[str, Any]:
+        """The options as NFT's loss calls them."""
+        return {its_own: getattr(self, name) for its_own, name in OPTIONS.items()}
 
 
 class NFTTrainer(GRPOTrainer):
@@ -263,23 +282,19 @@ class NFTTrainer(GRPOTrainer):
         old = inputs.get("old_per_token_logps")
         old = logprobs.detach() if old is None else old
         mask = _learnt(inputs)
-        tensors = (logprobs, old, mask, inputs["correct"], inputs["pass_rate"])
-        options = {
-            "epsilon": self.args.implicit_floor,
-            "negative_weight": self.args.negative_weight,
-            "prompt_weight": self.args.prompt_weight,
-        }
-        loss = OBJECTIVES["nft"](*tensors, **options)
+        answers = Answers(logprobs, old, mask, inputs["correct"], inputs["pass_rate"])
+        terms = OBJECTIVE.terms(answers, **self.args.nft_options)
+        loss = terms.per_token
         if "importance_sampling_ratio" in inputs:  # of the policy over vLLM's, whose answers these are
             loss = loss * inputs["importance_sampling_ratio"]
         divisor = inputs["num_items_in_batch"].clamp(min=1) / self.accelerator.num_processes
         if self.model.training:  # a batch is generated for so many steps, and a step accumulates so many parts
             divisor = divisor * self.current_gradient_accumulation_steps / self.args.steps_per_generation
         with torch.no_grad():
-            self._log_shares(OBJECTIVES["nft"].counts(*tensors, **options), mask.sum())
+            self._log_shares(terms.counts, mask.sum())
         return others + loss.sum() / divisor
 
-    def _log_shares(self, counts: dict[str, Tensor], num_tokens: Tensor) -> None:
+    def _log_shares(self, counts: Mapping[str, Tensor], num_tokens: Tensor) -> None:
         """The share of tokens that each safeguard of the loss touches, instead of GRPO's clip, which isn't there."""
         metrics = self._metrics["train" if self.model.training else "eval"]
         for name in [name for name in metrics if name.startswith("clip_ratio/")]:

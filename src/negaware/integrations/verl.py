@@ -6,8 +6,8 @@ import it wherever it needs it. It knows neither who sampled the answers nor who
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, make_dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,30 +21,42 @@ from verl.utils.groupwise import as_torch_index  # noqa: E402
 from verl.utils.torch_functional import masked_mean  # noqa: E402
 from verl.workers.config import PolicyLossConfig  # noqa: E402
 
-from negaware.objectives import OBJECTIVES  # noqa: E402
+from negaware.objectives import OBJECTIVES, Answers  # noqa: E402
+from negaware.objectives.contract import try_out  # noqa: E402
 from negaware.objectives.credit import centred_advantage  # noqa: E402
 
 OBJECTIVE = OBJECTIVES["nft"]
-OPTIONS = ("epsilon", "negative_weight", "prompt_weight", "ratio")
+OPTIONS = OBJECTIVE.keywords
+
+if TYPE_CHECKING:
+
+    class _WithOptions(PolicyLossConfig): ...
+
+else:
+    _WithOptions = make_dataclass(
+        "_WithOptions",
+        # verl's configs are read by hydra, which knows no Literal: a choice is a text there.
+        [
+            (name, each.type if isinstance(each.type, type) else str, field(default=each.default))
+            for name, each in OPTIONS.items()
+        ],
+        bases=(PolicyLossConfig,),
+        namespace={"__module__": __name__},
+    )
 
 
 @dataclass
-class NFTPolicyLossConfig(PolicyLossConfig):
+class NFTPolicyLossConfig(_WithOptions):
     """verl's `actor_rollout_ref.actor.policy_loss` with the options of `nft_loss`, and its defaults.
 
     verl refuses options that it doesn't know, so a run that sets one names this class: `policy_loss._target_`.
     """
 
     loss_mode: str = "nft"
-    epsilon: float = 1.0
-    negative_weight: float = 1.0
-    prompt_weight: str = "one_minus_rate"
-    ratio: str = "token"
 
     def __post_init__(self) -> None:
         """ValueError for an option that `nft_loss` refuses."""
-        token, right = torch.zeros(1, 1), torch.ones(1, dtype=torch.bool)
-        OBJECTIVE(token, token, torch.ones(1, 1), right, torch.full((1,), 0.5), **_options(self))
+        try_out(OBJECTIVE, _options(self))
 
 
 @register_adv_est("nft")
@@ -98,13 +110,13 @@ def nft_policy_loss(
     correct = advantage > 0
     pass_rate = torch.where(correct, 1 - advantage, -advantage)
     learnt = response_mask.bool() & (advantage != 0)[:, None]
-    tensors = (log_prob, old_log_prob, learnt, correct, pass_rate)
-    loss = OBJECTIVE(*tensors, **options)
+    terms = OBJECTIVE.terms(Answers(log_prob, old_log_prob, learnt, correct, pass_rate), **options)
+    loss = terms.per_token
     if rollout_is_weights is not None:
         loss = loss * rollout_is_weights
     reduced = agg_loss(loss, response_mask, loss_agg_mode, **config.global_batch_info)
     num_learnt, num_tokens = learnt.sum().clamp(min=1), response_mask.sum().clamp(min=1)
-    shares = {f"actor/nft_{name}": count / num_learnt for name, count in OBJECTIVE.counts(*tensors, **options).items()}
+    shares = {f"actor/nft_{name}": count / num_learnt for name, count in terms.counts.items()}
     shares["actor/nft_informative"] = learnt.sum() / num_tokens
     shares["actor/ppo_kl"] = masked_mean(old_log_prob - log_prob.detach(), response_mask)
     return reduced, {name: share.item() for name, share in shares.items()}

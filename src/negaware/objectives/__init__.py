@@ -1,17 +1,27 @@
 """The objectives, as maths on tensors: log-probabilities and verdicts in, per-token loss out. torch alone is needed.
 
-Each is a pure function with the same five tensors: `logprobs`, `old_logprobs`, `mask` [B, T]; `correct` [B] bool;
-`pass_rate` [B] in (0, 1). `OBJECTIVES` says what else belongs to each name.
+Each is one function of `Answers` (contract.py), in a module of this folder, which is found by itself. `OBJECTIVES` has
+all of them by name. The free functions take `logprobs`, `old_logprobs`, `mask` [B, T]; `correct` [B] bool; `pass_rate`
+[B] in (0, 1).
 """
 
-from negaware.objectives.grpo import dapo_loss, dr_grpo_loss, grpo_loss
-from negaware.objectives.nft import nft_loss
-from negaware.objectives.objective import OBJECTIVES, Objective
-from negaware.objectives.rft import rft_loss
+from importlib import import_module
+from pkgutil import iter_modules
+
+for _module in ("nft", "rft", *(found.name for found in iter_modules(__path__))):  # those two first in every list
+    import_module(f"{__name__}.{_module}")
+
+from negaware.objectives.contract import OBJECTIVES, Answers, Objective, Option, Terms  # noqa: E402
+from negaware.objectives.grpo import dapo_loss, dr_grpo_loss, grpo_loss  # noqa: E402
+from negaware.objectives.nft import nft_loss  # noqa: E402
+from negaware.objectives.rft import rft_loss  # noqa: E402
 
 __all__ = [
     "OBJECTIVES",
+    "Answers",
     "Objective",
+    "Option",
+    "Terms",
     "dapo_loss",
     "dr_grpo_loss",
     "grpo_loss",

@@ -5,36 +5,23 @@ It is NFT with negative weight 0 and prompt weight 1.
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 import torch
-from torch import Tensor
 
+from negaware.objectives.contract import Answers, Terms, five_tensors, objective
 from negaware.objectives.ops import LOG_RATIO_CAP, log_ratio
 
-with suppress(ImportError):
-    from jaxtyping import Bool, Float, Int, Shaped
+
+@objective(reduction="token_mean", paper="NFT's baseline, arXiv 2505.18116", needs_group=False)
+def rft(answers: Answers) -> Terms:
+    """Rejection-sampling fine-tuning.
+
+    −r log R for each token: the gradient of −log π_θ on right answers, 0 on wrong ones. It has no safeguard to count
+    but the log-ratio that NFT would cap.
+    """
+    log_ratios = log_ratio(answers.logprobs, answers.old_logprobs, answers.mask)
+    kept = answers.mask.bool() & answers.correct[:, None]
+    counts = {"at_log_ratio_cap": (log_ratios > LOG_RATIO_CAP).sum()}
+    return Terms(torch.where(kept, -log_ratios, torch.zeros_like(log_ratios)), counts)
 
 
-def rft_loss(
-    logprobs: Float[Tensor, "B T"],
-    old_logprobs: Float[Tensor, "B T"],
-    mask: Shaped[Tensor, "B T"],
-    correct: Bool[Tensor, " B"],
-    pass_rate: Float[Tensor, " B"],
-) -> Float[Tensor, "B T"]:
-    """−r log R for each token: the gradient of −log π_θ on right answers, 0 on wrong ones."""
-    kept = mask.bool() & correct[:, None]
-    loss = -log_ratio(logprobs, old_logprobs, mask)
-    return torch.where(kept, loss, torch.zeros_like(loss))
-
-
-def rft_counts(
-    logprobs: Float[Tensor, "B T"],
-    old_logprobs: Float[Tensor, "B T"],
-    mask: Shaped[Tensor, "B T"],
-    correct: Bool[Tensor, " B"],
-    pass_rate: Float[Tensor, " B"],
-) -> dict[str, Int[Tensor, ""]]:
-    """RFT has no safeguard to report but the log-ratio that NFT would cap."""
-    return {"at_log_ratio_cap": (log_ratio(logprobs, old_logprobs, mask) > LOG_RATIO_CAP).sum()}
+rft_loss = five_tensors(rft)

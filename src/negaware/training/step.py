@@ -23,8 +23,9 @@ from negaware.models.family import fused_decoder_of
 from negaware.models.logprobs import head_of, hidden_states, token_logprobs
 from negaware.models.parallel import ShardedModel, recompute_activations
 from negaware.models.residual import keep_residual_float32
-from negaware.objectives.objective import Objective, gradient_weights
+from negaware.objectives.contract import Answers, Objective, Terms, gradient_weights
 from negaware.objectives.ops import Reduction, denominator, reduce_loss
+from negaware.objectives.own import OwnLossError
 from negaware.ranks import ALONE, Ranks
 from negaware.training.optimizer import MasterOptimizer
 from negaware.training.options import TrainingOptions
@@ -40,8 +41,6 @@ from negaware.training.pack import (
     shares,
 )
 from negaware.types import Group
-
-ObjectiveTensors = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 class NonFiniteLossError(ValueError):
@@ -115,7 +114,7 @@ class Trainer:
         random.Random(seed).shuffle(questions)
         num_steps = self._num_mini_batches(len(questions))
         # Every num_steps-th question: mini-batches differ by one question at most and none is dropped.
-        mini_batches = [questions[index::num_steps] for index in range(num_steps)]
+        mini_batches = [_numbered(questions[index::num_steps]) for index in range(num_steps)]
         packed = [self.pack(mini_batch) for mini_batch in mini_batches]
         if self.options.old_logprobs == "recomputed":
             packed = [[self._recompute(micro_batch) for micro_batch in own] for own in packed]
@@ -186,16 +185,17 @@ class Trainer:
             if not micro_batch.counts:
                 (0.0 * logprobs.sum()).backward()
                 continue
-            tensors = objective_tensors(batch, logprobs)
-            per_token = loss.objective(*tensors, **loss.options)
+            answers = answers_in(batch, logprobs)
+            terms = self._terms(answers)
+            per_token = terms.per_token
             if self.options.importance_weight_cap is not None:
-                weights = importance_weights(batch, tensors[1], self.options.importance_weight_cap)
-                tally.sums["importance_weight"] += float(weights[tensors[2]].sum())
+                weights = importance_weights(batch, answers.old_logprobs, self.options.importance_weight_cap)
+                tally.sums["importance_weight"] += float(weights[answers.mask].sum())
                 per_token = per_token * weights
-            value = reduce_loss(per_token, tensors[2], reduction, divisor)
+            value = reduce_loss(per_token, answers.mask, reduction, divisor)
             own_loss += float(value.detach())
             value.backward()
-            tally.add_batch(loss, tensors, entropy)
+            tally.add_batch(loss, answers, terms, entropy)
             if first:  # later mini-batches differ from the sampler by what was learnt, not by numerics
                 tally.add_difference(batch, logprobs)
             if on_progress:
@@ -208,6 +208,14 @@ class Trainer:
         self.optimizer.step(norm)
         self._refresh()
 
+    def _terms(self, answers: Answers) -> Terms:
+        """The loss. One of a user's own that fails leaves no gradients behind."""
+        try:
+            return self.loss.objective.terms(answers, **self.loss.options)
+        except OwnLossError:
+            self.optimizer.discard_gradients()
+            raise
+
     def _refresh(self) -> None:
         """Forgets what was made from weights that are others now."""
         if self.fused is not None:
@@ -217,10 +225,12 @@ class Trainer:
         if value - value == 0:
             return
         self.optimizer.discard_gradients()
+        own = self.loss.objective
+        culprit = f"Mend the loss {own.name} if it can have such a gradient. " if own.is_own else ""
         raise NonFiniteLossError(
             f"The {what} of optimizer step {self.optimizer.num_steps_done + 1} is {value}; the weights are as they "
-            "were before it. In a new run, lower training.learning_rate, or set training.compute_dtype to float32 to "
-            "find out why."
+            f"were before it. {culprit}In a new run, lower training.learning_rate, or set training.compute_dtype to "
+            "float32 to find out why."
         )
 
     def _recompute(self, micro_batch: MicroBatch) -> MicroBatch:
@@ -237,16 +247,22 @@ class Trainer:
         return replace(micro_batch, rows=rows)
 
 
-def objective_tensors(batch: Batch, logprobs: Tensor) -> ObjectiveTensors:
-    """The five tensors an objective takes, [A, longest] and [A], from a micro-batch's flat log-probabilities."""
+def _numbered(questions: Sequence[Sequence[Answer]]) -> list[list[Answer]]:
+    """The answers of a mini-batch's questions, each with the number of its question."""
+    return [[replace(answer, group=number) for answer in answers] for number, answers in enumerate(questions)]
+
+
+def answers_in(batch: Batch, logprobs: Tensor) -> Answers:
+    """What an objective is given, [A, longest] and [A], from a micro-batch's flat log-probabilities."""
     device = logprobs.device
     old = torch.tensor([p for answer in batch.answers for p in answer.old_logprobs], device=device)
-    return (
-        batch.pad(logprobs),
-        batch.pad(old),
-        batch.pad(torch.ones_like(old)).bool(),
-        torch.tensor([answer.correct for answer in batch.answers], device=device),
-        torch.tensor([answer.pass_rate for answer in batch.answers], device=device),
+    return Answers(
+        logprobs=batch.pad(logprobs),
+        old_logprobs=batch.pad(old),
+        mask=batch.pad(torch.ones_like(old)).bool(),
+        correct=torch.tensor([answer.correct for answer in batch.answers], device=device),
+        pass_rate=torch.tensor([answer.pass_rate for answer in batch.answers], device=device),
+        group=torch.tensor([answer.group for answer in batch.answers], device=device),
     )
 
 
@@ -270,14 +286,12 @@ class _Tally:
         self.norms: list[float] = []
         self.learning_rate = 0.0
 
-    def add_batch(self, loss: LossSettings, tensors: ObjectiveTensors, entropy: Tensor) -> None:
-        logprobs, old, mask, correct, pass_rate = tensors
-        detached = (logprobs.detach(), old, mask, correct, pass_rate)
+    def add_batch(self, loss: LossSettings, answers: Answers, terms: Terms, entropy: Tensor) -> None:
         self.sums["tokens"] += len(entropy)
         self.sums["entropy"] += float(entropy.sum())
-        for name, count in loss.objective.counts(*detached, **loss.options).items():
+        for name, count in terms.counts.items():
             self.sums[f"share_{name}"] += int(count)
-        right, wrong = gradient_weights(loss.objective, detached, loss.options)
+        right, wrong = gradient_weights(loss.objective, answers, loss.options)
         self.sums["weight_right"] += float(right)
         self.sums["weight_wrong"] += float(wrong)
 

@@ -1,0 +1,235 @@
+"""The contract of an objective: what it is given (`Answers`), what it gives (`Terms`), how its options are declared.
+
+An objective is one function of the answers, its options by keyword: type, default, bound and meaning stand there and
+nowhere else. Nothing here knows which objectives there are, nor who calls them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Concatenate, Literal, ParamSpec, TypeVar, get_args, get_origin
+
+import torch
+from torch import Tensor
+
+from negaware.objectives.ops import Reduction
+
+with suppress(ImportError):  # shapes are checked where jaxtyping is installed (the tests); torch alone is enough
+    from jaxtyping import Bool, Float, Int, Shaped
+
+P = ParamSpec("P")
+Function = TypeVar("Function", bound=Callable[..., "Terms"])
+
+TOKEN_REDUCTIONS: tuple[Reduction, ...] = ("token_mean", "sequence_mean", "constant")
+"""Those of a loss with a term a token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a loss is given: B answers of at most T tokens, padded, with their verdicts.
+
+    logprobs, old_logprobs [B, T]: log π_θ, which has the gradient, and log π_old; mask [B, T]: true on an answer's own
+    tokens; correct [B]: the verdicts; pass_rate [B]: r̂ of each answer's group; group [B]: which group of the
+    mini-batch that is, None where nobody said.
+    """
+
+    logprobs: Float[Tensor, "B T"]
+    old_logprobs: Float[Tensor, "B T"]
+    mask: Shaped[Tensor, "B T"]
+    correct: Bool[Tensor, " B"]
+    pass_rate: Float[Tensor, " B"]
+    group: Int[Tensor, " B"] | None = None
+
+    def __post_init__(self) -> None:
+        _have_these_shapes(self.logprobs, self.old_logprobs, self.mask, self.correct, self.pass_rate, self.group)
+
+
+def _have_these_shapes(
+    logprobs: Float[Tensor, "B T"],
+    old_logprobs: Float[Tensor, "B T"],
+    mask: Shaped[Tensor, "B T"],
+    correct: Bool[Tensor, " B"],
+    pass_rate: Float[Tensor, " B"],
+    group: Int[Tensor, " B"] | None,
+) -> None:
+    """Checked where it is called, for the fields of a dataclass aren't."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a loss gives: the loss of each token [B, T], 0 where the mask is 0; and by name, of how many tokens what."""
+
+    per_token: Tensor
+    counts: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What is said of an option beside its type and default: its meaning, and a bound if it has one."""
+
+    help: str = ""
+    above: int | float | None = None
+    at_least: int | float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Keyword:
+    """An option as a loss declares it. `default` is REQUIRED where there is none."""
+
+    name: str
+    type: Any
+    default: Any
+    option: Option
+
+
+REQUIRED = inspect.Parameter.empty
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """An objective: `terms` gives its loss and counts; called with five tensors it is the per-token loss [B, T].
+
+    `reduction` is its paper's; `needs_group` says that K = 1 cannot teach it anything; `is_own` that it is a user's.
+    """
+
+    name: str
+    function: Callable[..., Terms]
+    reduction: Reduction
+    paper: str = ""
+    needs_group: bool = True
+    is_own: bool = False
+
+    def terms(self, answers: Answers, **options: Any) -> Terms:
+        """The per-token loss and its counts."""
+        return self.function(answers, **options)
+
+    def __call__(self, *tensors: Tensor, **options: Any) -> Tensor:
+        """The per-token loss [B, T] of logprobs, old_logprobs, mask, correct and pass_rate."""
+        return five_tensors(self.function)(*tensors, **options)
+
+    def counts(self, *tensors: Tensor, **options: Any) -> Mapping[str, Tensor]:
+        """How many tokens each safeguard touches, of the same five tensors."""
+        return self.function(Answers(*tensors), **options).counts
+
+    @property
+    def keywords(self) -> dict[str, Keyword]:
+        """Its options by name, as its function declares them."""
+        return keywords_of(self.function)
+
+    def reduction_under(self, options: Mapping[str, Any], chosen: Reduction | None = None) -> Reduction:
+        """The `chosen` reduction, by default the objective's own. ValueError for one that its loss can't have.
+
+        A ratio of whole answers gives one term an answer, spread over its tokens: that is summed up, and the mean is
+        over answers. Other losses have a term a token, whose sum would count an answer by its length. Of a user's own
+        loss nobody here knows which it has.
+        """
+        if self.is_own:
+            return chosen or self.reduction
+        if options.get("ratio") == "sequence":
+            if chosen not in (None, "sequence_sum"):
+                raise ValueError(
+                    f"reduction is {chosen}, but with ratio sequence an answer has one term, whose reduction is "
+                    "sequence_sum; leave it out, or take ratio token"
+                )
+            return "sequence_sum"
+        if chosen == "sequence_sum":
+            raise ValueError(
+                f"reduction is sequence_sum, which is ratio sequence's alone; choose from {', '.join(TOKEN_REDUCTIONS)}"
+            )
+        return chosen or self.reduction
+
+
+OBJECTIVES: dict[str, Objective] = {}
+"""All of them by name; `negaware.objectives` has them filled in."""
+
+
+def objective(*, reduction: Reduction, paper: str, needs_group: bool = True) -> Callable[[Function], Function]:
+    """Enters a function of `Answers` in OBJECTIVES, under its own name."""
+
+    def enter(function: Function) -> Function:
+        OBJECTIVES[function.__name__] = Objective(function.__name__, function, reduction, paper, needs_group)
+        return function
+
+    return enter
+
+
+def five_tensors(
+    function: Callable[Concatenate[Answers, P], Terms],
+) -> Callable[Concatenate[Tensor, Tensor, Tensor, Tensor, Tensor, P], Tensor]:
+    """An objective's function as a free one, NAME_loss: five tensors and the same options in, per-token loss out."""
+
+    def loss(
+        logprobs: Float[Tensor, "B T"],
+        old_logprobs: Float[Tensor, "B T"],
+        mask: Shaped[Tensor, "B T"],
+        correct: Bool[Tensor, " B"],
+        pass_rate: Float[Tensor, " B"],
+        *more: Any,
+        **options: Any,
+    ) -> Float[Tensor, "B T"]:
+        return function(Answers(logprobs, old_logprobs, mask, correct, pass_rate), *more, **options).per_token
+
+    signature = inspect.signature(loss)
+    tensors = list(signature.parameters.values())[:5]
+    options = [each for each in inspect.signature(function).parameters.values() if each.kind is each.KEYWORD_ONLY]
+    loss.__name__ = loss.__qualname__ = f"{getattr(function, '__name__', 'own')}_loss"
+    loss.__doc__, loss.__module__ = function.__doc__, function.__module__
+    loss.__signature__ = signature.replace(parameters=[*tensors, *options])  # type: ignore[attr-defined]
+    return loss
+
+
+def keywords_of(function: Callable[..., Any]) -> dict[str, Keyword]:
+    """The options of a loss: its keyword-only parameters. NameError and the like for an annotation that means nothing.
+
+    Without an annotation the type is that of the default.
+    """
+    found = {}
+    names = getattr(inspect.unwrap(function), "__globals__", {})
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            continue
+        hint, option = parameter.annotation, Option()
+        if isinstance(hint, str):  # `from __future__ import annotations`
+            hint = eval(hint, names)
+        if hint is parameter.empty:
+            hint = Any if parameter.default in (None, parameter.empty) else type(parameter.default)
+        if get_origin(hint) is Annotated:
+            hint, *notes = get_args(hint)
+            option = next((note for note in notes if isinstance(note, Option)), option)
+        found[name] = Keyword(name, hint, parameter.default, option)
+    return found
+
+
+def try_out(objective: Objective, options: Mapping[str, Any]) -> None:
+    """ValueError for options that the loss refuses, found on a made-up batch: two groups of four answers."""
+    for name, keyword in objective.keywords.items():
+        choices = get_args(keyword.type) if get_origin(keyword.type) is Literal else ()
+        if choices and name in options and options[name] not in choices:
+            raise ValueError(f"{name} is {options[name]!r}; choose from {', '.join(map(str, choices))}.")
+    lengths = torch.tensor([5, 1, 3, 2, 4, 2, 5, 3])
+    correct = torch.tensor([True, False, False, False, True, True, False, True])
+    mask = torch.arange(5) < lengths[:, None]
+    steps = torch.arange(40.0).view(8, 5).sin()  # log-ratios from −1/2 to 1/2
+    old = torch.where(mask, -1.5 - steps.roll(1), 0.0)
+    answers = Answers(
+        logprobs=torch.where(mask, old + steps / 2, 0.0).requires_grad_(),
+        old_logprobs=old,
+        mask=mask,
+        correct=correct,
+        pass_rate=correct.view(2, 4).float().mean(1).repeat_interleave(4),
+        group=torch.arange(2).repeat_interleave(4),
+    )
+    with torch.enable_grad():
+        objective.terms(answers, **options)
+
+
+def gradient_weights(objective: Objective, answers: Answers, options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Σ|∂loss/∂logprob| over the tokens of right and of wrong answers: the weight that each side got."""
+    with torch.enable_grad():
+        leaf = answers.logprobs.detach().requires_grad_()
+        loss = objective.terms(replace(answers, logprobs=leaf), **options).per_token
+        (weights,) = torch.autograd.grad(loss.sum(), leaf)
+    return weights[answers.correct].abs().sum(), weights[~answers.correct].abs().sum()
