@@ -125,12 +125,26 @@ def test_pairing_sees_what_two_intervals_hide() -> None:
     assert paired_change(before, after).low > 0.03
 
 
+def test_two_more_questions_stand_behind_a_change_however_often_each_was_asked() -> None:
+    """20 questions, each asked twice, of which 5 rose: the interval's middle is 10 / (40 + 2 · 2)."""
+    change = paired_change([0.0] * 40, [1.0] * 10 + [0.0] * 30, [index // 2 for index in range(40)])
+    assert (change.low + change.high) / 2 == pytest.approx(10 / 44)
+    assert change.high < 1
+
+
+def test_no_interval_ends_above_1() -> None:
+    assert max(wilson_interval(1.0, trials, 1.96)[1] for trials in range(1, 100)) == 1  # rounding would go beyond
+
+
 @pytest.mark.parametrize(
     ("estimate", "words"),
     [
         (Estimate(0.5, 0.4, 0.6, 10, 10), "only 10 problems, so one of them is 10 points"),
         (Estimate(0.5, 0.4, 0.6, 30, 30), "only 30 problems, so one of them is 3.33 points"),
         (Estimate(0.5, 0.4, 0.6, 300, 30), "only 30 different questions"),
+        (Estimate(0.5, 0.4, 0.6, 2, 2), "only 2 problems, so one of them is 50 points"),
+        (Estimate(0.5, 0.4, 0.6, 1, 1), "only 1 problem, so one of them is 100 points"),
+        (Estimate(0.5, 0.4, 0.6, 49, 49), "only 49 problems"),
         (Estimate(0.5, 0.4, 0.6, 50, 50), None),
         (Estimate(0.5), None),
     ],

@@ -3,6 +3,7 @@ import statistics
 
 import pytest
 
+from negaware.estimates import clustered_estimate
 from negaware.evaluation.metrics import Vote, avg_at_k, maj_at_k, pass_at_k
 
 
@@ -65,6 +66,8 @@ def test_maj_at_k_follows_the_most_frequent_value(values: str, solved: bool) -> 
 def test_maj_at_k_is_a_share_of_problems() -> None:
     estimate = maj_at_k([votes("aab", "a"), votes("bba", "a"), votes("aaa", "a"), votes("bab", "a")])
     assert (estimate.value, estimate.num_problems) == (0.5, 4)
+    assert estimate == clustered_estimate([1.0, 0.0, 1.0, 0.0])  # as sure as of one answer a problem
+    assert maj_at_k([votes("aab", "a")] * 4) == clustered_estimate([1.0] * 4)
 
 
 def test_no_problems_are_refused() -> None:

@@ -1,6 +1,7 @@
 """What the collector counts, asks and says, number by number, on groups written out by hand."""
 
 import math
+import random
 import time
 
 import pytest
@@ -148,6 +149,13 @@ def test_a_model_that_takes_any_number_of_tokens_leaves_out_what_the_limit_does(
             make_collector(task, mixed, max_tokens=None, max_prompt_tokens=limit)
     else:
         assert make_collector(task, mixed, max_tokens=None, max_prompt_tokens=limit).num_left_out == num_left_out
+
+
+def test_the_order_of_an_epoch_is_the_one_that_an_older_run_asked_in(task) -> None:
+    collector = make_collector(task, mixed)
+    order = list(range(len(task.problems)))
+    random.Random(call_seed(0, 0, -1)).shuffle(order)
+    assert [collector._next_problem() for _ in order] == order
 
 
 def test_every_call_has_a_seed_of_its_own_that_any_generator_takes() -> None:

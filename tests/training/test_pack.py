@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from made_groups import sampled_groups
+from made_groups import make_group, sampled_groups
 
 from negaware.training.pack import (
     PADDING,
@@ -20,7 +20,14 @@ from negaware.training.pack import (
     shares,
 )
 from negaware.training.step import answers_in, importance_weights
+from negaware.types import Completion
 from tiny_models import MODELS
+
+
+def test_a_group_with_a_verdict_too_few_is_none() -> None:
+    done = Completion((5,), (-1.0,), "stop", 0, 0)
+    with pytest.raises(ValueError, match="zip"):
+        answers_of(make_group([1], [done, done], [True]))
 
 
 def made_up(prompt_length: int, lengths: list[int]) -> list[Answer]:

@@ -119,8 +119,8 @@ class Trainer:
         if self.options.old_logprobs == "recomputed":
             packed = [[self._recompute(micro_batch) for micro_batch in own] for own in packed]
         tally = _Tally(max(answer.version for answers in questions for answer in answers))
-        for index, (mini_batch, own) in enumerate(zip(mini_batches, packed, strict=True)):
-            lengths = [len(answer.token_ids) for answers in mini_batch for answer in answers]
+        for index, own in enumerate(packed):
+            lengths = [len(answer.token_ids) for answers in mini_batches[index] for answer in answers]
             self.optimizer.place = (index, num_steps)
             self._optimizer_step(own, lengths, tally, first=index == 0, on_progress=on_progress)
         self.optimizer.rollouts_done += 1

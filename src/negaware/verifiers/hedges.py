@@ -86,7 +86,7 @@ _TELLING = frozenset(
         "guesses possibilities",
     )
 )
-_SEPARATORS = {code: " " for code in range(128) if not (chr(code).isalnum() or chr(code) in "_'")} | {ord("'"): ""}
+_SEPARATORS = {code: " " for code in range(128) if not chr(code).isalnum()} | {ord("'"): ""}
 _PLAIN_LEADS = frozenset(
     f"{lead} answer {verb}"
     for lead in ("The", "the", "So the", "Thus the", "Thus, the", "Therefore, the", "Hence the", "The final")
