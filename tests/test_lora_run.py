@@ -27,7 +27,11 @@ def write_config(folder: Path, compute_dtype: str, **lora: str) -> Path:
     return path
 
 
-@pytest.fixture(scope="module", params=[("merged", "bfloat16"), ("adapter", "float32")], ids=["merged", "adapter"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(("merged", "bfloat16"), marks=pytest.mark.slow), ("adapter", "float32")],
+    ids=["merged", "adapter"],
+)
 def straight(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a config whose run was never disturbed."""
     save, compute_dtype = request.param

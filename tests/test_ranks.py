@@ -51,7 +51,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.param(2, "gpt2", "float32 recomputed none 4 grpo token weights", id="gpt2", marks=pytest.mark.slow),
         pytest.param(2, "llama", "bfloat16 kept none 5 nft token weights", id="bfloat16", marks=pytest.mark.slow),
         pytest.param(3, "llama", "float32 kept none 4 nft token adapters", id="lora", marks=pytest.mark.slow),
-        pytest.param(2, "llama", "bfloat16 recomputed none 4 nft token adapters", id="lora-bfloat16"),
+        pytest.param(
+            2, "llama", "bfloat16 recomputed none 4 nft token adapters", id="lora-bfloat16", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_gradients_metrics_and_weights_are_those_of_one_process(
@@ -77,6 +79,7 @@ def test_weights_are_whole_one_at_a_time(models: Path, tmp_path: Path) -> None:
     assert saved.model.layers[0].layer_scalar == 0.5
 
 
+@pytest.mark.slow
 def test_adapters_of_a_real_width_are_merged_in_shards(models: Path, tmp_path: Path) -> None:
     """SmolLM2's widths, and GPT-2's layers, which keep their weights the other way round."""
     sizes = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3}
@@ -189,7 +192,7 @@ def test_an_error_of_all_is_said_by_the_first_and_by_others_with_their_rank(fold
     assert "rank 0 (process" in ended[1].err
 
 
-@pytest.mark.parametrize("number", ["SIGINT", "SIGUSR1"])
+@pytest.mark.parametrize("number", [pytest.param("SIGINT", marks=pytest.mark.slow), "SIGUSR1"])
 def test_a_signal_to_one_rank_ends_all_after_the_same_step(folder: Path, tmp_path: Path, number: str) -> None:
     command = ("train", folder / "tiny.yaml", "--run.folder", tmp_path / "run")
     ended = negaware_on_ranks(2, *command, faults={1: [Fault(number, AT_STEP, 3)]})

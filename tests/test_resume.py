@@ -76,6 +76,7 @@ def test_the_tiny_run_is_worth_killing(straight: Path) -> None:
     assert all(line["train/grad_norm"] > 0 for line in metrics[1:])
 
 
+@pytest.mark.slow
 def test_a_schedule_with_short_rollouts_goes_on_where_it_was(tmp_path: Path) -> None:
     """Rollouts that find fewer questions make fewer optimizer steps; warm-up and cosine count rollouts all the same."""
     schedule = {"training__schedule": "cosine", "training__warmup_rollouts": 2, "evaluation__during": None}
@@ -288,7 +289,9 @@ def fill(disk: Path, leave: int) -> Path:
     return ballast
 
 
-@pytest.mark.parametrize("leave", [0, 120_000], ids=["before it starts", "at a checkpoint"])
+@pytest.mark.parametrize(
+    "leave", [pytest.param(0, marks=pytest.mark.slow), 120_000], ids=["before it starts", "at a checkpoint"]
+)
 def test_full_disk(straight32: Path, small_disk: Path, leave: int) -> None:
     run = small_disk / "run"
     config = straight32 / "tiny.yaml"
