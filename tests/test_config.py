@@ -66,6 +66,7 @@ def test_the_papers_table(name: str, model: str, tokens: tuple[int, int]) -> Non
         "negative_weight": 1.0,
         "prompt_weight": "one_minus_rate",
         "ratio": "token",
+        "positive_weight": 1.0,
         "reduction": "token_mean",
     }
     assert (rollout.questions, rollout.completions, rollout.temperature, rollout.top_p) == (512, 16, 1.0, 1.0)
@@ -134,9 +135,11 @@ REFUSED = [
     ({"evaluation.during.evry": 1}, "evaluation.during.evry is no known field; did you mean evaluation.during.every?"),
     ({"task.hihg": 1}, "task.hihg is no known field; did you mean task.high?"),
     ({"objective": {"name": "nft", "clip": 0.2}}, "objective.clip is no known field; known are name, "
-     "reduction, epsilon, negative_weight, prompt_weight, ratio."),
-    ({"objective": "ntf"}, "objective is 'ntf'; it must be one of nft, rft, grpo, dr_grpo, dapo; did you mean nft?"),
-    ({"objective": "ppo"}, "objective is 'ppo'; it must be one of nft, rft, grpo, dr_grpo, dapo."),
+     "reduction, epsilon, negative_weight, prompt_weight, ratio, positive_weight."),
+    ({"objective": "ntf"}, "objective is 'ntf'; it must be one of nft, rft, grpo, dr_grpo, dapo, "
+     "asymre, cispo, dppo, gspo, maxrl, psr_nsr, signed, topr; did you mean nft?"),
+    ({"objective": "ppo"}, "objective is 'ppo'; it must be one of nft, rft, grpo, dr_grpo, dapo, "
+     "asymre, cispo, dppo, gspo, maxrl, psr_nsr, signed, topr; did you mean dppo?"),
     ({"task": {"kind": "arithmetics"}}, "task.kind is 'arithmetics'; it must be one of arithmetic, reasoning_gym, dataset, "
      "benchmark; did you mean arithmetic?"),
     ({"task": {"name": "gsm8k"}}, "task is {'name': 'gsm8k'}, which has no kind; it must be one of arithmetic, "
@@ -271,7 +274,7 @@ def test_overrides(overrides: list[str], field: str, value: Any) -> None:
         (["--model.size", "7"], "model.size is no known field; known are name, lora."),
         (["--run.seeds", "1"], "run.seeds is no known field; did you mean run.seed?"),
         (["--objective", "grpo", "--objective.epsilon", "1"], "objective.epsilon is no known field; known are name, "
-         "reduction, clip."),
+         "reduction, clip, clip_high."),
         (["--run.seed", "2024-13-45"], "The value of --run.seed, '2024-13-45', can't be read; put quotes around it."),
         (["--evaluation.task", "gsm8", "--evaluation.task.split", "test"], "evaluation.task: there is no task 'gsm8'; did "
          "you mean 'gsm8k'? (tasks: arithmetic, reasoning_gym:NAME, gsm8k, math, dapo_math_17k, aime24, aime25, amc23, "

@@ -88,7 +88,7 @@ def test_an_objective_takes_one_file(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     (names, chosen, words), refused = map(json.loads, done.stdout.splitlines())
-    assert names == [*OBJECTIVES, "reinforce"]
+    assert sorted(names) == sorted([*OBJECTIVES, "reinforce"])
     assert chosen == {"name": "reinforce", "reduction": "token_mean", "temperature": 0.5}
     assert words == "What log π_θ is divided by."
     assert refused == "temperature is 0; it should be greater than 0."

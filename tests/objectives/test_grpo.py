@@ -38,6 +38,20 @@ def test_the_clip_is_an_option():
     assert dapo_loss(*tensors, clip_low=0.9, clip_high=1.0)[0, 0].item() == pytest.approx(-2.0)
 
 
+def test_clip_higher_is_an_option(batch, gradient):
+    """`clip_high` alone changes the side above 1: with DAPO's, GRPO is DAPO, and Dr. GRPO that times √0.24."""
+    tensors = rows([1.25, 1.5, 0.7, 1.5], [True, True, False, False], 0.4)
+    torch.testing.assert_close(grpo_loss(*tensors, clip_high=0.28), dapo_loss(*tensors), rtol=0, atol=0)
+    centred = dr_grpo_loss(*tensors, clip_high=0.28)
+    torch.testing.assert_close(centred, dapo_loss(*tensors) * math.sqrt(0.24), rtol=1e-12, atol=0)
+    assert centred[:, 0].tolist() == pytest.approx([-1.25 * 0.6, -1.28 * 0.6, 0.8 * 0.4, 1.5 * 0.4])
+    assert torch.equal(gradient(grpo_loss, batch, clip_high=0.28), gradient(dapo_loss, batch))
+    assert not torch.equal(
+        gradient(grpo_loss, batch, clip_high=0.3), gradient(grpo_loss, batch)
+    )  # one token is at 1.295
+    assert torch.equal(grpo_loss(*batch, clip=0.1, clip_high=0.1), grpo_loss(*batch, clip=0.1))
+
+
 def test_reductions_are_the_papers():
     reductions = {name: objective.reduction for name, objective in OBJECTIVES.items()}
     assert reductions == {
@@ -46,11 +60,19 @@ def test_reductions_are_the_papers():
         "grpo": "sequence_mean",
         "dr_grpo": "constant",
         "dapo": "token_mean",
+        "asymre": "token_mean",
+        "cispo": "token_mean",
+        "dppo": "constant",
+        "gspo": "sequence_mean",
+        "maxrl": "token_mean",
+        "psr_nsr": "token_mean",
+        "signed": "token_mean",
+        "topr": "sequence_mean",
     }
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0])
-@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "dapo"])
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "dapo", "maxrl", "cispo", "gspo", "dppo", "nft", "signed"])
 def test_a_group_with_nothing_to_compare_teaches_nothing(name, rate, gradient):
     tensors = rows([1.0, 1.1], [rate == 1.0] * 2, rate)
     options = {"overlong_from": 0, "overlong_to": 1} if name == "dapo" else {}
@@ -100,6 +122,7 @@ def test_at_clip_counts_exactly_the_tokens_without_gradient(options, batch, grad
     [
         (grpo_loss, {"clip": 0.0}, "must be above 0"),
         (dr_grpo_loss, {"clip": -0.2}, "must be above 0"),
+        (grpo_loss, {"clip_high": 0.0}, "the clip is 0.2 below and 0.0 above 1; both must be above 0"),
         (dapo_loss, {"clip_high": -0.28}, "0.2 below and -0.28 above"),
         (dapo_loss, {"overlong_from": 8}, "overlong_to is None"),
         (dapo_loss, {"overlong_to": 8}, "overlong_from is None"),

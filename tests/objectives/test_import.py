@@ -53,7 +53,7 @@ sys.meta_path.insert(0, TorchAlone())
 from negaware.objectives import OBJECTIVES, dapo_loss, dr_grpo_loss, grpo_loss, nft_loss, rft_loss
 
 assert "jaxtyping" not in sys.modules
-tensors = torch.tensor([[-1.0], [-2.0]]), torch.tensor([[-1.1], [-2.1]]), torch.ones(2, 1), torch.tensor([True, False])
+tensors = torch.tensor([[-1.0], [-2.0]]), torch.tensor([[-1.0], [-2.0]]), torch.ones(2, 1), torch.tensor([True, False])
 for objective in OBJECTIVES.values():
     logprobs = tensors[0].clone().requires_grad_()
     objective(logprobs, *tensors[1:], torch.full((2,), 0.5)).sum().backward()
@@ -70,11 +70,12 @@ def test_the_objectives_need_torch_alone_and_say_which_names_they_know():
     result = subprocess.run([sys.executable, "-c", TORCH_ALONE], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == [
-        "prompt_weight is 'grop'; it must be one of uniform, one_minus_rate, grpo.",
+        "prompt_weight is 'grop'; it must be one of uniform, one_minus_rate, grpo, maxrl.",
         "ratio is 'tokens'; it must be 'token' or 'sequence'.",
     ]
 
 
-def test_every_objective_is_listed_under_its_own_name():
+def test_every_objective_is_listed_under_its_own_name_the_papers_first():
     assert list(OBJECTIVES) == [objective.name for objective in OBJECTIVES.values()]
-    assert [name for name, objective in OBJECTIVES.items() if not objective.needs_group] == ["rft"]
+    assert list(OBJECTIVES)[:5] == ["nft", "rft", "grpo", "dr_grpo", "dapo"]
+    assert [name for name, objective in OBJECTIVES.items() if not objective.needs_group] == ["rft", "psr_nsr", "topr"]

@@ -43,9 +43,20 @@ def test_an_answer_without_tokens_counts_for_nothing(form, batch):
 
 
 def test_gradient_is_the_finite_difference_where_the_loss_is_smooth(form, batch):
-    """For NFT, ratios that stay above a low floor: where the floor acts, value and gradient part by design."""
+    """For NFT, ratios that stay above a low floor: where the floor acts, value and gradient differ by design.
+
+    A weight that has no gradient is held still: the loss is then linear in log R, its gradient the loss over log R.
+    """
     objective, options = form
     logprobs, *others = batch
+    if objective.name in ("cispo", "topr") or (objective.name == "dppo" and options):
+        leaf = logprobs.clone().requires_grad_()
+        loss = objective(leaf, *others, **options)
+        (found,) = torch.autograd.grad(loss.sum(), leaf)
+        divisor = 1 if objective.name == "dppo" else torch.where(others[1], logprobs - others[0], 1)
+        torch.testing.assert_close(found, loss.detach() / divisor, rtol=1e-9, atol=1e-12)
+        assert objective.counts(*batch, **options)["at_cap"] > 0 or not options
+        return
     if objective.name == "nft":
         logprobs, options = others[0] + (logprobs - others[0]) / 8, {**options, "epsilon": 0.01}
         assert objective.counts(logprobs, *others, **options)["at_epsilon"] == 0

@@ -64,14 +64,47 @@ def test_the_log_ratio_is_capped_on_wrong_answers(beyond, gradient):
     assert gradient(rft_loss, right).item() == pytest.approx(-1)
 
 
-@pytest.mark.parametrize(("rate", "clamped"), [(0.001, 0.02), (0.0, 0.02), (0.999, 0.98), (1.0, 0.98)])
-@pytest.mark.parametrize("weight", ["uniform", "one_minus_rate", "grpo"])
+@pytest.mark.parametrize(("rate", "clamped"), [(0.001, 0.02), (0.999, 0.98)])
+@pytest.mark.parametrize("weight", ["uniform", "one_minus_rate", "grpo", "maxrl"])
 def test_the_pass_rate_is_clamped(rate, clamped, weight):
     given = answers([[0.1], [-0.4]], [True, False], [rate, rate])
     meant = answers([[0.1], [-0.4]], [True, False], [clamped, clamped])
     loss = nft_loss(*given, prompt_weight=weight)
     assert loss.isfinite().all()
     torch.testing.assert_close(loss, nft_loss(*meant, prompt_weight=weight), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("weight", ["uniform", "one_minus_rate", "grpo", "maxrl"])
+def test_a_group_of_one_verdict_has_weight_0(weight):
+    """Under a clamped r̂ the all-wrong group would have ω = 49 with `maxrl`. Nothing of it is counted either."""
+    tensors = answers([[0.1, 11.0], [-0.4, 0.3]], [True, False], [1.0, 0.0])
+    for ratio in ("token", "sequence"):
+        assert nft_loss(*tensors, prompt_weight=weight, ratio=ratio).eq(0).all()
+    assert [int(count) for count in nft_counts(*tensors, prompt_weight=weight).values()] == [0, 0, 0]
+
+
+def test_right_answers_have_a_weight_too():
+    tensors = answers([[0.3, -0.2], [math.log(0.5), None]], [True, False], [0.25, 0.25])
+    half, none, one = (nft_loss(*tensors, positive_weight=weight) for weight in (0.5, 0.0, 1.0))
+    torch.testing.assert_close(half[0], one[0] / 2, rtol=1e-12, atol=0)
+    assert none[0].eq(0).all()
+    assert torch.equal(none[1], one[1])
+    assert torch.equal(half[1], one[1])
+    assert one[1, 0] < 0
+    right, wrong = gradient_weights(OBJECTIVES["nft"], Answers(*tensors), {"positive_weight": 0.0})
+    assert (right.item(), wrong.item()) == (0, pytest.approx(0.75 * 0.25 * 0.5 / (1 - 0.25 * 0.5)))
+
+
+def test_rft_has_nfts_prompt_weights():
+    """Under one ω only wrong answers separate them; a group of right answers alone counts under `uniform`."""
+    tensors = answers([[0.3, -0.2], [-0.4, None], [0.7, None]], [True, False, True], [0.25, 0.25, 1.0])
+    for weight, omega in {"uniform": 1.0, "one_minus_rate": 0.75, "grpo": 3**0.5, "maxrl": 3.0}.items():
+        loss = rft_loss(*tensors, prompt_weight=weight)
+        assert loss[0].tolist() == pytest.approx([-0.3 * omega, 0.2 * omega])
+        assert torch.equal(loss[0], nft_loss(*tensors, prompt_weight=weight)[0])
+        assert loss[1].eq(0).all()
+        assert loss[2, 0].item() == (pytest.approx(-0.7) if weight == "uniform" else 0)
+    assert torch.equal(rft_loss(*tensors), rft_loss(*tensors, prompt_weight="uniform"))
 
 
 def test_a_sequence_ratio_gives_one_term_an_answer(gradient):
@@ -116,7 +149,7 @@ def test_gradient_weights_are_what_each_side_got():
 
 def test_on_policy_both_sides_get_the_same_weight():
     tensors = answers([[0.0], [0.0], [0.0], [0.0]], [True, False, False, False], [0.25] * 4)
-    for weight in ("uniform", "one_minus_rate", "grpo"):
+    for weight in ("uniform", "one_minus_rate", "grpo", "maxrl"):
         right, wrong = gradient_weights(OBJECTIVES["nft"], Answers(*tensors), {"prompt_weight": weight})
         assert right.item() == pytest.approx(wrong.item())
 
@@ -126,6 +159,8 @@ def test_on_policy_both_sides_get_the_same_weight():
     [
         ({"epsilon": -0.1}, "epsilon is -0.1 and negative_weight is 1.0; neither may be below 0"),
         ({"negative_weight": -1.0}, "epsilon is 1.0 and negative_weight is -1.0; neither"),
+        ({"positive_weight": -0.5}, "positive_weight is -0.5; it may not be below 0"),
+        ({"positive_weight": 0.0, "negative_weight": 0.0}, "are both 0: nothing would be learnt; set one above 0"),
     ],
 )
 def test_bad_options_are_refused(options, said, batch):

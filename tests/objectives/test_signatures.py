@@ -10,10 +10,16 @@ from negaware.objectives import dapo_loss, dr_grpo_loss, grpo_loss, nft_loss, rf
 
 TENSORS = ("logprobs", "old_logprobs", "mask", "correct", "pass_rate")
 SIGNATURES = {
-    nft_loss: {"epsilon": 1.0, "negative_weight": 1.0, "prompt_weight": "one_minus_rate", "ratio": "token"},
-    rft_loss: {},
-    grpo_loss: {"clip": 0.2},
-    dr_grpo_loss: {"clip": 0.2},
+    nft_loss: {
+        "epsilon": 1.0,
+        "negative_weight": 1.0,
+        "prompt_weight": "one_minus_rate",
+        "ratio": "token",
+        "positive_weight": 1.0,
+    },
+    rft_loss: {"prompt_weight": "uniform"},
+    grpo_loss: {"clip": 0.2, "clip_high": None},
+    dr_grpo_loss: {"clip": 0.2, "clip_high": None},
     dapo_loss: {"clip_low": 0.2, "clip_high": 0.28, "overlong_from": None, "overlong_to": None},
 }
 

@@ -46,6 +46,15 @@ def test_on_policy_nft_is_dr_grpo(num_answers, num_right, gradient):
     torch.testing.assert_close(gradient(dr_grpo_loss, tensors), expected, rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize(("num_answers", "num_right"), EVERY_RATE)
+def test_on_policy_nft_is_maxrl(num_answers, num_right, gradient):
+    tensors = on_policy_group(num_answers, num_right)
+    rewards = tensors[3].double()
+    expected = -((rewards - rewards.mean()) / rewards.mean())[:, None].expand(-1, 3)
+    torch.testing.assert_close(gradient(nft_loss, tensors, prompt_weight="maxrl"), expected, rtol=0, atol=1e-9)
+    torch.testing.assert_close(gradient(OBJECTIVES["maxrl"], tensors), expected, rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize("epsilon", [0.1, 0.5, 1.0])
 def test_on_policy_equality_holds_for_every_floor_up_to_one(epsilon, gradient):
     tensors = on_policy_group(8, 3)
@@ -101,7 +110,7 @@ def test_answers_of_different_lengths_weigh_as_the_reduction_has_it():
     assert side_weights("grpo", "token_mean", lengths) == by_tokens
 
 
-ON_POLICY_PAIRS = [("grpo", "grpo"), ("one_minus_rate", "dr_grpo"), ("grpo", "dapo")]
+ON_POLICY_PAIRS = [("grpo", "grpo"), ("one_minus_rate", "dr_grpo"), ("grpo", "dapo"), ("maxrl", "maxrl")]
 
 
 def parameter_gradient(name, reduction, **options):
@@ -140,11 +149,12 @@ def test_on_policy_the_parameters_gradients_differ_under_their_own_reductions(we
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
-@pytest.mark.parametrize("weight", ["uniform", "one_minus_rate", "grpo"])
+@pytest.mark.parametrize("weight", ["uniform", "one_minus_rate", "grpo", "maxrl"])
 @pytest.mark.parametrize(("epsilon", "negative_weight"), [(1.0, 1.0), (0.3, 1.0), (0.3, 0.5)])
 def test_nft_gradient_off_policy(rate, weight, epsilon, negative_weight, gradient):
     options = {"prompt_weight": weight, "epsilon": epsilon, "negative_weight": negative_weight}
-    omega = {"uniform": 1.0, "one_minus_rate": 1 - rate, "grpo": math.sqrt((1 - rate) / rate)}[weight]
+    odds = (1 - rate) / rate
+    omega = {"uniform": 1.0, "one_minus_rate": 1 - rate, "grpo": math.sqrt(odds), "maxrl": odds}[weight]
     assert prompt_weight(torch.tensor([rate]), weight).item() == pytest.approx(omega, rel=1e-6)
     right = gradient(nft_loss, at_ratios(True, rate), **options)[0]
     torch.testing.assert_close(right, torch.full_like(RATIOS, -omega), rtol=1e-12, atol=0)

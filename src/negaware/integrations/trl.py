@@ -71,7 +71,7 @@ else:
 
 @dataclass
 class NFTConfig(_WithOptions):
-    """TRL's GRPOConfig with NFT's options (arXiv 2505.18116): implicit_floor (ε), negative_weight and prompt_weight.
+    """TRL's GRPOConfig with NFT's options (arXiv 2505.18116): implicit_floor (ε), prompt_weight and the rest.
 
     ValueError for options of GRPO's loss, for what NFT's loss refuses, and for a batch that can't be refilled.
     """

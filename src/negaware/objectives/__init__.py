@@ -8,7 +8,7 @@ all of them by name. The free functions take `logprobs`, `old_logprobs`, `mask` 
 from importlib import import_module
 from pkgutil import iter_modules
 
-for _module in ("nft", "rft", *(found.name for found in iter_modules(__path__))):  # those two first in every list
+for _module in ("nft", "rft", "grpo", *(found.name for found in iter_modules(__path__))):  # the paper's first, in lists
     import_module(f"{__name__}.{_module}")
 
 from negaware.objectives.contract import OBJECTIVES, Answers, Objective, Option, Terms  # noqa: E402

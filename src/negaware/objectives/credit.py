@@ -14,7 +14,7 @@ with suppress(ImportError):
 PASS_RATE_RANGE = (0.02, 0.98)
 """r̂ is clamped to this range inside NFT's loss (the reference code's values)."""
 
-PromptWeight = Literal["uniform", "one_minus_rate", "grpo"]
+PromptWeight = Literal["uniform", "one_minus_rate", "grpo", "maxrl"]
 
 
 def clamp_pass_rate(pass_rate: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
@@ -23,7 +23,10 @@ def clamp_pass_rate(pass_rate: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
 
 
 def prompt_weight(pass_rate: Float[Tensor, " B"], name: PromptWeight) -> Float[Tensor, " B"]:
-    """ω(q): `uniform` 1, `one_minus_rate` 1 − r̂, `grpo` sqrt((1 − r̂)/r̂) in NFT's loss. ValueError for another name."""
+    """ω(q): `uniform` 1, `one_minus_rate` 1 − r̂, `grpo` sqrt((1 − r̂)/r̂), `maxrl` (1 − r̂)/r̂.
+
+    ValueError for another name.
+    """
     if name not in PROMPT_WEIGHTS:
         raise ValueError(f"prompt_weight is {name!r}; it must be one of {', '.join(PROMPT_WEIGHTS)}.")
     return PROMPT_WEIGHTS[name](pass_rate)
@@ -33,7 +36,22 @@ PROMPT_WEIGHTS = {
     "uniform": torch.ones_like,
     "one_minus_rate": lambda rate: 1 - rate,
     "grpo": lambda rate: ((1 - rate) / rate).sqrt(),
+    "maxrl": lambda rate: (1 - rate) / rate,
 }
+
+
+def is_informative(pass_rate: Float[Tensor, " B"]) -> Bool[Tensor, " B"]:
+    """Whether the group has right and wrong answers."""
+    return (pass_rate > 0) & (pass_rate < 1)
+
+
+def refuse_side_weights(positive_weight: float, negative_weight: float) -> None:
+    """ValueError for weights of right and wrong answers with which nothing sensible would be learnt."""
+    for name, weight in (("positive_weight", positive_weight), ("negative_weight", negative_weight)):
+        if weight < 0:
+            raise ValueError(f"{name} is {weight}; it may not be below 0.")
+    if positive_weight == negative_weight == 0:
+        raise ValueError("positive_weight and negative_weight are both 0: nothing would be learnt; set one above 0.")
 
 
 def centred_advantage(correct: Bool[Tensor, " B"], pass_rate: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
@@ -50,3 +68,9 @@ def inverse_std(pass_rate: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
     """1 / sqrt(r̂(1 − r̂)), the population std of the group's verdicts; 0 for a group with nothing to compare."""
     variance = pass_rate * (1 - pass_rate)
     return torch.where(variance > 0, variance.rsqrt(), torch.zeros_like(variance))
+
+
+def divided_by_mean_advantage(correct: Bool[Tensor, " B"], pass_rate: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """A = (r − mean)/mean over the group, 0 for a group without a right answer (MaxRL, arXiv 2602.02710)."""
+    some = pass_rate > 0
+    return torch.where(some, centred_advantage(correct, pass_rate) / torch.where(some, pass_rate, 1), 0)

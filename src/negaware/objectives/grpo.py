@@ -7,33 +7,31 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import torch
 from torch import Tensor
 
+from negaware.objectives.clipped import Clip, ClipHigh, clipped_gradient
 from negaware.objectives.contract import Answers, Option, Terms, five_tensors, objective
 from negaware.objectives.credit import centred_advantage, inverse_std, standardised_advantage
-from negaware.objectives.ops import LOG_RATIO_CAP, answer_lengths, capped_exp, log_ratio
-
-Clip = Annotated[float, Option("The likelihood ratio's clip, both sides.", above=0)]
+from negaware.objectives.ops import answer_lengths
 
 
 @objective(reduction="sequence_mean", paper="arXiv 2402.03300")
-def grpo(answers: Answers, *, clip: Clip = 0.2) -> Terms:
+def grpo(answers: Answers, *, clip: Clip = 0.2, clip_high: ClipHigh = None) -> Terms:
     """Group Relative Policy Optimization.
 
     −min(R A, clip(R, 1 − c, 1 + c) A) with A = (r − mean)/std, for each token (eq. 3). Counted: tokens that the clip
     silences (their gradient is 0), and those that exceed the log-ratio cap.
     """
-    return _clipped(answers, standardised_advantage(answers.correct, answers.pass_rate), clip, clip)
+    return clipped_gradient(answers, standardised_advantage(answers.correct, answers.pass_rate), clip, clip_high)
 
 
 @objective(reduction="constant", paper="arXiv 2503.20783")
-def dr_grpo(answers: Answers, *, clip: Clip = 0.2) -> Terms:
+def dr_grpo(answers: Answers, *, clip: Clip = 0.2, clip_high: ClipHigh = None) -> Terms:
     """GRPO without its two normalisations.
 
     A = r − mean: no division by the group's std nor by the answer's length.
     """
-    return _clipped(answers, centred_advantage(answers.correct, answers.pass_rate), clip, clip)
+    return clipped_gradient(answers, centred_advantage(answers.correct, answers.pass_rate), clip, clip_high)
 
 
 @objective(reduction="token_mean", paper="arXiv 2503.14476")
@@ -57,19 +55,7 @@ def dapo(
     if overlong_from is not None or overlong_to is not None:
         penalty = _overlong_penalty(answer_lengths(answers.mask), overlong_from, overlong_to)
         advantage = advantage + penalty.to(advantage.dtype) * inverse_std(answers.pass_rate)
-    return _clipped(answers, advantage, clip_low, clip_high)
-
-
-def _clipped(answers: Answers, advantage: Tensor, clip_low: float, clip_high: float) -> Terms:
-    if clip_low <= 0 or clip_high <= 0:
-        raise ValueError(f"the clip is {clip_low} below and {clip_high} above 1; both must be above 0 (0.2 is usual).")
-    log_ratios = log_ratio(answers.logprobs, answers.old_logprobs, answers.mask)
-    ratios, advantage = capped_exp(log_ratios), advantage[:, None]
-    clipped = ratios.clamp(1 - clip_low, 1 + clip_high)
-    loss = -torch.minimum(ratios * advantage, clipped * advantage)
-    silenced = ((advantage > 0) & (ratios > 1 + clip_high)) | ((advantage < 0) & (ratios < 1 - clip_low))
-    counts = {"at_clip": silenced.sum(), "at_log_ratio_cap": (log_ratios > LOG_RATIO_CAP).sum()}
-    return Terms(torch.where(answers.mask.bool(), loss, torch.zeros_like(loss)), counts)
+    return clipped_gradient(answers, advantage, clip_low, clip_high)
 
 
 def _overlong_penalty(lengths: Tensor, overlong_from: int | None, overlong_to: int | None) -> Tensor:

@@ -29,26 +29,31 @@ def nft(
         PromptWeight, Option("ω(q): how much a question counts by its pass rate.")
     ] = "one_minus_rate",
     ratio: Annotated[Ratio, Option("Whether the likelihood ratio is a token's or the whole answer's.")] = "token",
+    positive_weight: Annotated[
+        float, Option("ρ: the weight of right answers; 0 learns from wrong ones alone.", at_least=0)
+    ] = 1.0,
 ) -> Terms:
     """Negative-aware Fine-Tuning.
 
-    −ω(q) [ r log R + λ (1 − r) log max_v((1 − r̂R)/(1 − r̂), ε) ] for each token, 0 where mask is 0. Counted: tokens
+    −ω(q) [ ρ r log R + λ (1 − r) log max_v((1 − r̂R)/(1 − r̂), ε) ] for each token, 0 where mask is 0. Counted: tokens
     that the floor ε, the log-ratio cap and the clamp on r̂ touch.
 
     R is the likelihood ratio π_θ/π_old of a token, or with `ratio="sequence"` of the whole answer; that answer's one
-    term is then spread evenly over its tokens, so that their sum is the term. ValueError for an unknown name
-    or a negative weight or floor. (ε = 0 is the paper's theory: the loss is infinite once R reaches 1/r̂. A training
-    run may not have it.)
+    term is then spread evenly over its tokens, so that their sum is the term. A group without right or without wrong
+    answers has loss 0. ValueError for an unknown name, a negative weight or floor, or two weights of 0. (ε = 0 is the
+    paper's theory: the loss is infinite once R reaches 1/r̂. A training run may not have it.)
     """
     if epsilon < 0 or negative_weight < 0:
         raise ValueError(f"epsilon is {epsilon} and negative_weight is {negative_weight}; neither may be below 0.")
+    credit.refuse_side_weights(positive_weight, negative_weight)
     rate = clamp_pass_rate(answers.pass_rate)
-    kept, right = answers.mask.bool(), answers.correct[:, None]
+    kept = answers.mask.bool() & credit.is_informative(answers.pass_rate)[:, None]
+    right = answers.correct[:, None]
     log_ratios = _log_ratios(answers, ratio)
     unfloored = (1 - rate[:, None] * capped_exp(log_ratios)) / (1 - rate[:, None])  # π⁻_θ/π_old
     # Selected before the log: at ε = 0 a right answer's implicit ratio may be 0, and its gradient NaN.
     implicit = torch.where(kept & ~right, floor_value(unfloored, epsilon), torch.ones_like(unfloored))
-    likelihood = torch.where(right, log_ratios, negative_weight * implicit.log())
+    likelihood = torch.where(right, positive_weight * log_ratios, negative_weight * implicit.log())
     if ratio == "sequence":
         likelihood = likelihood / answer_lengths(answers.mask)[:, None].to(likelihood.dtype)
     loss = -credit.prompt_weight(rate, prompt_weight)[:, None] * likelihood
