@@ -78,4 +78,4 @@ def test_the_objectives_need_torch_alone_and_say_which_names_they_know():
 def test_every_objective_is_listed_under_its_own_name_the_papers_first():
     assert list(OBJECTIVES) == [objective.name for objective in OBJECTIVES.values()]
     assert list(OBJECTIVES)[:5] == ["nft", "rft", "grpo", "dr_grpo", "dapo"]
-    assert [name for name, objective in OBJECTIVES.items() if not objective.needs_group] == ["rft", "psr_nsr", "topr"]
+    assert [name for name, objective in OBJECTIVES.items() if not objective.needs_group] == ["rft"]

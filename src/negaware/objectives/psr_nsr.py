@@ -14,7 +14,7 @@ from negaware.objectives.contract import Answers, Option, Terms, objective
 from negaware.objectives.credit import refuse_side_weights
 
 
-@objective(reduction="token_mean", paper="arXiv 2506.01347", needs_group=False)
+@objective(reduction="token_mean", paper="arXiv 2506.01347")
 def psr_nsr(
     answers: Answers,
     *,

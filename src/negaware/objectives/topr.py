@@ -11,7 +11,7 @@ from negaware.objectives.contract import Answers, Terms, objective
 from negaware.objectives.ops import LOG_RATIO_CAP, capped_exp, log_ratio
 
 
-@objective(reduction="sequence_mean", paper="arXiv 2503.14286", needs_group=False)
+@objective(reduction="sequence_mean", paper="arXiv 2503.14286")
 def topr(answers: Answers) -> Terms:
     """Tapered Off-Policy REINFORCE.
 
