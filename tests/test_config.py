@@ -182,6 +182,9 @@ REFUSED = [
     ({"rollout": 3}, "rollout is 3; it should be a mapping of fields."),
     ({"model": 3}, "model.name is 3; it should be a text."),
     # impossible combinations
+    ({"rollout.completions": 1, "objective": {"name": "rft", "prompt_weight": "one_minus_rate"}}, "rollout.completions is 1, "
+     "but objective.prompt_weight is one_minus_rate, which weighs a question by its pass rate; set completions to 2 or more, "
+     "or prompt_weight to uniform."),
     ({"rollout.completions": 1}, "rollout.completions is 1, but the objective nft compares a question's answers; set it to 2 "
      "or more, or take objective rft."),
     ({"rollout.temperature": 0}, "rollout.temperature is 0, so all answers to a question are the same; set it above 0."),

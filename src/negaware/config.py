@@ -80,6 +80,12 @@ class Config(_Options):
                 f"rollout.completions is 1, but the objective {objective.name} compares a question's answers; set it "
                 "to 2 or more, or take objective rft"
             )
+        weight = "uniform" if objective.is_own else self.objective.options.get("prompt_weight", "uniform")
+        if rollout.completions == 1 and weight != "uniform":  # every right answer's pass rate is 1, its weight then 0
+            raise ValueError(
+                f"rollout.completions is 1, but objective.prompt_weight is {weight}, which weighs a question by its "
+                "pass rate; set completions to 2 or more, or prompt_weight to uniform"
+            )
         if self.task.truncated_answers == "judged" and rollout.truncated_answers == "excluded":
             raise ValueError(
                 "task.truncated_answers is judged, but rollout.truncated_answers is excluded, which leaves them out; "
