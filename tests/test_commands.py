@@ -247,7 +247,7 @@ def test_compare_runs_each_objective_and_seed_once(tmp_path: Path, capsys: pytes
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--objectives", "nft,gpro"], "did you mean grpo?"),
+        (["--objectives", "nft,grppo"], "did you mean grpo?"),
         (["--objectives", ""], "--objectives is ''"),
         (["--objectives", "nft", "--seeds", "a"], "--seeds is 'a'"),
         (["--objectives", "nft", "--run.seed", "3"], "--run.seed would be lost: compare takes the seeds from --seeds"),
