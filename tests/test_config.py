@@ -122,7 +122,7 @@ def test_a_ratio_of_whole_answers_has_its_own_reduction() -> None:
 
 def test_the_dapo_run_has_no_penalty_that_is_not_dapos() -> None:
     config = load_config(ROOT / "configs/gsm8k_dapo.yaml")
-    assert config.objective_options == {"clip_low": 0.2, "clip_high": 0.28, "overlong_from": None, "overlong_to": None}
+    assert config.objective.options == {"clip_low": 0.2, "clip_high": 0.28, "overlong_from": None, "overlong_to": None}
 
 
 # What is set (None: taken out) → the whole sentence.
@@ -338,7 +338,7 @@ def test_a_field_may_override_a_merged_one(tmp_path: Path) -> None:
 
 def test_objective_options_reach_the_loss(data: dict[str, Any]) -> None:
     data["objective"] = {"name": "dapo", "overlong_from": 10, "overlong_to": 20}
-    options = parse_config(data).objective_options
+    options = parse_config(data).objective.options
     assert options == {"clip_low": 0.2, "clip_high": 0.28, "overlong_from": 10, "overlong_to": 20}
 
 

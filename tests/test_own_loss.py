@@ -84,7 +84,7 @@ def with_loss(folder: Path, objective: Any) -> dict[str, Any]:
 def test_its_options_are_those_of_its_signature(folder: Path) -> None:
     config = parse_config(with_loss(folder, {"loss": "my_losses:many", "needed": 2, "flag": True}), folders=[folder])
     options = {"needed": 2, "temperature": 1.0, "flag": True, "side": "left", "cap": None}
-    assert config.objective_options == options
+    assert config.objective.options == options
     assert config.resolved()["objective"] == {"loss": "my_losses:many", "reduction": "token_mean"} | options
     again = parse_config(yaml.safe_load(yaml.safe_dump(config.resolved())), folders=[folder])
     assert again == config
@@ -97,7 +97,7 @@ def test_its_options_are_those_of_its_signature(folder: Path) -> None:
 def test_on_the_command_line(folder: Path) -> None:
     path = folder / "tiny.yaml"
     for named in (["--objective", "my_losses:as_nft"], ["--objective.loss", "my_losses:as_nft"]):
-        assert load_config(path, [*named, "--objective.floor", "0.5"]).objective_options["floor"] == 0.5
+        assert load_config(path, [*named, "--objective.floor", "0.5"]).objective.options["floor"] == 0.5
     with pytest.raises(
         ConfigError, match=r"^objective\.epsilon is no known field; known are loss, reduction, floor, wei"
     ):
@@ -149,7 +149,7 @@ def test_it_is_looked_for_beside_the_config_then_where_negaware_was_started(
     (tmp_path / "elsewhere.py").write_text(body.format("started"))
     monkeypatch.chdir(tmp_path)
     path = folder / "tiny.yaml"
-    assert list(load_config(path, ["--objective", "elsewhere:loss"]).objective_options) == ["started"]
+    assert list(load_config(path, ["--objective", "elsewhere:loss"]).objective.options) == ["started"]
     with pytest.raises(ConfigError, match="'my_losses' has no function 'loss'"):
         load_config(path, ["--objective", "my_losses:loss"])
 

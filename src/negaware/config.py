@@ -135,11 +135,6 @@ class Config(_Options):
         object.__setattr__(self, "training", training)  # frozen, but not yet given to anyone
         return self
 
-    @property
-    def objective_options(self) -> dict[str, Any]:
-        """The keyword options of the objective's loss."""
-        return self.objective.options
-
     def resolved(self) -> dict[str, Any]:
         """Every field with its value, as plain data."""
         return self.model_dump(mode="json")
@@ -256,8 +251,7 @@ def _set(data: dict[str, Any], field: list[str], value: Any) -> None:
             except ValueError as error:
                 raise ConfigError(f"{'.'.join(field[: depth + 1])}: {error}.") from error
         elif isinstance(inner, str) and part in ("model", "objective", "engine"):
-            own = part == "objective" and ":" in inner
-            inner = data[part] = {"loss" if own else "name": inner}
+            inner = data[part] = written_out(inner) if part == "objective" else {"name": inner}
         elif not isinstance(inner, dict):
             place = ".".join(field[: depth + 1])
             raise ConfigError(f"{place} is {inner!r} and has no field {field[depth + 1]!r}; write it out as a mapping.")

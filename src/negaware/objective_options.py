@@ -94,10 +94,8 @@ OPTIONS: dict[str, type[ChosenObjective]] = {name: _of_name(entry) for name, ent
 
 
 def _named(value: object) -> object:
-    """`nft` for `{name: nft}`; options without a name are NFT's, the default."""
-    if isinstance(value, dict):
-        return {"name": "nft"} | value
-    return {"name": value} if isinstance(value, str) else value
+    """Options without a name are NFT's, the default."""
+    return {"name": "nft"} | value if isinstance(value, dict) else written_out(value)
 
 
 if TYPE_CHECKING:
@@ -114,8 +112,8 @@ else:
 
 
 def written_out(objective: Any) -> Any:
-    """`module:function` for `{loss: module:function}`."""
-    return {"loss": objective} if isinstance(objective, str) and ":" in objective else objective
+    """`{name: nft}` of `nft`, and `{loss: module:function}` of `module:function`."""
+    return {"loss" if ":" in objective else "name": objective} if isinstance(objective, str) else objective
 
 
 def own_options(name: object, folders: Sequence[Path]) -> type[ChosenObjective]:
