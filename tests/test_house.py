@@ -40,7 +40,12 @@ RULES: dict[str, tuple[str, str, str]] = {
         "",
     ),
     "resume": ("types ranks models training runs config", "", ""),
-    "compare": ("config ranks train runs", "rich", ""),
+    "studies": (
+        "types estimates output_file libraries validation runs config train",
+        "rich pydantic yaml",
+        "matplotlib scipy numpy",
+    ),
+    "compare": ("config ranks train runs studies", "rich", ""),
     "evaluate": ("estimates output_file tasks models rollout evaluation", "torch rich", ""),
     "planning": ("config libraries models rollout", "torch transformers yaml rich", ""),
     "cli": ("arguments config safe_path", "", "rich yaml torch plotly"),
