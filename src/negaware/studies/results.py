@@ -1,4 +1,4 @@
-"""What the finished runs of a study came to, as plain values: statistics, tables, figures and the page are made of these.
+"""What the finished runs of a study came to, as plain values; statistics, tables, figures and page are made of these.
 
 Nothing here knows where they come from or what is done with them.
 """
