@@ -78,11 +78,11 @@ clean:  ## deletes the environments, not the runs
 	@touch $@
 
 .venv/installed-dev: .venv/installed
-	$(PIP) --editable '.[data,dev,lora,reasoning-gym,tensorboard,trackio,wandb]'
+	$(PIP) --editable '.[data,dev,lora,reasoning-gym,studies,tensorboard,trackio,wandb]'
 	@touch $@
 
 # NEWEST_TORCH=torch==… and LOWEST_TORCH=torch==… take a build that is at hand. Of what only tests need, any version.
-EITHER := [embedded,data,dev,lora,reasoning-gym,tensorboard,trackio,wandb]
+EITHER := [embedded,data,dev,lora,reasoning-gym,studies,tensorboard,trackio,wandb]
 LOWEST_TORCH ?= torch==2.10
 NEWEST_TORCH ?= torch
 

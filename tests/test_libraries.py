@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 from negaware.libraries import UntestedVersionError, reason, require_installed, require_tested
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ("embedded", "data", "lora", "tensorboard", "trackio", "wandb")
+EXTRAS = ("embedded", "data", "lora", "studies", "tensorboard", "trackio", "wandb")
 TESTED = "vllm>=0.32,<0.33"
 
 
