@@ -40,13 +40,13 @@ TRAINING_SHAPES: dict[str, dict[str, Any]] = {
 def question_set(limit: int) -> list[dict[str, Any]]:
     """The questions whose answers may have `limit` tokens: id, question, gold answer, chat messages."""
     from negaware.config import load_config
-    from negaware.tasks.options import ArithmeticOptions
-    from negaware.tasks.procedural import PROMPT, arithmetic_problems
+    from negaware.tasks.options import BOXED_PROMPT, ArithmeticOptions
+    from negaware.tasks.procedural import arithmetic_problems
 
     options = load_config(CONFIG, []).task if limit <= LIMITS[0] else None
     if not isinstance(options, ArithmeticOptions):
         options = ArithmeticOptions(num_problems=NUM_QUESTIONS, low=11, high=99, forms=("add_subtract",))
-    prompt = PROMPT if limit <= LIMITS[0] else LONG_PROMPT
+    prompt = BOXED_PROMPT if limit <= LIMITS[0] else LONG_PROMPT
     return [
         {
             "id": problem.id,

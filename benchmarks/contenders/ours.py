@@ -19,7 +19,7 @@ from negaware.models.memory import keep_freed_memory
 from negaware.objectives import OBJECTIVES
 from negaware.rollout.engine import SamplingParams
 from negaware.rollout.local import LocalEngine
-from negaware.tasks.procedural import PROMPT
+from negaware.tasks.options import BOXED_PROMPT
 from negaware.tasks.task import Task
 from negaware.training.options import TrainingOptions
 from negaware.training.step import LossSettings, Trainer
@@ -44,7 +44,7 @@ class Ours:
         self.trainer = Trainer(self.model, self.loss, self.options, num_steps=1_000_000)
         self.engine = LocalEngine(self.model, config.rollout.max_sequences)
         # The demo's own task: the last number counts, and an answer that was cut off is wrong.
-        self.task = Task("benchmark", [], PROMPT, MathVerifier(extract=("last_number",)))
+        self.task = Task("benchmark", [], BOXED_PROMPT, MathVerifier(extract=("last_number",)))
         self.num_calls = 0
         self.products: ProductTimes | None = None
         self.last: list[Group] = []

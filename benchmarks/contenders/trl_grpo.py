@@ -15,7 +15,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from negaware.tasks.procedural import PROMPT
+from negaware.tasks.options import BOXED_PROMPT
 from negaware.tasks.task import Task
 from negaware.types import Problem
 from negaware.verifiers.math import MathVerifier
@@ -49,7 +49,7 @@ class Reward:
     __name__ = "verifier"
 
     def __init__(self, stop_token_ids: list[int]) -> None:
-        self.task = Task("benchmark", [], PROMPT, MathVerifier(extract=("last_number",)))
+        self.task = Task("benchmark", [], BOXED_PROMPT, MathVerifier(extract=("last_number",)))
         self.stop_token_ids = set(stop_token_ids)
         self.tokens, self.right, self.answers, self.seconds = 0, 0.0, 0, 0.0
 

@@ -69,6 +69,26 @@ def test_reasoning_gym_grades_in_its_own_way() -> None:
     assert verdicts[0].extracted == problems[0].answer
 
 
+def test_reasoning_gym_is_taught_in_the_demos_way() -> None:
+    """A small model writes no <answer> tag. Asked for a box, its last number taken, the scorer gets the bare value."""
+    pytest.importorskip("reasoning_gym")
+    usual = load_task(ReasoningGymOptions(name="chain_sum", num_problems=1))
+    demos = parse_task("{kind: reasoning_gym, name: chain_sum, num_problems: 1, prompt: boxed, extract: last_number}")
+    task = load_task(demos)
+    problem = task.problems[0]
+    gold = problem.answer
+    texts = [f"The answer is {gold}.", f"It is {gold}1.", "It is large."]
+    with closing(task.verifier), closing(usual.verifier):
+        found = task.grade(texts, [problem] * 3, ["stop"] * 3)
+        unfound = usual.grade(texts[:1], [problem], ["stop"])
+    assert [(each.correct, each.reason, each.extracted) for each in found] == [
+        (True, "correct", gold),
+        (False, "wrong", f"{gold}1"),
+        (False, "no_answer", None),
+    ]
+    assert [each.correct for each in unfound] == [False]  # its scorer wants the bare value
+
+
 def rows_task(folder: Path, rows: list[tuple[str, str]], **rest: object) -> Task:
     path = folder / "own.jsonl"
     path.write_text("\n".join(json.dumps({"question": q, "answer": a}) for q, a in rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -79,9 +80,55 @@ def test_a_prompt_has_a_name_or_is_written_out() -> None:
         assert parse_task(kind + ", prompt: bare}").prompt == "{question}"
         assert parse_task(kind + ", prompt: 'Q: {question}', system_prompt: Hm.}").prompt == "Q: {question}"
         with pytest.raises(
-            ValueError, match=r"must contain \{question\}, or be one of step_by_step, bare, dapo, got 'dap"
+            ValueError,
+            match=r"must contain \{question\}, or be one of step_by_step, boxed, answer_tag, bare, dapo, got 'dap",
         ):
             parse_task(kind + ", prompt: dapoo}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "prompt"),
+    [
+        ("{kind: arithmetic", "boxed"),
+        ("{kind: reasoning_gym, name: chain_sum", "answer_tag"),
+        ("{kind: dataset, path: PROBLEMS", "step_by_step"),
+        ("{kind: benchmark, name: amc23", "step_by_step"),
+    ],
+)
+def test_every_kind_of_task_takes_its_words_and_where_its_answers_stand(kind: str, prompt: str, tmp_path: Path) -> None:
+    """The same three options for all, and what each asks without them."""
+    if "reasoning_gym" in kind:
+        pytest.importorskip("reasoning_gym")
+    row = json.dumps({"id": "q", "question": "What is 50 + 7?", "answer": "57"})
+    for name in ("amc23.jsonl", "own.jsonl"):
+        (tmp_path / name).write_text(row)
+    kind = kind.replace("PROBLEMS", str(tmp_path / "own.jsonl")) + ", num_problems: 1"
+    plain = load_task(parse_task(kind + "}"), tmp_path)
+    told = load_task(
+        parse_task(kind + ", prompt: 'Q: {question}', system_prompt: Be brief., extract: [boxed, hashes]}"), tmp_path
+    )
+    problem = plain.problems[0]
+    assert plain.messages(problem) == [
+        {"role": "user", "content": PROMPTS[prompt].replace("{question}", problem.question)}
+    ]
+    assert told.messages(problem) == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": f"Q: {problem.question}"},
+    ]
+    gold = problem.answer
+    texts = [f"#### {gold}", rf"So \boxed{{{gold}}}.", f"It is {gold}", rf"#### {gold} or \boxed{{1{gold}}}"]
+    with closing(told.verifier), closing(plain.verifier):
+        assert [each.correct for each in told.grade(texts, [problem] * 4, ["stop"] * 4)] == [True, True, False, False]
+        assert [each.correct for each in told.grade([told.as_answer(gold)], [problem], ["stop"])] == [True]
+        assert [each.correct for each in plain.grade([plain.as_answer(gold)], [problem], ["stop"])] == [True]
+
+
+@pytest.mark.parametrize(
+    "kind", ["arithmetic", "reasoning_gym, name: ab", "dataset, path: a.jsonl", "benchmark, name: math"]
+)
+def test_every_kind_of_task_refuses_a_method_that_there_is_not(kind: str) -> None:
+    with pytest.raises(ValueError, match=r"task.extract: there is no method 'box'; did you mean 'boxed'\?"):
+        parse_task(f"{{kind: {kind}, extract: box}}")
 
 
 def test_the_verifier_reads_both_forms_of_an_answer(tmp_path: Path) -> None:

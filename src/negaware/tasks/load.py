@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from negaware.tasks import procedural, reasoning
 from negaware.tasks.benchmarks import BENCHMARKS, benchmark_problems, file_name
@@ -18,8 +18,13 @@ from negaware.tasks.options import (
     ReasoningGymOptions,
 )
 from negaware.tasks.task import BOXED_FORM, Task
+from negaware.types import Problem
+from negaware.verifiers.extract import Method
 from negaware.verifiers.function import FunctionVerifier
 from negaware.verifiers.math import MathVerifier
+
+Methods = Literal["auto"] | tuple[Method, ...]
+"""Where an answer is looked for."""
 
 
 def load_task(options: AnyTaskOptions, data_dir: Path | None = None, judge_folders: Sequence[Path] = (Path(),)) -> Task:
@@ -38,31 +43,36 @@ def load_task(options: AnyTaskOptions, data_dir: Path | None = None, judge_folde
 
 def _load_arithmetic(options: ArithmeticOptions, data_dir: Path | None) -> Task:
     problems = procedural.arithmetic_problems(options)
-    # A small model seldom writes the box: the last number is what it can be taught from.
-    verifier = MathVerifier(extract=("last_number",))
-    return Task(f"arithmetic_{options.split}", problems, procedural.PROMPT, verifier, answer_form="{answer}")
+    return _math_task(f"arithmetic_{options.split}", problems, options, options.extract)
 
 
 def _load_reasoning_gym(options: ReasoningGymOptions, data_dir: Path | None) -> Task:
     problems = reasoning.generate(options)
     name = f"reasoning_gym_{options.name}_{options.split}"
-    verifier = reasoning.ReasoningGymVerifier()
-    return Task(name, problems, reasoning.PROMPT, verifier, answer_form=reasoning.ANSWER_FORM)
+    verifier = reasoning.ReasoningGymVerifier(options.extract)
+    form = reasoning.ANSWER_FORM if options.extract is None else _form(options.extract)
+    return Task(name, problems, options.prompt, verifier, options.system_prompt, form)
 
 
 def _load_dataset(options: DatasetOptions, data_dir: Path | None) -> Task:
-    problems = dataset_problems(options)
-    verifier = MathVerifier(extract=options.extract)
-    boxed = options.extract == "auto" or "boxed" in options.extract
-    form = BOXED_FORM if boxed else ANSWER_FORMS[options.extract[0]]
-    return Task(Path(options.path).stem, problems, options.prompt, verifier, options.system_prompt, form)
+    return _math_task(Path(options.path).stem, dataset_problems(options), options, options.extract)
 
 
 def _load_benchmark(options: BenchmarkOptions, data_dir: Path | None) -> Task:
     name = file_name(options)
     problems = benchmark_problems(options, data_dir)
-    verifier = MathVerifier(extract=BENCHMARKS[name].extract)
-    return Task(name, problems, options.prompt, verifier, options.system_prompt)
+    return _math_task(name, problems, options, options.extract or BENCHMARKS[name].extract)
+
+
+def _math_task(name: str, problems: Sequence[Problem], options: AnyTaskOptions, extract: Methods) -> Task:
+    """A task whose answers are compared as mathematics."""
+    verifier = MathVerifier(extract=extract)
+    return Task(name, problems, options.prompt, verifier, options.system_prompt, _form(extract))
+
+
+def _form(extract: Methods) -> str:
+    """The shortest text in which some of the methods finds an answer; in a box, if one does."""
+    return BOXED_FORM if extract == "auto" or "boxed" in extract else ANSWER_FORMS[extract[0]]
 
 
 LOADERS: Mapping[str, Callable[[Any, Path | None], Task]] = {

@@ -27,8 +27,12 @@ BenchmarkName = Literal[
 ]
 STEP_BY_STEP_PROMPT = "{question}\nPlease reason step by step, and put your final answer within \\boxed{}."
 """The words of the Qwen2.5-Math evaluations, which most published figures on these sets use."""
+BOXED_PROMPT = "{question} Put your final answer within \\boxed{}."
+ANSWER_TAG_PROMPT = "{question}\nGive your final answer between <answer> and </answer>, and nothing else there."
 PROMPTS = {
     "step_by_step": STEP_BY_STEP_PROMPT,
+    "boxed": BOXED_PROMPT,
+    "answer_tag": ANSWER_TAG_PROMPT,
     "bare": "{question}",
     "dapo": (
         "Solve the following math problem step by step. The last line of your response should be of the form Answer: "
@@ -44,7 +48,33 @@ class _Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+def _known_methods(value: object) -> object:
+    """One method is a list of one. ValueError for a name that is no method's, and for no name at all."""
+    if value is None or value == "auto":
+        return value
+    methods, known = tuple(value) if isinstance(value, list | tuple) else (value,), get_args(Method)
+    if not methods:
+        raise ValueError(f"extract must name a method ({', '.join(known)}) or be auto")
+    for method in methods:
+        if method not in known:
+            near = did_you_mean(str(method), known)
+            raise ValueError(f"there is no method {method!r}{near} (auto, or some of {', '.join(known)})")
+    return methods
+
+
+Extract = Annotated[Literal["auto"] | tuple[Method, ...], BeforeValidator(_known_methods)]
+OwnExtract = Annotated[Literal["auto"] | tuple[Method, ...] | None, BeforeValidator(_known_methods)]
+"""Of a task that has its own way, None."""
+
+
 class _TaskOptions(_Options):
+    """What every kind of task takes; each says besides, in `extract`, where an answer is looked for in a text."""
+
+    prompt: str = STEP_BY_STEP_PROMPT
+    """The user's message, {question} standing for the question; or a name: step_by_step, boxed, answer_tag, dapo, bare
+    (the question)."""
+    system_prompt: str | None = None
+    """The system's message. None: the model's chat template has its own, or there is none."""
     verifier: str | None = None
     """Your own judge, module:function, a file beside the config or where negaware is started: called with an answer's
     text and the problem, it returns True or False."""
@@ -63,13 +93,6 @@ class _TaskOptions(_Options):
         if self.truncated_answers == "judged" and self.verifier is None:
             raise ValueError("truncated_answers: judged is for your own judge; name it in verifier, or leave this out")
         return self
-
-
-class _PromptOptions(_TaskOptions):
-    prompt: str = STEP_BY_STEP_PROMPT
-    """The user's message, {question} standing for the question; or a name: step_by_step, dapo, bare (the question)."""
-    system_prompt: str | None = None
-    """The system's message. None: the model's chat template has its own, or there is none."""
 
     @field_validator("prompt")
     @classmethod
@@ -96,6 +119,11 @@ class ArithmeticOptions(_TaskOptions):
     """Largest operand."""
     forms: tuple[ArithmeticForm, ...] = Field(default=get_args(ArithmeticForm), min_length=1)
     """Which of a + b, a - b, a * b and a + b - c to ask, in turn."""
+    prompt: str = BOXED_PROMPT
+    """The user's message, as other tasks'; by default `boxed`."""
+    extract: Extract = ("last_number",)
+    """Where an answer is looked for in a text: a method, methods in order of preference, or auto. The last number is
+    what a small model, which seldom writes the box, can be taught from."""
 
     @model_validator(mode="after")
     def _check(self) -> ArithmeticOptions:
@@ -107,7 +135,7 @@ class ArithmeticOptions(_TaskOptions):
 
 
 class ReasoningGymOptions(_TaskOptions):
-    """A data set of reasoning-gym, generated. Right means that its own scorer gives exactly 1."""
+    """A data set of reasoning-gym, generated. Right means that its own scorer gives exactly 1 to what is found."""
 
     kind: Literal["reasoning_gym"] = "reasoning_gym"
     name: str
@@ -120,9 +148,14 @@ class ReasoningGymOptions(_TaskOptions):
     """How many problems to generate."""
     seed: int = Field(default=0, ge=0, le=1000)
     """Another seed generates other problems."""
+    prompt: str = ANSWER_TAG_PROMPT
+    """The user's message, as other tasks'; by default `answer_tag`. With `extract`, ask for what that finds."""
+    extract: OwnExtract = None
+    """Where an answer is looked for in a text: a method, methods in order of preference, or auto. None: in the last
+    `<answer>` tag, or the whole text where there is none."""
 
 
-class DatasetOptions(_PromptOptions):
+class DatasetOptions(_TaskOptions):
     """Your own problems: a file, or a data set of the hub, with named columns."""
 
     kind: Literal["dataset"] = "dataset"
@@ -138,33 +171,19 @@ class DatasetOptions(_PromptOptions):
     """The column with the gold answer: a text or a number. None: there is none, your own `verifier` needs none."""
     id_column: str | None = None
     """The column with an identifier. None: the row's number."""
-    extract: Literal["auto"] | tuple[Method, ...] = "auto"
+    extract: Extract = "auto"
     """Where an answer is looked for in a text: a method, methods in order of preference, or auto."""
     num_problems: int | None = Field(default=None, ge=1)
     """Take this many from the start. None: all."""
-
-    @field_validator("extract", mode="before")
-    @classmethod
-    def _known_methods(cls, value: object) -> object:
-        if value == "auto":
-            return value
-        methods, known = tuple(value) if isinstance(value, list | tuple) else (value,), get_args(Method)
-        for method in methods:
-            if method not in known:
-                near = did_you_mean(str(method), known)
-                raise ValueError(f"there is no method {method!r}{near} (auto, or some of {', '.join(known)})")
-        return methods
 
     @model_validator(mode="after")
     def _check(self) -> DatasetOptions:
         if self.answer_column is None and self.verifier is None:
             raise ValueError("answer_column is null, so nothing can be graded; name the column, or give a verifier")
-        if self.extract == ():
-            raise ValueError(f"extract must name a method ({', '.join(get_args(Method))}) or be auto")
         return self
 
 
-class BenchmarkOptions(_PromptOptions):
+class BenchmarkOptions(_TaskOptions):
     """A named mathematics set, from the hub or from a folder of local files."""
 
     kind: Literal["benchmark"] = "benchmark"
@@ -174,6 +193,9 @@ class BenchmarkOptions(_PromptOptions):
     """gsm8k alone has both train (the default) and test."""
     num_problems: int | None = Field(default=None, ge=1)
     """Take this many from the start. None: all."""
+    extract: OwnExtract = None
+    """Where an answer is looked for in a text: a method, methods in order of preference, or auto. None: in a box, else
+    after "the answer is"; in gsm8k also after ####, else the last number."""
 
     @model_validator(mode="after")
     def _check(self) -> BenchmarkOptions:

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from negaware.tasks.options import ArithmeticForm, ArithmeticOptions, Split
 from negaware.types import Problem
 
-PROMPT = "{question} Put your final answer within \\boxed{}."
 SIGNS: dict[ArithmeticForm, str] = {"add": "+", "subtract": "-", "multiply": "*", "add_subtract": "+-"}
 TEST_SHARE = 3
 """One problem in this many is held out."""

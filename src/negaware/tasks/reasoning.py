@@ -1,4 +1,4 @@
-"""Problems of reasoning-gym and their scorer. It knows no models, and no extraction but the `<answer>` tag.
+"""Problems of reasoning-gym and their scorer, which is given the bare value. It knows no models.
 
 The library is imported when a problem is generated or scored, never with this module.
 """
@@ -8,14 +8,14 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from negaware.tasks.options import ReasoningGymOptions, did_you_mean
 from negaware.tasks.procedural import TEST_SHARE, split_of
 from negaware.types import Problem, Verdict
+from negaware.verifiers.extract import check_methods, find_answer
 from negaware.verifiers.function import FunctionVerifier
 
-PROMPT = "{question}\nGive your final answer between <answer> and </answer>, and nothing else there."
 ANSWER_FORM = "<answer>{answer}</answer>"
 SEED_DISTANCE = 1_000_000
 """Seeds s and s + 1 give the same items shifted by one: users' seeds are set further apart than any size."""
@@ -50,14 +50,21 @@ def generate(options: ReasoningGymOptions) -> list[Problem]:
 
 
 class ReasoningGymVerifier:
-    """Grades what the last `<answer>` tag holds, or the whole text where there is none, with the library's scorer."""
+    """Grades the value that `extract` finds in a text with the library's scorer.
 
-    def __init__(self) -> None:
+    None: what the last `<answer>` tag holds, or the whole text where there is none.
+    """
+
+    def __init__(self, extract: Sequence[str] | Literal["auto"] | None = None) -> None:
+        self._methods = None if extract is None else check_methods(extract)
         self._scorer = FunctionVerifier(score, prepare=load_library)
 
     def grade(self, texts: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
-        """One verdict a text, in order."""
-        return self._scorer.grade([tagged_answer(text) for text in texts], problems)
+        """One verdict a text, in order; `no_answer` where nothing is found."""
+        return self._scorer.grade([self._value(text) for text in texts], problems)
+
+    def _value(self, text: str) -> str:
+        return tagged_answer(text) if self._methods is None else find_answer(text, self._methods) or ""
 
     def close(self) -> None:
         """Ends the worker processes."""
