@@ -61,6 +61,7 @@ def assert_equal_runs(run: Path, straight: Path) -> None:
     for summary in summaries:
         assert summary.pop("train_seconds") > 0
         assert summary.pop("total_seconds") > 0
+        assert summary.pop("processor_seconds") > 0
     assert summaries[0] == summaries[1]
     assert not list(run.rglob("*.partial"))
     assert [path.name for path in sorted((run / "checkpoints").iterdir())][-2:] == ["step-000004", "step-000005"]

@@ -74,11 +74,11 @@ def test_config_is_the_resolved_one(folder: Path, run: Path) -> None:
 
 def test_metrics(run: Path) -> None:
     first, *steps = read_lines(run / "metrics.jsonl")
-    assert first.keys() == {"step", "seconds", *JUDGED}
+    assert first.keys() == {"step", "seconds", "processor_seconds", *JUDGED}
     assert [line["step"] for line in steps] == [1, 2, 3, 4, 5]
     expected = {f"rollout/{name}" for name in SAMPLED} | {f"train/{name}" for name in TRAINED}
     expected |= {f"verifier/{reason}" for reason in ("correct", "wrong", "no_answer", "timeout", "error")}
-    expected |= {"step", "seconds", "time/sample", "time/train", "time/evaluate", "time/step"}
+    expected |= {"step", "seconds", "processor_seconds", "time/sample", "time/train", "time/evaluate", "time/step"}
     for line in steps:
         # Every second step, and the last: one measure from step 0 to the end.
         assert line.keys() == expected | (JUDGED if line["step"] in (2, 4, 5) else set())
@@ -114,11 +114,13 @@ def test_answers_are_those_of_the_metrics(run: Path) -> None:
 
 def test_summary(run: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
-    assert list(summary) == ["before", "after", "change", "train_seconds", "total_seconds", "steps"]
+    seconds = ["train_seconds", "total_seconds", "processor_seconds"]
+    assert list(summary) == ["before", "after", "change", *seconds, "steps"]
     metrics = read_lines(run / "metrics.jsonl")
     assert summary["steps"] == 5
     assert summary["train_seconds"] == pytest.approx(sum(line["time/step"] for line in metrics[1:]), rel=0.05)
     assert summary["train_seconds"] < metrics[-1]["seconds"] < summary["total_seconds"]
+    assert 0 < metrics[0]["processor_seconds"] < metrics[-1]["processor_seconds"] < summary["processor_seconds"]
     found: dict[str, dict[str, list[float]]] = {"before": {}, "after": {}}
     for moment in ("before", "after"):
         assert list(summary[moment]) == ["greedy_accuracy", "avg_at_2"]

@@ -16,6 +16,7 @@ import torch
 
 from negaware.config import Config
 from negaware.estimates import Estimate
+from negaware.evaluation.before import Before, before_text, in_turn, read_before
 from negaware.evaluation.evaluate import EvaluationResult, evaluate, write_results
 from negaware.evaluation.options import EvaluationSampling
 from negaware.evaluation.outcome import Counts, outcome
@@ -32,7 +33,7 @@ from negaware.rollout.engines import make_engine
 from negaware.rollout.local import LocalEngine
 from negaware.rollout.records import answer_records, group_from_json
 from negaware.rollout.shares import SharedVerifier
-from negaware.runs.folder import RunFolder
+from negaware.runs.folder import RunFolder, replace_file
 from negaware.runs.health import collapse, vital_signs, what_became_of_it
 from negaware.runs.interrupt import Interrupt
 from negaware.runs.progress import Progress
@@ -50,12 +51,19 @@ GOLDS_PATIENCE = 10.0
 
 
 def train(
-    config: Config, *, resume: bool = False, force: bool = False, ranks: Ranks = ALONE, judges: Path = Path()
+    config: Config,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    ranks: Ranks = ALONE,
+    judges: Path = Path(),
+    before: Path | None = None,
 ) -> Path:
     """Runs the config to its end and returns the run's folder. On several ranks all call it, and the first one writes.
 
     A judge of one's own is looked for in the folder `judges`, the config's, and then in the current one; so is a loss
-    that a run to be resumed had.
+    that a run to be resumed had. The evaluation before training is taken from the file `before`, and kept there by the
+    first run that finds none.
 
     Raises ValueError or OSError for what the user can mend, KeyboardInterrupt after Ctrl-C. The run can then go on from
     the last finished step; from the last checkpoint, if the weights had moved on since (a loss that wasn't finite after
@@ -103,8 +111,7 @@ def train(
         stack.callback(run.save_last_step, announce=True, at_the_end=True)  # however the run ends
         if run.before is None:
             progress.phase("evaluating before training", announce=True)
-            run.before = run.judge("before")
-            run.log(0, run.evaluate_on_the_way(0))
+            run.before = run.begin(before)
             interrupt.stop_if_asked()
         for step in range(start + 1, config.run.steps + 1):
             clock = _Clock()
@@ -136,6 +143,7 @@ def train(
         summary = outcome(run.before, after, [problem.question for problem in run.held_out.problems]) | {
             "train_seconds": run.train_seconds,
             "total_seconds": folder.seconds,
+            "processor_seconds": folder.processor_seconds,
             "steps": config.run.steps,
         }
         if ranks.is_first:
@@ -216,13 +224,27 @@ class _Run:
         self.checkpoints = folder.path / "checkpoints"
         self.golds.require(GOLDS_PATIENCE)
 
+    def begin(self, kept: Path | None) -> dict[str, Counts]:
+        """The evaluation before training and step 0's line: as another run has kept them there, else made here."""
+        with ExitStack() as stack:
+            if kept and self.ranks.is_first:
+                stack.enter_context(in_turn(kept))
+            found = self.ranks.of_first(lambda: kept and read_before(kept))
+            if not found:
+                found = Before(self.judge("before"), self.evaluate_on_the_way(0))
+                if kept and self.ranks.is_first:
+                    replace_file(kept, before_text(found))
+        self.before = found.counts  # a checkpoint of step 0 holds it
+        self.log(0, dict(found.metrics))
+        return found.counts
+
     def judge(self, moment: str) -> dict[str, Counts]:
         """Right answers at temperature 0 and of avg@k, on all held-out problems, written problem by problem."""
         final = self.config.evaluation.final
         greedy = final.model_copy(update={"temperature": 0.0, "completions": 1})
         found: dict[str, Counts] = {}
         for name, sampling in (("greedy_accuracy", greedy), (f"avg_at_{final.completions}", final)):
-            result = self._evaluate(self.held_out, sampling)
+            result = self._evaluate(self.held_out, sampling, is_first=moment == "before")
             for sentence in filter(None, (result.unjudged, result.all_truncated)):
                 self.progress.note(f"{sentence} (evaluations/{moment}-{name}.jsonl has all)")
             if self.ranks.is_first:
@@ -240,7 +262,7 @@ class _Run:
             return {}
         self.progress.phase("evaluating")
         few = replace(self.held_out, problems=self.held_out.problems[: during.num_problems])
-        accuracy = self._evaluate(few, during).avg_at_k
+        accuracy = self._evaluate(few, during, is_first=step == 0).avg_at_k
         if step == 0 and accuracy.caution:
             self.progress.note(f"held-out accuracy on the way: {accuracy.caution}")
         return accuracy_metrics(accuracy)
@@ -316,10 +338,11 @@ class _Run:
         self.history = [vital_signs(line) for line in state.get("metrics", ())]
         set_random_state(state["random"])
 
-    def _evaluate(self, task: Task, sampling: EvaluationSampling) -> EvaluationResult:
+    def _evaluate(self, task: Task, sampling: EvaluationSampling, is_first: bool) -> EvaluationResult:
         codec = self.policy.codec
         params = sampling.params(codec.stop_token_ids, self.policy.max_tokens)
-        seed = call_seed(self.config.run.seed, 0, -3)
+        own = self.config.evaluation.seed if is_first else None
+        seed = call_seed(self.config.run.seed if own is None else own, 0, -3)
         return evaluate(
             self.engine, task, codec.encode, codec.decode, params, sampling.completions, seed, self.progress.advance
         )

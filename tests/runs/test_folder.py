@@ -131,7 +131,7 @@ def test_open_refuses_what_is_no_run(tmp_path):
 
 def test_truncate_forgets_later_steps_and_a_torn_line(run):
     for step in range(5):
-        run.log(step, {"train/loss": step / 3, "seconds": 10.0 * step})
+        run.log(step, {"train/loss": step / 3, "seconds": 10.0 * step, "processor_seconds": 5.0 * step})
         run.write_answers(step, [{"step": step}])
     with run.metrics_path.open("a") as file:
         file.write('{"step": 5, "train/lo')
@@ -147,6 +147,7 @@ def test_truncate_forgets_later_steps_and_a_torn_line(run):
     lines = RunFolder.open(run.path).read_metrics()
     assert [(line["step"], line["train/loss"]) for line in lines] == [(0, 0.0), (1, 1 / 3), (2, 2 / 3), (3, 1.0)]
     assert 20.0 <= lines[3]["seconds"] < 25.0, "the clock goes on from the last step that counts"
+    assert 10.0 <= lines[3]["processor_seconds"] < 15.0
 
 
 def test_a_broken_line_in_the_middle_is_named(run):

@@ -35,3 +35,6 @@ class EvaluationOptions(BaseModel):
     """Evaluations on the way; none if left out."""
     final: EvaluationSampling
     """avg@k before and after training; accuracy at temperature 0 is measured besides, with the same length limit."""
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    """Decides which answers are sampled before training; by default run.seed, which decides those of all later
+    evaluations. The runs of a study have one, 0 by default, so that all begin alike."""

@@ -38,7 +38,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._started = time.monotonic()
+        self._started, self._processor_started = time.monotonic(), _processor_seconds()
         self._held: int | None = None
         self._logged: list[dict[str, Any]] = []
 
@@ -144,10 +144,16 @@ class RunFolder:
         """Seconds since the run started, without the time between a kill and its resumption."""
         return time.monotonic() - self._started
 
+    @property
+    def processor_seconds(self) -> float:
+        """Seconds that processors spent on the run, likewise: this process and the workers of its that have ended."""
+        return _processor_seconds() - self._processor_started
+
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Appends one line of metrics, with the step and the seconds so far, and makes it durable."""
+        """Appends one line of metrics, with the step and the two kinds of seconds so far, and makes it durable."""
         self.require_in_place()
-        record = _finite({"step": step, "seconds": round(self.seconds, 3), **metrics})
+        times = {"seconds": round(self.seconds, 3), "processor_seconds": round(self.processor_seconds, 3)}
+        record = _finite({"step": step, **times, **metrics})
         line = _to_json(record) + "\n"
         with _explain_full_disk(self.metrics_path), self.metrics_path.open("ab", buffering=0) as file:
             size = file.seek(0, os.SEEK_END)
@@ -193,7 +199,9 @@ class RunFolder:
         ]
         for leftover in partial:
             leftover.unlink(missing_ok=True)
-        self._started = time.monotonic() - (self._logged[-1]["seconds"] if self._logged else 0.0)
+        last = self._logged[-1] if self._logged else {}
+        self._started = time.monotonic() - last.get("seconds", 0.0)
+        self._processor_started = _processor_seconds() - last.get("processor_seconds", 0.0)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The logged lines in order; a torn last line is left out, what wasn't finite is None."""
@@ -235,6 +243,10 @@ class RunFolder:
     def _replace(self, path: Path, text: str) -> None:
         self.require_in_place()
         replace_file(path, text)
+
+
+def _processor_seconds() -> float:
+    return sum(os.times()[:4])
 
 
 def replace_file(path: Path, text: str) -> None:
