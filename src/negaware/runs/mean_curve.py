@@ -11,7 +11,7 @@ from typing import Any
 from negaware.estimates import student_t
 
 FEWEST_RUNS = 3
-"""Of fewer runs a curve has no interval: of two, Student's is six times as wide as they lie apart, and hides all else."""
+"""Of fewer runs a curve has no interval: that of two is six times as wide as they lie apart, and hides the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,5 +42,7 @@ def mean_curve(runs: Sequence[Sequence[Mapping[str, Any]]], key: str, *, share: 
             continue
         half = student_t(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
         low, high = mean - half, mean + half
-        points.append(MeanPoint(step, mean, max(0.0, low), min(1.0, high)) if share else MeanPoint(step, mean, low, high))
+        points.append(
+            MeanPoint(step, mean, max(0.0, low), min(1.0, high)) if share else MeanPoint(step, mean, low, high)
+        )
     return points

@@ -86,6 +86,8 @@ def new_figure(height: float) -> Figure:
 def write_figure(figure: Figure, stem: Path) -> list[Path]:
     """The figure as stem.svg, stem.png and stem.pdf: the same bytes each time with one version of matplotlib."""
     stem.parent.mkdir(parents=True, exist_ok=True)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # it stays as laid out: once, not for each of the files
     written = []
     for kind in FORMATS:
         path = stem.with_suffix(f".{kind}")
@@ -101,6 +103,8 @@ def write_figure(figure: Figure, stem: Path) -> list[Path]:
 
 def add_legend(figure: Figure, entries: Sequence[tuple[Any, str]]) -> None:
     """The legend below all axes, of (artist, words) pairs, in as many columns as the figure's width holds."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     for columns in (3, 2, 1):
         made = figure.legend(
             [artist for artist, _ in entries],
@@ -111,8 +115,8 @@ def add_legend(figure: Figure, entries: Sequence[tuple[Any, str]]) -> None:
         # Set afterwards: words that begin with an underscore would be left out of it.
         for text, (_, words) in zip(made.get_texts(), entries, strict=True):
             text.set_text(words)
-        figure.draw_without_rendering()
-        if columns == 1 or made.get_window_extent().width <= figure.bbox.width:
+        width = made.get_window_extent(FigureCanvasAgg(figure).get_renderer()).width
+        if columns == 1 or width <= figure.bbox.width:
             return
         made.remove()
 

@@ -158,7 +158,9 @@ def _panels(drawn: Sequence[_Drawn], curves: Curves, reference: str) -> Figure:
             axes.tick_params(labelbottom=True)
     for axes in list(panels.flat)[len(drawn) :]:
         axes.set_axis_off()
-    panels[-1, min(_PANELS_A_ROW, len(drawn)) // 2].set_xlabel("training step")  # a figure's own would lie on the legend
+    panels[-1, min(_PANELS_A_ROW, len(drawn)) // 2].set_xlabel(
+        "training step"
+    )  # a figure's own would lie on the legend
     figure.supylabel(curves.axis, fontsize=7.5)
     entries = [(Line2D([], [], color=PALE, linewidth=0.6), "the other variants")]
     if base is not None:

@@ -130,7 +130,10 @@ def _line(**style: Any) -> Any:
 
 
 def _finals_legend(panels: Sequence[Panel]) -> list[tuple[Any, str]]:
-    entries = [(_line(marker="o", linewidth=1.1), "mean, 95 % interval"), (_line(marker="|", linestyle="none"), "one seed")]
+    entries = [
+        (_line(marker="o", linewidth=1.1), "mean, 95 % interval"),
+        (_line(marker="|", linestyle="none"), "one seed"),
+    ]
     if any(panel.line is not None for panel in panels):
         entries.append((_line(linewidth=0.8, linestyle=(0, (3, 1.5))), "before training"))
     return entries
