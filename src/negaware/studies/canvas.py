@@ -72,7 +72,8 @@ def paper_style() -> Iterator[None]:
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
+        parameters: Any = matplotlib.rcParams  # whose type lists every name
+        parameters.update(_STYLE)
         yield
 
 
