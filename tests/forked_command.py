@@ -25,7 +25,10 @@ from typing import Any
 
 COMMAND = "negaware.cli:entry"
 """What the shell calls; it takes its arguments from `sys.argv`."""
-PRELOADED = ("negaware.cli", "negaware.train", "negaware.verifiers.grade", "tiny_run", "plotly.offline")
+PRELOADED = (
+    *("negaware.cli", "negaware.train", "negaware.verifiers.grade", "negaware.studies.study"),
+    *("tiny_run", "plotly.offline"),
+)
 
 
 @dataclass(frozen=True)

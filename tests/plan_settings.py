@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from negaware.config import load_config, parse_config
+from negaware.config import parse_config, parse_overrides, read_config, set_field
 from negaware.planning.setting import Setting, setting_of
 from tiny_run import tiny_config
 
@@ -20,4 +20,7 @@ def tiny_setting(folder: Path, ranks: int = 1, device: str = "cpu", **changes: o
 def recipe(size: str, ranks: int, *overrides: str, advised: Sequence[str] = ()) -> Setting:
     """The setting of a recipe; what is `advised` takes the place of an override of the same field."""
     config, model = ROOT / f"configs/math_nft_{size}.yaml", ["--model", str(ROOT / "configs/models" / RECIPES[size])]
-    return setting_of(load_config(config, [*model, *overrides], further=advised), ranks, "cuda")
+    data = read_config(config)
+    for field, value in [*parse_overrides([*model, *overrides]), *parse_overrides(advised)]:
+        set_field(data, field, value)
+    return setting_of(parse_config(data), ranks, "cuda")

@@ -1,4 +1,4 @@
-"""`--dry-run`, `evaluate` and `compare` on a tiny real model, through the command line's own entry."""
+"""`--dry-run` and `evaluate` on a tiny real model, through the command line's own entry."""
 
 import io
 import json
@@ -214,50 +214,3 @@ def test_one_sample_is_one_figure_with_a_word_of_caution() -> None:
     assert printed.count("100.0% [") == 1
     assert "accuracy (avg@1, pass@1, maj@1)" in printed
     assert "only 10 problems, so one of them is 10 points: too few to tell small differences" in printed
-
-
-def test_compare_and_train_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = write_tiny_config(tmp_path, run__folder=None, run__steps=1)
-    monkeypatch.chdir(tmp_path)
-    assert main(["compare", str(config), "--objectives", "nft"]) == 0
-    assert {path.name for path in (tmp_path / "runs/tiny-compare").iterdir()} == {
-        *("nft-seed0", "compare.md", "report.html")
-    }
-    assert not (tmp_path / "runs/tiny").exists()
-
-
-def test_compare_runs_each_objective_and_seed_once(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    config = write_tiny_config(tmp_path, run__steps=2)
-    command = ["compare", str(config), "--objectives", "nft,grpo", "--seeds", "0,1"]
-    assert main(command) == 0
-    printed = capsys.readouterr().out
-    runs = sorted(path.name for path in (tmp_path / "run").iterdir() if path.is_dir())
-    assert runs == ["grpo-seed0", "grpo-seed1", "nft-seed0", "nft-seed1"]
-    assert (tmp_path / "run" / "report.html").exists()
-    table = (tmp_path / "run" / "compare.md").read_text()
-    assert table.count("mean of 2") == 2
-    assert "compare.md" in printed
-    # Again: every run is finished, so none is started anew.
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("*/summary.json")}
-    assert main(command) == 0
-    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("*/summary.json")}
-    assert (tmp_path / "run" / "compare.md").read_text() == table
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--objectives", "nft,grppo"], "did you mean grpo?"),
-        (["--objectives", ""], "--objectives is ''"),
-        (["--objectives", "nft", "--seeds", "a"], "--seeds is 'a'"),
-        (["--objectives", "nft", "--run.seed", "3"], "--run.seed would be lost: compare takes the seeds from --seeds"),
-        (["--objectives", "nft", "--objective", "rft"], "--objective would be lost: compare takes the objectives from"),
-        (["--objectives", "rft", "--objective.epsilon", "0.5"], "--objective.epsilon would be lost"),
-    ],
-)
-def test_compare_refuses_before_the_first_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture, options: list[str], message: str
-) -> None:
-    assert main(["compare", str(write_tiny_config(tmp_path)), *options]) == 2
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()

@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from negaware import cli
+from negaware.complaint import sentence_of
 from negaware.config import load_config, parse_config
 from negaware.models.load import load_policy
 from negaware.tasks.dataset import Columns, problems_from, read_jsonl
@@ -89,7 +90,8 @@ def refused_in_a_sentence(use: Callable[[], object]) -> None:
             warnings.simplefilter("ignore")
             use()
     except (ValueError, OSError) as error:
-        sentence = cli._sentence(error)
+        sentence = sentence_of(error)
+        assert sentence
         assert sentence.strip()
         assert len(sentence) < 2000
         print(f"negaware: error: {sentence}".encode(errors="backslashreplace").decode(), file=io.StringIO())

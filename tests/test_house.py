@@ -41,14 +41,16 @@ RULES: dict[str, tuple[str, str, str]] = {
     ),
     "resume": ("types ranks models training runs config", "", ""),
     "studies": (
-        "types estimates output_file libraries validation runs config train",
+        "types estimates output_file libraries validation runs config train resume ranks complaint own_code "
+        "objective_options verifiers tasks models rollout evaluation planning",
         "rich pydantic yaml",
-        "matplotlib scipy numpy",
+        "matplotlib scipy numpy torch",
     ),
-    "compare": ("config ranks train runs studies", "rich", ""),
+    "compare": ("config objective_options studies", "yaml", ""),
     "evaluate": ("estimates output_file tasks models rollout evaluation", "torch rich", ""),
     "planning": ("config libraries models rollout", "torch transformers yaml rich", ""),
-    "cli": ("arguments config safe_path", "", "rich yaml torch plotly"),
+    "complaint": ("", "", ""),
+    "cli": ("arguments complaint config safe_path", "", "rich yaml torch plotly"),
 }
 LAZY_OURS = {"cli"}  # may reach any of our packages, inside a function: `--help` stays instant
 

@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from negaware import __version__
 from negaware.arguments import Parser, above_zero, fraction, positive
+from negaware.complaint import sentence_of
 from negaware.safe_path import keep_path_safe
 
 TRAIN_EPILOG = """Any field of the config can be given as --field.name VALUE, such as --run.seed 1 or
@@ -27,7 +28,8 @@ TRAIN_EPILOG = """Any field of the config can be given as --field.name VALUE, su
 INTERRUPTED = 130  # the exit code of a process that Ctrl-C ended
 HOW_TO_GO_ON = {
     "train": "--resume goes on from the last finished step.",
-    "compare": "The same command goes on from the last finished step.",
+    "study": "The same command goes on from the last finished step of each run.",
+    "compare": "The same command goes on from the last finished step of each run.",
 }
 
 TASK_HELP = (
@@ -84,26 +86,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output has gone (`| head`): nothing is left to say, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError) as error:
-        return _failed(_sentence(error))
-    except (RuntimeError, MemoryError) as error:
-        if not _is_lack_of_memory(error):
+    except Exception as error:
+        if (sentence := sentence_of(error)) is None:
             raise
-        return _failed(
-            f"not enough memory ({_sentence(error)}); lower training.micro_batch_tokens or rollout.max_sequences, or "
-            "set training.activations to recomputed; `negaware plan` says what takes how much."
-        )
+        return _failed(sentence)
     return exit_code or 0
 
 
 def _failed(sentence: str) -> int:
     print(f"negaware: error{_on_rank()}: {sentence}", file=sys.stderr)
     return 2
-
-
-def _is_lack_of_memory(error: BaseException) -> bool:
-    """On a GPU (torch's own error), or on the host (which has none, but a text)."""
-    return type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "can't allocate memory" in str(error)
 
 
 def _on_rank() -> str:
@@ -138,16 +130,6 @@ def _imports(options: argparse.Namespace) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _sentence(error: Exception) -> str:
-    """What an error says; of a pydantic report on an option, its first complaint."""
-    complaints = getattr(error, "errors", None)
-    if not callable(complaints):
-        return str(error)
-    first = complaints()[0]
-    place = ".".join(str(part) for part in first["loc"]) or "the options"
-    return f"{place}: {first['msg'].removeprefix('Value error, ')}, got {first['input']!r}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -223,17 +205,32 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.set_defaults(run=_report)
 
+    study = commands.add_parser(
+        "study",
+        help="variants of a config × seeds: runs, tables, figures",
+        epilog="docs/studies.md says what the file holds. The same command goes on where it was, also when variants or "
+        "seeds were added.",
+    )
+    study.add_argument("study", type=Path, metavar="STUDY.yaml")
+    study.set_defaults(run=_study)
+
     compare = commands.add_parser(
         "compare",
-        help="objectives × seeds, one table, one report",
-        epilog="Runs go to runs/<config name>-compare; the same command goes on where it was. Fields of the config can "
-        "be given as for train.",
+        help="the same without a file: variants of a config × seeds",
+        epilog="All goes to runs/<config name>-compare; the same command goes on where it was. Fields of the config "
+        "can be given as for train.",
         allow_abbrev=False,
     )
     compare.add_argument("config", type=Path, metavar="CONFIG.yaml")
-    compare.add_argument("--objectives", required=True, help="such as nft,rft,my_losses:my_loss")
-    compare.add_argument("--seeds", default="0", help="such as 0,1,2")
+    compare.add_argument("--objectives", help="such as nft,rft,my_losses:my_loss")
+    compare.add_argument(
+        "--vary", action="append", default=[], metavar="FIELD=A,B", help="a field's values; several: all combinations"
+    )
+    compare.add_argument("--seeds", default="0", help="such as 0,1,2 or 0-4 (default 0)")
     compare.set_defaults(run=_compare)
+    for each in (study, compare):
+        each.add_argument("--jobs", type=positive, default=1, metavar="N", help="runs side by side (default 1)")
+        each.add_argument("--dry-run", action="store_true", help="print the runs and how long they may take")
     return parser
 
 
@@ -349,10 +346,16 @@ def _report(options: argparse.Namespace) -> None:
     print(write_report(options.runs, options.output))
 
 
-def _compare(options: argparse.Namespace) -> None:
+def _study(options: argparse.Namespace) -> int:
+    with _imports(options):
+        from negaware.studies.study import study_command
+    return study_command(options.study, options.jobs, options.dry_run)
+
+
+def _compare(options: argparse.Namespace) -> int:
     with _imports(options):
         from negaware.compare import compare
-    compare(options.config, options.overrides, options.objectives, options.seeds)
+    return compare(options)
 
 
 if __name__ == "__main__":

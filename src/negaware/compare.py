@@ -1,81 +1,121 @@
-"""`negaware compare`: the same config under several objectives and seeds, one run after another, resumable."""
+"""`negaware compare`: a study written on the command line, variants of a config by some fields' values."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
+import yaml
 
-from negaware.config import Config, load_config, parse_overrides
-from negaware.ranks import joined_ranks
-from negaware.runs.folder import RunFolder, replace_file
-from negaware.runs.report import write_report
-from negaware.runs.summary import compare_table
-from negaware.train import train
+from negaware.config import ConfigError, load_config, parse_overrides, plain_value
+from negaware.objective_options import OPTIONS, own_options
+from negaware.studies.options import checked_study
+from negaware.studies.study import run_study
 
-
-def compare(config_path: Path, overrides: Sequence[str], objectives: str, seeds: str) -> None:
-    """Runs what isn't finished yet, then writes `compare.md` and `report.html` beside the runs and prints the table.
-
-    Every run's config is checked before the first one starts. Raises ValueError.
-    """
-    configs = _configs(config_path, overrides, _names(objectives, "--objectives"), _seeds(seeds))
-    if configs[0].rollout.engine.name == "vllm":
-        raise ValueError(
-            "rollout.engine is vllm, of which a process can have one in its life, and compare makes one a run; take "
-            "local or vllm_server, or start the runs one by one with negaware train."
-        )
-    folders: dict[str, list[RunFolder]] = {}
-    with joined_ranks() as ranks:
-        for number, config in enumerate(configs, start=1):
-            if ranks.is_first:
-                print(f"run {number} of {len(configs)}: {config.run.folder}", flush=True)
-            run = train(config, resume=True, ranks=ranks, judges=config_path.parent)
-            folders.setdefault(config.objective.entry.name, []).append(RunFolder.open(run))
-    if not ranks.is_first:
-        return
-    parent = folders[configs[0].objective.entry.name][0].path.parent
-    table = compare_table(folders)
-    replace_file(parent / "compare.md", table.markdown())
-    write_report([folder.path for runs in folders.values() for folder in runs], parent / "report.html")
-    Console().print(table.rich())
-    print(f"table   {parent / 'compare.md'}\nreport  {parent / 'report.html'}")
+Fields = Mapping[str, Any]
 
 
-def _configs(path: Path, overrides: Sequence[str], objectives: list[str], seeds: list[int]) -> list[Config]:
-    """One config an objective and seed, each with its folder inside the config's run folder."""
+def compare(options: Namespace) -> int:
+    """Runs the study that the command line describes; the exit code. Raises ValueError before the first run."""
+    path: Path = options.config
+    vary = _varied(options.objectives, options.vary)
     parent = Path("runs") / f"{path.stem}-compare"  # `train` with the same config writes to runs/<stem>
-    base = load_config(path, overrides, default_folder=parent)
-    assert base.run.folder is not None
-    for field, _ in parse_overrides(overrides):
-        if field == ["run", "seed"]:
-            raise ValueError("--run.seed would be lost: compare takes the seeds from --seeds.")
-        if field == ["objective"] or (field[0] == "objective" and base.objective.entry.name not in objectives):
-            raise ValueError(
-                f"--{'.'.join(field)} would be lost: compare takes the objectives from --objectives, "
-                f"{', '.join(objectives)}; the config's own, if it is among them, keeps its options."
-            )
-    configs = []
-    for objective in objectives:
-        # The config's own objective keeps its options; the others have their defaults.
-        own = [] if objective == base.objective.entry.name else ["--objective", objective]
-        for seed in seeds:
-            place = base.run.folder / f"{objective.replace(':', '.')}-seed{seed}"
-            folder = ["--run.folder", str(place), "--run.seed", str(seed)]
-            configs.append(load_config(path, overrides, further=[*own, *folder]))
-    return configs
+    base = load_config(path, options.overrides, default_folder=parent)
+    folder = base.run.folder
+    assert folder is not None
+    given = parse_overrides(options.overrides)
+    _require_kept([field for field, _ in given], vary, base.objective.entry.name)
+    variants, sentences = _variants(vary, base.objective.entry.name, (path.parent, Path()))
+    study = {
+        "base": os.path.relpath(path, folder),
+        "folder": ".",
+        "overrides": {".".join(field): value for field, value in given if field != ["run", "folder"]},
+        "variants": variants,
+        "seeds": options.seeds,
+    }
+    checked = checked_study(study)
+    for sentence in sentences:
+        print(sentence)
+    text = yaml.safe_dump(study, sort_keys=False, allow_unicode=True)
+    return run_study(checked, text, path, folder, options.jobs, options.dry_run)
 
 
-def _names(text: str, option: str) -> list[str]:
+def _varied(objectives: str | None, vary: Sequence[str]) -> dict[str, list[Any]]:
+    """The values of each field, the objective first: its options are an objective's own."""
+    found: dict[str, list[Any]] = {}
+    if objectives is not None:
+        found["objective"] = _values(objectives, "--objectives", "nft,rft")
+    for text in vary:
+        field, assigned, values = text.partition("=")
+        if not assigned or not field:
+            raise ValueError(f"--vary is {text!r}; write a field and its values, such as objective.epsilon=1,0.3,0.1.")
+        if field in found:
+            raise ValueError(f"--vary {field} is given twice, or beside --objectives; give it once.")
+        found[field] = _values(values, f"--vary {field}", "1,0.3")
+    if not found:
+        raise ValueError("compare needs --objectives or --vary, such as --objectives nft,rft.")
+    return dict(sorted(found.items(), key=lambda one: one[0].count(".")))
+
+
+def _values(text: str, option: str, example: str) -> list[Any]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"{option} is {text!r}; give different names with commas between, such as nft,rft.")
-    return names
+        raise ValueError(f"{option} is {text!r}; give different values with commas between, such as {example}.")
+    try:
+        return [plain_value(name) for name in names]
+    except ValueError as error:
+        raise ValueError(f"{option} is {text!r}, which can't be read; write a study's file instead.") from error
 
 
-def _seeds(text: str) -> list[int]:
-    names = _names(text, "--seeds")
-    if not all(name.isdecimal() for name in names):
-        raise ValueError(f"--seeds is {text!r}; give whole numbers with commas between, such as 0,1,2.")
-    return [int(name) for name in names]
+def _require_kept(given: Sequence[list[str]], vary: Mapping[str, list[Any]], own: str) -> None:
+    """ValueError for an override that no run would have."""
+    for field in given:
+        name = ".".join(field)
+        if field == ["run", "seed"]:
+            raise ValueError("--run.seed would be lost: compare takes the seeds from --seeds.")
+        objectives = vary.get("objective", [own])
+        if "objective" in vary and (name == "objective" or (field[0] == "objective" and own not in objectives)):
+            raise ValueError(
+                f"--{name} would be lost: compare takes the objectives from --objectives or --vary, "
+                f"{', '.join(map(str, objectives))}; the config's own, if it is among them, keeps its options."
+            )
+        if name in vary:
+            raise ValueError(f"--{name} would be lost: --vary {name} sets it in each run.")
+
+
+def _variants(vary: Mapping[str, list[Any]], own: str, folders: Sequence[Path]) -> tuple[dict[str, Fields], list[str]]:
+    """By name, the fields of each combination; and what is to be said about them."""
+    variants: dict[str, Fields] = {}
+    sentences: dict[str, None] = {}
+    for values in product(*vary.values()):
+        fields = dict(zip(vary, values, strict=True))
+        objective = str(fields.get("objective", own))
+        if objective == own:  # it keeps the options that the config gives it
+            fields.pop("objective", None)
+        for field in [*fields]:
+            place, _, option = field.partition(".")
+            if place == "objective" and option and objective != own and not _has(objective, option, folders):
+                sentences[f"{objective} has no {option}: it has one variant for all its values."] = None
+                del fields[field]
+        shown = [objective.replace(":", ".")] if "objective" in vary else []
+        shown += [f"{field.rpartition('.')[2]}={value}" for field, value in fields.items() if field != "objective"]
+        name = "-".join(shown)
+        if name in variants and variants[name] != fields:
+            raise ValueError(f"--vary makes two variants called {name}; write a study's file, where you name them.")
+        variants[name] = fields
+    return variants, [*sentences]
+
+
+def _has(objective: str, option: str, folders: Sequence[Path]) -> bool:
+    """Whether an objective has an option. True for one that isn't known: the config says so better."""
+    try:
+        model = own_options(objective, folders) if ":" in objective else OPTIONS[objective]
+    except (ValueError, KeyError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        return True
+    return option in model.model_fields

@@ -140,14 +140,20 @@ class Config(_Options):
         return self.model_dump(mode="json")
 
 
-def load_config(
-    path: Path, overrides: Sequence[str] = (), default_folder: Path | None = None, further: Sequence[str] = ()
-) -> Config:
+def load_config(path: Path, overrides: Sequence[str] = (), default_folder: Path | None = None) -> Config:
     """The config of a YAML file, with `--dotted.field value` overrides applied. Raises ConfigError.
 
-    None of them may undo another; `further` ones may. Where it names no run.folder, that is `default_folder`, or else
-    runs/<name of the file>. A loss of one's own is looked for beside the file, then in the current folder.
+    Where it names no run.folder, that is `default_folder`, or else runs/<name of the file>. A loss of one's own is
+    looked for beside the file, then in the current folder.
     """
+    data = read_config(path)
+    for field, value in parse_overrides(overrides):
+        set_field(data, field, value)
+    return parse_config(data, default_folder or Path("runs") / path.stem, (path.parent, Path()))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The plain data of a config's file. Raises ConfigError."""
     try:
         data = read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -158,9 +164,7 @@ def load_config(
         raise ConfigError(f"The config {path} is empty; begin with `model: …`.")
     if not isinstance(data, dict):
         raise ConfigError(f"The config {path} holds {type(data).__name__}, not fields; begin with `model: …`.")
-    for field, value in [*parse_overrides(overrides), *parse_overrides(further)]:
-        _set(data, field, value)
-    return parse_config(data, default_folder or Path("runs") / path.stem, (path.parent, Path()))
+    return data
 
 
 def parse_config(
@@ -207,10 +211,10 @@ def parse_overrides(arguments: Sequence[str]) -> list[tuple[list[str], Any]]:
                 raise ConfigError(f"{name} has no value; write {name} value.")
             text = waiting.pop(0)
         try:
-            value = _plain(text)
+            value = plain_value(text)
         except ValueError as error:
             raise ConfigError(f"The value of {name}, {text!r}, can't be read; put quotes around it.") from error
-        field = _whole_field(name[2:].replace("-", "_").split("."), value)
+        field = whole_field(name[2:].replace("-", "_").split("."), value)
         for earlier, words in given.items():
             if list(earlier) == field:
                 raise ConfigError(f"{words} and {name} {text} set the same field; give it once.")
@@ -221,7 +225,8 @@ def parse_overrides(arguments: Sequence[str]) -> list[tuple[list[str], Any]]:
     return overrides
 
 
-def _plain(text: str) -> Any:
+def plain_value(text: str) -> Any:
+    """A text read as YAML, in which 1e-5 is a number. ValueError if it is none."""
     value = read_yaml(text)
     if isinstance(value, str):  # YAML takes 1e-5 for a text
         try:
@@ -231,7 +236,7 @@ def _plain(text: str) -> Any:
     return value
 
 
-def _whole_field(field: list[str], value: Any) -> list[str]:
+def whole_field(field: list[str], value: Any) -> list[str]:
     """The field that an override of this one sets."""
     if field in (["objective", "name"], ["objective", "loss"], ["rollout", "engine", "name"]):
         return field[:-1]  # another objective's, or engine's, options are not this one's
@@ -240,7 +245,8 @@ def _whole_field(field: list[str], value: Any) -> list[str]:
     return field
 
 
-def _set(data: dict[str, Any], field: list[str], value: Any) -> None:
+def set_field(data: dict[str, Any], field: list[str], value: Any) -> None:
+    """Sets a field of plain data; what is written in short on the way to it is written out. Raises ConfigError."""
     for depth, part in enumerate(field[:-1]):
         inner = data.get(part)
         if inner is None:

@@ -232,8 +232,9 @@ class _Run:
             found = self.ranks.of_first(lambda: kept and read_before(kept))
             if not found:
                 found = Before(self.judge("before"), self.evaluate_on_the_way(0))
-                if kept and self.ranks.is_first:
-                    replace_file(kept, before_text(found))
+            if self.ranks.is_first:
+                for place in filter(None, (kept, self.folder.path / "evaluations" / "before.json")):
+                    replace_file(place, before_text(found))
         self.before = found.counts  # a checkpoint of step 0 holds it
         self.log(0, dict(found.metrics))
         return found.counts

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Self
 
-_ASKS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+ASKS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 """Ctrl-C, a scheduler's end, a closed terminal, a scheduler's warning (SLURM's --signal, say)."""
 _SHOW_CURSOR = b"\x1b[?25h"  # a live display hides it and has no time left to show it again
 
@@ -44,7 +44,7 @@ class Interrupt:
         self._terminals = [stream for stream in (1, 2) if os.isatty(stream)]
         heard = [
             number
-            for number in _ASKS
+            for number in ASKS
             if (number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN)
             and not (self._agree and number == signal.SIGTERM)
         ]

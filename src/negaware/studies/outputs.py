@@ -1,0 +1,53 @@
+"""What a study leaves behind, and what a dry run says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from negaware.config import parse_config
+from negaware.planning.report import rollout_lines
+from negaware.runs.progress import format_seconds
+from negaware.studies.check import Checked
+from negaware.studies.folder import StudyFolder
+from negaware.studies.options import StudyOptions, assignments
+from negaware.studies.progress import Pace, last_line
+from negaware.studies.results import StudyResults
+
+
+def write_outputs(folder: StudyFolder, results: StudyResults, console: Console) -> None:
+    """Writes everything that is made of the finished runs, and says where it is."""
+    if not results.runs:
+        return
+    folder.write_tables(results)
+    for name in ("figures.csv", "outcomes.csv"):
+        console.print(f"{folder.path / name}", soft_wrap=True, highlight=False)
+
+
+def matrix_lines(
+    study: StudyOptions, checked: Checked, folder: StudyFolder, pace: Pace, jobs: int, own: Path
+) -> Iterator[str]:
+    """A line a run: what it is and how far; then how long the rest may take."""
+    names = max(len(job.name) for job in checked.jobs)
+    for number, job in enumerate(checked.jobs, start=1):
+        step = int(last_line(folder.path / "runs" / job.name / "metrics.jsonl").get("step", 0))
+        state = "done" if job.name in checked.done else f"step {step} of {job.steps}" if step else "to do"
+        yield f"{number:4}  {job.name:{names}}  {state}"
+    yield ""
+    for name, fields in study.variants.items():
+        shown = ", ".join(f"{'.'.join(field)}: {value}" for field, value in assignments(fields, name))
+        yield f"{name}: {shown or 'the base as it is'}"
+    yield ""
+    waiting = checked.waiting
+    yield f"{len(checked.jobs)} runs, {len(checked.done)} done, {len(waiting)} to do, {jobs} at a time"
+    if not waiting:
+        return
+    left = pace.left(waiting, {}, min(jobs, len(waiting)))
+    if left is not None:
+        known = sum(map(len, pace.seconds.values()))
+        yield f"about {format_seconds(left)} for what is to do, by the {known} that are done"
+        return
+    yield "No run is done yet, so the time isn't known. A run:"
+    yield from (f"  {line}" for line in rollout_lines(parse_config(dict(waiting[0].config), folders=(own, Path()))))

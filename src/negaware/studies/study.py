@@ -1,0 +1,179 @@
+"""`negaware study`: runs what isn't done yet, each run a process of its own, and writes what all came to."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import time
+from collections.abc import Mapping
+from multiprocessing.connection import wait
+from pathlib import Path
+
+from rich.console import Console
+
+from negaware.ranks import joined_ranks
+from negaware.runs.folder import replace_file
+from negaware.runs.interrupt import Interrupt
+from negaware.studies.check import Checked, check
+from negaware.studies.folder import StudyFolder, results_of
+from negaware.studies.matrix import Job
+from negaware.studies.options import StudyOptions, read_study
+from negaware.studies.outputs import matrix_lines, write_outputs
+from negaware.studies.progress import Going, Pace, StudyProgress, going, until
+from negaware.studies.run import Process, perform
+
+
+def study_command(path: Path, jobs: int, dry_run: bool) -> int:
+    """Runs the study of a file; the exit code. Raises ValueError before the first run if one can't begin."""
+    study = read_study(path)
+    folder = path.parent / (study.folder or path.stem)
+    return run_study(study, path.read_text(encoding="utf-8"), path.parent / study.base, folder, jobs, dry_run)
+
+
+def run_study(study: StudyOptions, text: str, base: Path, path: Path, jobs: int, dry_run: bool) -> int:
+    """Runs a study whose file is this text in the folder `path`, so many runs at a time; 2 if a run failed, else 0."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        return _run_among_ranks(study, text, base, path)
+    # In a process that ends: this one must not have computed anything when it forks.
+    checked: Checked = Process(check, study, base, path).outcome()
+    folder = StudyFolder(path)
+    pace = Pace()
+    for run in results_of(folder, study).runs:
+        pace.seconds.setdefault(run.variant, []).append(run.total_seconds)
+    if dry_run:
+        print("\n".join(matrix_lines(study, checked, folder, pace, jobs, base.parent)))
+        return 0
+    failures: dict[str, str] = {}
+    with folder.locked():
+        _write_study(folder, text)
+        if checked.waiting:
+            failures = _Runs(study, base, folder, checked, pace, jobs).all()
+    write_outputs(folder, results_of(folder, study), Console())
+    for name, sentence in failures.items():
+        print(f"negaware: error: {name} failed: {sentence} ({folder.log_path(name)})", file=sys.stderr)
+    if failures:
+        print("The same command goes on with what is left.", file=sys.stderr)
+    return 2 if failures else 0
+
+
+def _write_study(folder: StudyFolder, text: str) -> None:
+    if not folder.study_path.exists() or folder.study_path.read_text(encoding="utf-8") != text:
+        replace_file(folder.study_path, text)
+
+
+class _Runs:
+    """The runs that are to be done, `jobs` at a time."""
+
+    def __init__(
+        self, study: StudyOptions, base: Path, folder: StudyFolder, checked: Checked, pace: Pace, jobs: int
+    ) -> None:
+        self.study, self.base, self.folder, self.checked, self.pace = study, base, folder, checked, pace
+        self.jobs = min(jobs, len(checked.waiting))
+        self.waiting = checked.waiting
+        self.running: dict[int, tuple[Job, Process, float]] = {}
+        """By place, one of `jobs`."""
+        self.failures: dict[str, str] = {}
+        self.progress = StudyProgress(len(checked.jobs), len(checked.done))
+
+    def all(self) -> dict[str, str]:
+        """Does them; of those that failed, why. KeyboardInterrupt after a signal, when no run is left."""
+        gc.freeze()  # a fork's collections would copy every page of what was imported
+        with Interrupt().watch(), self.progress:
+            try:
+                while self.waiting or self.running:
+                    for place in set(range(self.jobs)) - self.running.keys():
+                        if self.waiting:
+                            self._start(place, self.waiting.pop(0))
+                    ready = wait([process.results for _, process, _ in self.running.values()], timeout=0.5)
+                    for place in [place for place, (_, process, _) in self.running.items() if process.results in ready]:
+                        self._end(place)
+                    runs = self._going()
+                    self.progress.show([*runs.values()], self.pace.left(self.waiting, runs, self.jobs))
+            except KeyboardInterrupt:
+                self.progress.note("Stopping: each run ends after its step, with a checkpoint.")
+                raise
+            finally:
+                for _, process, _ in self.running.values():
+                    process.ask_to_stop()
+                for _, process, _ in self.running.values():
+                    process.join()
+        return self.failures
+
+    def _going(self) -> dict[str, Going]:
+        return {
+            job.name: going(job, self.folder.path / "runs" / job.name, began) for job, _, began in self.running.values()
+        }
+
+    def _start(self, place: int, job: Job) -> None:
+        process = Process(
+            perform,
+            *(job, self.folder.path, self.base.parent, self.study.keep),
+            log=self.folder.log_path(job.name),
+            environment=share_of_machine(place, self.jobs, self.checked.num_gpus),
+        )
+        self.running[place] = (job, process, time.monotonic())
+        if not sys.stdout.isatty():
+            number = [one.name for one in self.checked.jobs].index(job.name) + 1
+            self.progress.note(f"run {number} of {len(self.checked.jobs)}: {job.name}")
+
+    def _end(self, place: int) -> None:
+        job, process, _ = self.running[place]
+        try:
+            process.outcome()
+        except ValueError as error:
+            self.failures[job.name] = str(error)
+            self.progress.num_failed += 1
+            said = [f"{job.name} failed: {error}"]
+        else:
+            stored = self.folder.read_stored(job.name)
+            assert stored is not None
+            self.pace.seconds.setdefault(job.variant, []).append(stored.result.total_seconds)
+            self.folder.write_tables(results_of(self.folder, self.study))
+            self.progress.num_done += 1
+            shares = stored.result.after["greedy_accuracy"]
+            said = [f"{job.name} is done: accuracy at temperature 0 {sum(shares.values()) / len(shares):.1%}"]
+        del self.running[place]
+        left = self.pace.left(self.waiting, self._going(), self.jobs)
+        self.progress.note("; ".join([*said, self.progress.line([], None), *until(left)]))
+
+
+def share_of_machine(place: int, jobs: int, num_gpus: int) -> Mapping[str, str]:
+    """The environment by which the run in this place of `jobs` takes its share of the processors, or a GPU of its own.
+
+    What the user has set stays as it is; a run alone has all.
+    """
+    if jobs == 1:
+        return {}
+    found = {}
+    if num_gpus:
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")
+        gpus = given.split(",") if given else [str(number) for number in range(num_gpus)]
+        found["CUDA_VISIBLE_DEVICES"] = gpus[place % len(gpus)]
+    if "OMP_NUM_THREADS" not in os.environ:
+        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        found["OMP_NUM_THREADS"] = str(max(1, cpus // jobs))
+    return found
+
+
+def _run_among_ranks(study: StudyOptions, text: str, base: Path, path: Path) -> int:
+    """Under torchrun the runs go one after another in the processes that it has started: each run has them all."""
+    folder = StudyFolder(path)
+    with joined_ranks() as ranks:
+        checked: Checked = ranks.of_first(lambda: check(study, base, path))
+        if checked.waiting[1:] and any(job.config["rollout"]["engine"]["name"] == "vllm" for job in checked.waiting):
+            raise ValueError(
+                "rollout.engine is vllm, of which a process can have one in its life, and under torchrun all runs are "
+                "in the same processes; take local or vllm_server, or start the runs one by one with negaware train."
+            )
+        if ranks.is_first:
+            _write_study(folder, text)
+        for job in checked.waiting:
+            if ranks.is_first:
+                print(f"run {checked.jobs.index(job) + 1} of {len(checked.jobs)}: {job.name}", flush=True)
+            perform(job, path, base.parent, study.keep, ranks)
+            if ranks.is_first:
+                folder.write_tables(results_of(folder, study))
+    if ranks.is_first:
+        write_outputs(folder, results_of(folder, study), Console())
+    return 0

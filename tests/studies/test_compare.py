@@ -1,0 +1,155 @@
+"""`negaware compare`, a study without a file: the variants that it makes, its runs, what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from forked_command import negaware
+from negaware import compare
+from negaware.cli import _parser, main
+from negaware.studies.folder import read_results
+from negaware.studies.matrix import jobs_of
+from negaware.studies.options import read_study
+from negaware.studies.study import study_command
+from tiny_run import write_tiny_config
+
+
+def test_compare_runs_each_objective_once(tmp_path: Path) -> None:
+    """Without run.folder it has a folder of its own; its file is a study that goes on."""
+    config = write_tiny_config(tmp_path, run__folder=None, run__steps=1)
+    command = ["compare", str(config), "--objectives", "nft,grpo", "--seeds", "3"]
+    ended = negaware(*command, cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    folder = tmp_path / "runs/tiny-compare"
+    assert not (tmp_path / "runs/tiny").exists()
+    results = read_results(folder)
+    assert [(run.variant, run.seed) for run in results.runs] == [("nft", 3), ("grpo", 3)]
+    assert results.reference == "nft"
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("results/*.json")}
+    for again in (command, ["study", str(folder / "study.yaml")]):  # every run is done, so none is started anew
+        ended = negaware(*again, cwd=tmp_path)
+        assert ended.code == 0, ended.err
+        assert "run 1" not in ended.out
+        assert before == {path: path.stat().st_mtime_ns for path in folder.glob("results/*.json")}
+
+
+def study_of(monkeypatch: pytest.MonkeyPatch, config: Path, *arguments: str) -> dict[str, dict[str, object]]:
+    """The variants of the study that these arguments make."""
+    made: list[str] = []
+
+    def note(study: object, text: str, *others: object) -> int:
+        made.append(text)
+        return 0
+
+    monkeypatch.setattr(compare, "run_study", note)
+    options, rest = _parser().parse_known_args(["compare", str(config), *arguments])
+    options.overrides = rest
+    assert compare.compare(options) == 0
+    return yaml.safe_load(made[0])["variants"]
+
+
+def test_values_are_crossed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """An option that an objective doesn't have makes one variant of it, and that is said."""
+    config = write_tiny_config(tmp_path)
+    epsilon = ["--vary", "objective.epsilon=1,0.3"]
+    assert study_of(monkeypatch, config, *epsilon, "--vary", "objective=nft,rft,grpo") == {
+        "nft-epsilon=1": {"objective.epsilon": 1},
+        "nft-epsilon=0.3": {"objective.epsilon": 0.3},
+        "rft": {"objective": "rft"},
+        "grpo": {"objective": "grpo"},
+    }
+    said = capsys.readouterr().out.splitlines()
+    assert said == [f"{name} has no epsilon: it has one variant for all its values." for name in ("rft", "grpo")]
+    crossed = study_of(monkeypatch, config, *epsilon, "--vary", "training.learning_rate=1e-5,1e-6")
+    assert crossed == {
+        f"epsilon={epsilon}-learning_rate={rate}": {"objective.epsilon": epsilon, "training.learning_rate": rate}
+        for epsilon in (1, 0.3)
+        for rate in (1e-5, 1e-6)
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--objectives", "nft,grppo"], "did you mean grpo?"),
+        (["--objectives", ""], "--objectives is ''"),
+        ([], "compare needs --objectives or --vary, such as --objectives nft,rft."),
+        (["--objectives", "nft", "--seeds", "a"], "seeds: 'a' names no seeds"),
+        (["--objectives", "nft", "--seeds", "4-0"], "seeds: '4-0' names no seeds"),
+        (["--objectives", "nft", "--run.seed", "3"], "--run.seed would be lost: compare takes the seeds from --seeds"),
+        (["--objectives", "nft", "--objective", "rft"], "--objective would be lost: compare takes the objectives from"),
+        (["--objectives", "rft", "--objective.epsilon", "0.5"], "--objective.epsilon would be lost"),
+        (["--vary", "objective.epsilon"], "--vary is 'objective.epsilon'; write a field and its values"),
+        (["--vary", "objective.epsilon=1,1"], "--vary objective.epsilon is '1,1'; give different values"),
+        (["--vary", "objective.epsylon=1,2"], "did you mean objective.epsilon?"),
+        (["--vary", "run.steps=1,2", "--run.steps", "4"], "--run.steps would be lost: --vary run.steps sets it"),
+        (["--vary", "run.folder=a,b"], "run.folder can't be set"),
+    ],
+)
+def test_compare_refuses_before_the_first_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture, options: list[str], message: str
+) -> None:
+    assert main(["compare", str(write_tiny_config(tmp_path)), *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+STUDY = "base: tiny.yaml\nvariants: {nft: }\nseeds: 0\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no fields; begin with `base: CONFIG.yaml`."),
+        ("base: [", "is not YAML"),
+        ("base: tiny.yaml\nseeds: 0\n", "variants is missing"),
+        (STUDY + "variant: 1\n", "variant is no known field; did you mean variants?"),
+        (STUDY.replace("tiny", "tony"), "tony.yaml can't be read: No such file or directory."),
+        (STUDY.replace("nft", "../nft"), "variants: '../nft' can't name a file"),
+        (STUDY.replace("{nft: }", "{a: , A: }"), "variants: two names differ in capitals alone"),
+        (STUDY.replace("seeds: 0", "seeds: [0, 1, 0]"), "seeds are 0, 1, 0; give each once."),
+        (STUDY.replace("seeds: 0", "seeds: 0-4000"), "'0-4000' names no seeds"),
+        (STUDY.replace("seeds: 0", "seeds: [-1]"), "seeds.0 is -1; it should be at least 0."),
+        (STUDY + "reference: rft\n", "reference is 'rft'; it must be one of nft."),
+        (STUDY + "margins: {greedy_accuracy: 3}\n", "margins.greedy_accuracy is 3; it should be less than 1."),
+        (STUDY + "margins: {avg_at_8: 0.1}\n", "isn't judged by avg_at_8, but by greedy_accuracy and avg_at_2."),
+        (STUDY.replace("nft: ", "nft: {run.seed: 3}"), "variants.nft: run.seed can't be set; a study takes the seeds"),
+        (STUDY.replace("nft: ", "nft: {a: {b: 1}, a.b: 2}"), "variants.nft sets a.b twice; set it once"),
+        (STUDY.replace("nft: ", "nft: {trainin.learning_rate: 3}"), "variant nft: trainin is no known field"),
+        (STUDY.replace("nft: ", "nft: {objective: {loss: 'my:loss'}}"), "variant nft: objective: loss 'my:loss'"),
+        (STUDY.replace("nft: ", "nft: {model: ./nowhere}"), "There is no model folder './nowhere'"),
+        (STUDY.replace("nft: ", "nft: {task.path: nowhere.jsonl}"), "nowhere.jsonl"),
+    ],
+)
+def test_a_study_is_refused_before_the_first_run(tmp_path: Path, text: str, message: str) -> None:
+    write_tiny_config(tmp_path)
+    path = tmp_path / "small.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError) as refused:  # noqa: PT011
+        study_command(path, 1, False)
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "small").exists()
+
+
+def test_fields_may_be_nested_and_an_objective_is_taken_whole(tmp_path: Path) -> None:
+    write_tiny_config(tmp_path, objective={"name": "nft", "epsilon": 0.25, "negative_weight": 0.5})
+    (tmp_path / "s.yaml").write_text(
+        "base: tiny.yaml\noverrides: {training: {learning_rate: 2e-5}, run.steps: 7}\nseeds: 3,5-6\nvariants:\n"
+        "  same:\n  merged: {objective: {epsilon: 0.5}}\n  whole: {objective: {name: nft, epsilon: 0.5}}\n"
+        "  own: {evaluation.seed: 9, training.learning_rate: 1e-6}\n"
+    )
+    jobs = jobs_of(read_study(tmp_path / "s.yaml"), tmp_path / "tiny.yaml", tmp_path / "s")
+    assert [job.name for job in jobs][:5] == ["same-seed3", "merged-seed3", "whole-seed3", "own-seed3", "same-seed5"]
+    assert [job.seed for job in jobs][::4] == [3, 5, 6]
+    options = [(job.config["objective"]["epsilon"], job.config["objective"]["negative_weight"]) for job in jobs[:3]]
+    assert options == [(0.25, 0.5), (0.5, 0.5), (0.5, 1.0)]
+    assert [job.config["training"]["learning_rate"] for job in jobs[:4]] == [2e-5, 2e-5, 2e-5, 1e-6]
+    assert [job.config["evaluation"]["seed"] for job in jobs[:4]] == [0, 0, 0, 9]
+    assert {job.steps for job in jobs} == {7}
+    assert len({job.beginning for job in jobs[:3]}) == 1
+    assert len({job.beginning for job in jobs[:4]}) == 2
+    assert len({job.config_hash for job in jobs}) == len(jobs)

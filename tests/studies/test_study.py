@@ -1,0 +1,217 @@
+"""A whole study on a tiny real model: killed and gone on with, added to, changed, failing, stopped."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from forked_command import Fault, negaware
+from negaware.studies.folder import StudyFolder, read_results
+from negaware.studies.options import read_study
+from tiny_run import TIMES, write_tiny_config
+
+NAMES = ("nft-seed0", "nft-seed1", "rft-seed0", "rft-seed1")
+
+
+def write_study(folder: Path, name: str, **changes: Any) -> Path:
+    """A study of two variants, two seeds and three steps; its folder is `name`."""
+    study = {
+        "base": "tiny.yaml",
+        "variants": {"nft": None, "rft": {"objective": "rft"}},
+        "seeds": "0-1",
+        "reference": "rft",
+        "margins": {"greedy_accuracy": 0.25},
+    }
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(study | changes, sort_keys=False))
+    return path
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The study's folder, run without a stop, two runs side by side; the config and its data are beside it."""
+    folder = tmp_path_factory.mktemp("study")
+    write_tiny_config(folder, run__steps=3)
+    ended = negaware("study", write_study(folder, "straight"), "--jobs", 2)
+    assert ended.code == 0, ended.err
+    assert ended.out.count(" is done: accuracy at temperature 0 ") == 4
+    assert "4 of 4 runs done" in ended.out
+    return folder / "straight"
+
+
+def timeless_results(folder: Path) -> dict[str, dict[str, Any]]:
+    """Every result's file without what the clock says and where the run was."""
+    found = {}
+    for path in sorted((folder / "results").iterdir()):
+        content = json.loads(path.read_text())
+        content = {name: value for name, value in content.items() if "seconds" not in name}
+        del content["config"]["run"]["folder"]
+        content["metrics"] = [
+            {name: value for name, value in line.items() if not any(time in name for time in TIMES)}
+            for line in content["metrics"]
+        ]
+        found[path.stem] = content
+    return found
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_killed_study_goes_on_to_the_same_results(straight: Path) -> None:
+    """SIGKILL meets the study when its first run has ended and others go on: they notice, end, and are gone on with."""
+    path = write_study(straight.parent, "killed")
+    command = ("study", path, "--jobs", 2)
+    assert negaware(*command, faults=[Fault("SIGKILL", "negaware.studies.study:_Runs._end", 1)]).code == -9
+    assert len(timeless_results(straight.parent / "killed")) < 4
+    ended = negaware(*command)
+    assert ended.code == 0, ended.err
+    assert timeless_results(straight.parent / "killed") == timeless_results(straight)
+
+
+def test_what_a_run_came_to(straight: Path) -> None:
+    results = read_results(straight)
+    assert (results.name, results.variants, results.seeds) == ("straight", ("nft", "rft"), (0, 1))
+    assert (results.reference, results.margins) == ("rft", {"greedy_accuracy": 0.25})
+    assert [(run.variant, run.seed) for run in results.runs] == [("nft", 0), ("nft", 1), ("rft", 0), ("rft", 1)]
+    assert results.measures() == ["greedy_accuracy", "avg_at_2"]
+    for run in results.runs:
+        place = straight / "runs" / f"{run.variant}-seed{run.seed}"
+        summary = json.loads((place / "summary.json").read_text())
+        for moment, found in ("before", run.before), ("after", run.after):
+            for measure, shares in found.items():
+                assert sum(shares.values()) / 4 == pytest.approx(summary[moment][measure]["value"])
+        assert run.completions == {"greedy_accuracy": 1, "avg_at_2": 2}
+        assert [*run.questions.values()] == ["0+0", "1+0", "2+0", "0+1"]
+        assert [line["step"] for line in run.metrics] == [0, 1, 2, 3]
+        assert run.processor_seconds == summary["processor_seconds"] > 0
+        assert not (place / "checkpoints").exists()
+        assert (place / "model/model.safetensors").exists()
+
+
+def test_the_evaluation_before_training_is_made_once(straight: Path) -> None:
+    made = list(straight.glob("runs/*/evaluations/before-avg_at_2.jsonl"))
+    assert len(made) == 1
+    first, *others = [(run.before, {**run.metrics[0]}) for run in read_results(straight).runs]
+    for before, line in others:
+        assert before == first[0]
+        assert line["evaluation/accuracy"] == first[1]["evaluation/accuracy"]
+
+
+def test_the_tidy_tables_hold_every_figure(straight: Path) -> None:
+    figures, results = rows(straight / "figures.csv"), read_results(straight)
+    by_place = {
+        (row["variant"], int(row["seed"]), int(row["step"]), row["measure"]): row
+        for row in figures
+        if row["study"] == "straight"
+    }
+    assert len(by_place) == len(figures)
+    for run in results.runs:
+        for line in run.metrics:
+            found = by_place[run.variant, run.seed, line["step"], "evaluation/accuracy"] if line["step"] != 1 else None
+            if found:
+                expected = [line[f"evaluation/accuracy{end}"] for end in ("", "_low", "_high")]
+                assert [float(found[name]) for name in ("value", "low", "high")] == expected
+        final = by_place[run.variant, run.seed, 3, "avg_at_2"]
+        assert float(final["value"]) == pytest.approx(sum(run.after["avg_at_2"].values()) / 4)
+        assert 0 <= float(final["low"]) <= float(final["value"]) <= float(final["high"]) <= 1
+    outcomes = rows(straight / "outcomes.csv")
+    assert len(outcomes) == 4 * 2 * 2 * 4  # runs, moments, measures, problems
+    one = next(row for row in outcomes if row["moment"] == "after" and row["measure"] == "avg_at_2")
+    run = results.runs[0]
+    assert float(one["correct_share"]) == run.after["avg_at_2"][one["problem"]]
+    assert (one["question"], one["completions"]) == (run.questions[one["problem"]], "2")
+
+
+def test_a_study_goes_on_elsewhere_with_its_results_alone(straight: Path) -> None:
+    """One more seed: only its runs are done, and begin with the evaluation that the others had."""
+    folder = straight.parent / "more"
+    shutil.copytree(straight / "results", folder / "results")
+    before = {path: path.stat().st_mtime_ns for path in (folder / "results").iterdir()}
+    path = write_study(straight.parent, "more", seeds=[0, 1, 2], keep="records")
+    dry = negaware("study", path, "--dry-run")
+    assert dry.code == 0, dry.err
+    assert "6 runs, 4 done, 2 to do, 1 at a time" in dry.out
+    assert "by the 4 that are done" in dry.out
+    ended = negaware("study", path)
+    assert ended.code == 0, ended.err
+    assert ended.out.splitlines()[0] == "run 5 of 6: nft-seed2"
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert {path.name for path in (folder / "runs").glob("*-seed*") if path.is_dir()} == {"nft-seed2", "rft-seed2"}
+    runs = read_results(folder).runs
+    assert len(runs) == 6
+    assert all(run.before == runs[0].before for run in runs)
+    assert not list(folder.glob("runs/*/evaluations/before-*"))  # taken from the results
+    assert not list(folder.glob("runs/*/model"))
+
+
+def test_a_variant_that_has_changed_is_refused(straight: Path) -> None:
+    """Before anything is run, in one sentence."""
+    folder = straight.parent / "changed"
+    shutil.copytree(straight / "results", folder / "results")
+    path = write_study(straight.parent, "changed", variants={"nft": {"objective.epsilon": 0.5}, "rft": None})
+    ended = negaware("study", path)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == (
+        "negaware: error: variant nft is not what it was when its result was made with seed 0: objective.epsilon was "
+        "1.0 there and is 0.5 now; set it back, give the variant a new name, or delete "
+        f"{folder}/results/nft-seed0.json to have it done again.\n"
+    )
+    assert not (folder / "runs").exists()
+
+
+def test_a_run_that_fails_stops_no_other(tmp_path: Path) -> None:
+    """The first diverges; what it said stands at the end, with its log."""
+    write_tiny_config(tmp_path, run__steps=1)
+    variants = {"wild": {"training.learning_rate": 1e38}, "calm": None}
+    path = write_study(tmp_path, "failing", variants=variants, seeds=0, reference="calm")
+    ended = negaware("study", path)
+    assert ended.code == 2
+    assert ended.err.startswith("negaware: error: wild-seed0 failed: ")
+    assert "The loss of optimizer step 2 is nan" in ended.err
+    assert ended.err.endswith("The same command goes on with what is left.\n")
+    assert "Traceback" not in ended.err
+    log = tmp_path / "failing/runs/wild-seed0.log"
+    assert str(log) in ended.err
+    assert "is nan" in log.read_text()
+    assert [run.variant for run in read_results(tmp_path / "failing").runs] == ["calm"]
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_study_that_is_stopped_leaves_nothing_running(tmp_path: Path, name: str) -> None:
+    """The signal meets the study alone; its runs are told, and go on from where they were."""
+    write_tiny_config(tmp_path, run__steps=100_000, run__checkpoint_every=100_000, training__learning_rate=1e-9)
+    path = write_study(tmp_path, "stopped", seeds=0, variants={"nft": None}, reference="nft")
+    ended = negaware("study", path, faults=[Fault(name, "negaware.studies.progress:StudyProgress.show", 5)])
+    assert ended.code == 130, ended.err
+    assert "Stopping: each run ends after its step, with a checkpoint." in ended.out
+    assert ended.err == "\nInterrupted. The same command goes on from the last finished step of each run.\n"
+    folder = StudyFolder(tmp_path / "stopped")
+    with folder.locked():  # every process that had the lock has gone
+        pass
+    metrics = folder.path / "runs/nft-seed0/metrics.jsonl"
+    steps = metrics.read_text().count("\n") - 1 if metrics.exists() else -1
+    if steps >= 0:
+        assert [path.name for path in folder.path.glob("runs/*/checkpoints/*")] == [f"step-{steps:06d}"]
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    write_tiny_config(tmp_path)
+    path = write_study(
+        tmp_path, "planned", variants={"nft": None, "low": {"objective": {"epsilon": 0.1}}}, reference=""
+    )
+    ended = negaware("study", path, "--dry-run", "--jobs", 3)
+    assert ended.code == 0, ended.err
+    assert "   1  nft-seed0  to do\n   2  low-seed0  to do\n   3  nft-seed1  to do\n" in ended.out
+    assert "nft: the base as it is\nlow: objective.epsilon: 0.1\n" in ended.out
+    assert "4 runs, 0 done, 4 to do, 3 at a time" in ended.out
+    assert "5 steps: 10 optimizer steps, 120 answers trained on" in ended.out
+    assert not (tmp_path / "planned").exists()
+    assert read_study(path).reference == "nft"
