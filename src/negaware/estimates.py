@@ -56,12 +56,8 @@ def clustered_estimate(
 ) -> Estimate:
     """The mean of one value in [0, 1] a problem, with an interval that stays inside [0, 1].
 
-    It is Wilson's score interval with three changes. Answers to one question resemble each other, so its number of
-    trials is that of questions divided by the design effect d = s² / p(1 − p), with s² the variance between questions
-    (over n − 1). Where few answers are right, or few wrong, s² is hardly known and most likely too small: d is
-    (n s² + c) / (n p(1 − p) + c), which then goes to 1, the widest there is. The quantile is Student's t with one
-    degree of freedom less than there are questions. And the ends are moved by half an answer, as in the continuity
-    correction. Problems with equal `questions` (all differ by default) are one cluster.
+    It is `share_interval` with the variance between questions (over n − 1) and Student's t with one degree of freedom
+    less than there are questions. Problems with equal `questions` (all differ by default) are one cluster.
     """
     if not values:
         raise ValueError("an estimate needs at least one problem, got none")
@@ -69,15 +65,14 @@ def clustered_estimate(
     clusters = _clusters(values, questions)
     if len(clusters) == 1:
         return Estimate(mean, 0.0, 1.0, len(values), 1)
-    size = _effective_number(clusters)
-    variance = _variance_of_mean(clusters) * size  # between questions
-    design = (size * variance + _EQUAL_ANSWERS) / (size * mean * (1 - mean) + _EQUAL_ANSWERS)
-    trials = size / max(design, size / (len(values) * answers_per_problem))
-    half_an_answer = 0.5 / (len(values) * answers_per_problem)
-    quantile = student_t(len(clusters) - 1)
-    low, _ = wilson_interval(max(0.0, mean - half_an_answer), trials, quantile)
-    _, high = wilson_interval(min(1.0, mean + half_an_answer), trials, quantile)
-    return Estimate(mean, min(low, mean), max(high, mean), len(values), len(clusters))
+    low, high = share_interval(
+        mean,
+        _variance_of_mean(clusters),
+        student_t(len(clusters) - 1),
+        size=_effective_number(clusters),
+        num_answers=len(values) * answers_per_problem,
+    )
+    return Estimate(mean, low, high, len(values), len(clusters))
 
 
 def paired_change(
@@ -122,6 +117,25 @@ def _variance_of_mean(clusters: Sequence[tuple[float, float]]) -> float:
     total, number = math.fsum(size for _, size in clusters), len(clusters)
     mean = math.fsum(part for part, _ in clusters) / total
     return math.fsum((part - size * mean) ** 2 for part, size in clusters) / total**2 * number / (number - 1)
+
+
+def share_interval(
+    share: float, variance: float, quantile: float, *, size: float, num_answers: float
+) -> tuple[float, float]:
+    """The interval of a share of right answers, given the variance of this mean over `size` questions.
+
+    It is Wilson's score interval with three changes. Answers to one question resemble each other, so its number of
+    trials is that of questions n divided by the design effect d = s² / p(1 − p), with s² = n times `variance`. Where
+    few answers are right, or few wrong, s² is hardly known and most likely too small: d is
+    (n s² + c) / (n p(1 − p) + c), which then goes to 1, the widest there is. It is not below that of `num_answers`
+    answers that have nothing in common. The quantile is Student's. And the ends are moved by half an answer, as in the
+    continuity correction.
+    """
+    design = (size**2 * variance + _EQUAL_ANSWERS) / (size * share * (1 - share) + _EQUAL_ANSWERS)
+    trials = size / max(design, size / num_answers)
+    low, _ = wilson_interval(max(0.0, share - 0.5 / num_answers), trials, quantile)
+    _, high = wilson_interval(min(1.0, share + 0.5 / num_answers), trials, quantile)
+    return min(low, share), max(high, share)
 
 
 def wilson_interval(share: float, trials: float, quantile: float) -> tuple[float, float]:
