@@ -101,12 +101,18 @@ def test_objective_options_are_those_of_its_loss(name: str) -> None:
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_reduction_is_the_objectives_own_or_the_chosen_one(name: str) -> None:
     assert OBJECTIVE_OPTIONS[name]().reduction == OBJECTIVES[name].reduction
-    for reduction in ("token_mean", "sequence_mean", "constant"):
-        assert OBJECTIVE_OPTIONS[name](reduction=reduction).reduction == reduction
-    with pytest.raises(
-        ValueError, match="reduction is sequence_sum, which is ratio sequence's alone; choose from token"
-    ):
-        OBJECTIVE_OPTIONS[name](reduction="sequence_sum")
+    options, of_groups = OBJECTIVE_OPTIONS[name], OBJECTIVES[name].sees_groups
+    for reduction in ("token_mean", "sequence_mean", "constant", "sequence_sum", "group_mean"):
+        if of_groups and reduction != "group_mean":
+            refused = f"reduction is {reduction}, but {name} has one term a group, whose reduction is group_mean; leave"
+        elif not of_groups and reduction in ("sequence_sum", "group_mean"):
+            whose = "ratio sequence's" if reduction == "sequence_sum" else "whole groups'"
+            refused = f"reduction is {reduction}, which is {whose} alone; choose from token_mean, sequence_mean, con"
+        else:
+            assert options(reduction=reduction).reduction == reduction
+            continue
+        with pytest.raises(ValueError, match=refused):
+            options(reduction=reduction)
 
 
 def test_a_ratio_of_whole_answers_has_its_own_reduction() -> None:
@@ -137,9 +143,9 @@ REFUSED = [
     ({"objective": {"name": "nft", "clip": 0.2}}, "objective.clip is no known field; known are name, "
      "reduction, epsilon, negative_weight, prompt_weight, ratio, positive_weight."),
     ({"objective": "ntf"}, "objective is 'ntf'; it must be one of nft, rft, grpo, dr_grpo, dapo, "
-     "asymre, cispo, dppo, gspo, maxrl, psr_nsr, signed, topr; did you mean nft?"),
+     "asymre, cispo, dppo, gspo, infonca, maxrl, psr_nsr, real, signed, topr; did you mean nft?"),
     ({"objective": "ppo"}, "objective is 'ppo'; it must be one of nft, rft, grpo, dr_grpo, dapo, "
-     "asymre, cispo, dppo, gspo, maxrl, psr_nsr, signed, topr; did you mean dppo?"),
+     "asymre, cispo, dppo, gspo, infonca, maxrl, psr_nsr, real, signed, topr; did you mean dppo?"),
     ({"task": {"kind": "arithmetics"}}, "task.kind is 'arithmetics'; it must be one of arithmetic, reasoning_gym, dataset, "
      "benchmark; did you mean arithmetic?"),
     ({"task": {"name": "gsm8k"}}, "task is {'name': 'gsm8k'}, which has no kind; it must be one of arithmetic, "

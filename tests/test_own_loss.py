@@ -116,7 +116,7 @@ def test_on_the_command_line(folder: Path) -> None:
         ({"loss": "my_losses:many", "needed": 1, "cap": 0}, "objective.cap is 0; it should be greater than 0."),
         ({"loss": "my_losses:many", "needed": 1, "name": "nft"}, "objective.name is no known field; known are loss, reduction, needed, temperature, flag, side, cap."),
         ({"loss": "my_losses:many", "needed": 1, "cap": 10}, "objective: the loss my_losses:many raised ValueError: cap is 10.0; take 9 at most (my_losses.py, line 16); mend it."),
-        ({"loss": "my_losses:as_nft", "floor": -1.0}, "objective: the loss my_losses:as_nft raised ValueError: epsilon is -1.0 and negative_weight is 1.0; neither may be below 0. (nft.py, line {line}); mend it."),
+        ({"loss": "my_losses:as_nft", "floor": -1.0}, "objective: the loss my_losses:as_nft raised ValueError: epsilon is -1.0; it may not be below 0. (nft.py, line {line}); mend it."),
         ("my_losses:mean", "objective: the loss my_losses:mean gives a tensor of shape []; it should be [8, 5], that of answers.logprobs: a loss for each token (reduction takes the mean)."),
         ("my_losses:by_place", "objective: loss 'my_losses:by_place' takes answers, temperature=1.0; it should take the answers, then its options by keyword: def my_loss(answers, *, temperature=1.0)."),
         ("my_losses:anything", "objective: loss 'my_losses:anything' takes answers, **options; it should take the answers, then its options by keyword: def my_loss(answers, *, temperature=1.0)."),

@@ -245,7 +245,7 @@ def test_a_tiny_steps_operations(tmp_path: Path) -> None:
     assert cut.attention == 4 * 2 * 32 * 6 * 6**2 / 2
     assert cut.head == 8 * EMBEDDING * 36
     assert cut.row(setting) == 3 * cut.forward + 3.5 * cut.attention + cut.head
-    again = replace(setting, activations="recomputed", recomputes_old=True)
+    again = replace(setting, activations="recomputed", extra_passes=1)
     assert cut.row(again) == 5 * cut.forward + 5.5 * cut.attention + 1.25 * cut.head
 
 
@@ -260,7 +260,7 @@ def test_time_follows_the_machine() -> None:
     slow = seconds(setting, replace(machine, network=1e9))
     gathered = 16 * 4 * 8 * setting.model.num_parameters / 1e9
     assert slow.communication + slow.training == pytest.approx(gathered)
-    again = seconds(replace(setting, recomputes_old=True), replace(machine, network=1e9))  # a forward pass more
+    again = seconds(replace(setting, extra_passes=1), replace(machine, network=1e9))  # a forward pass more
     assert again.communication + again.training == pytest.approx(gathered * 10 / 8)
     assert seconds(setting, replace(machine, bandwidth=machine.bandwidth / 2)).sampling > 1.9 * spent.sampling
     # Half the ranks, twice the micro-batches; a rank too many has nothing to do.

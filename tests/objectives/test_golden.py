@@ -25,7 +25,9 @@ def tensors_of(batch: dict[str, Any]) -> tuple[torch.Tensor, ...]:
 def loss_and_gradient(case: dict[str, Any], batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     leaf, *others = tensors_of(batch)
     leaf.requires_grad_()
-    loss = OBJECTIVES[case["objective"]](leaf, *others, **case["options"])
+    objective = OBJECTIVES[case["objective"]]
+    group = [torch.zeros(len(leaf), dtype=torch.long)] if objective.sees_groups else []
+    loss = objective(leaf, *others, *group, **case["options"])
     loss.sum().backward()
     assert leaf.grad is not None
     return loss.detach(), leaf.grad

@@ -64,8 +64,10 @@ def test_reductions_are_the_papers():
         "cispo": "token_mean",
         "dppo": "constant",
         "gspo": "sequence_mean",
+        "infonca": "group_mean",
         "maxrl": "token_mean",
         "psr_nsr": "token_mean",
+        "real": "group_mean",
         "signed": "token_mean",
         "topr": "sequence_mean",
     }

@@ -55,8 +55,8 @@ from negaware.objectives import OBJECTIVES, dapo_loss, dr_grpo_loss, grpo_loss, 
 assert "jaxtyping" not in sys.modules
 tensors = torch.tensor([[-1.0], [-2.0]]), torch.tensor([[-1.0], [-2.0]]), torch.ones(2, 1), torch.tensor([True, False])
 for objective in OBJECTIVES.values():
-    logprobs = tensors[0].clone().requires_grad_()
-    objective(logprobs, *tensors[1:], torch.full((2,), 0.5)).sum().backward()
+    logprobs, group = tensors[0].clone().requires_grad_(), [torch.zeros(2).long()] * objective.sees_groups
+    objective(logprobs, *tensors[1:], torch.full((2,), 0.5), *group).sum().backward()
     assert logprobs.grad[0] < 0, objective.name
 for options in ({"prompt_weight": "grop"}, {"ratio": "tokens"}):
     try:

@@ -157,8 +157,8 @@ def test_on_policy_both_sides_get_the_same_weight():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"epsilon": -0.1}, "epsilon is -0.1 and negative_weight is 1.0; neither may be below 0"),
-        ({"negative_weight": -1.0}, "epsilon is 1.0 and negative_weight is -1.0; neither"),
+        ({"epsilon": -0.1}, "epsilon is -0.1; it may not be below 0"),
+        ({"negative_weight": -1.0}, "negative_weight is -1.0; it may not be below 0"),
         ({"positive_weight": -0.5}, "positive_weight is -0.5; it may not be below 0"),
         ({"positive_weight": 0.0, "negative_weight": 0.0}, "are both 0: nothing would be learnt; set one above 0"),
     ],

@@ -34,6 +34,9 @@ WEIGHTS = {
     "psr_nsr": lambda r, p, right: (0.1 if right else -1.0) * inside(r, right, 0.2, 0.2),
     "signed": lambda r, p, right: (1 - p) * (1 if right else -1),
     "topr": lambda r, p, right: 1.0 if right else -min(r, 1.0),
+    # Of a group's eight answers, the others at R = 1; times eight, as if it were divided by answers.
+    "infonca": lambda r, p, right: 8 * (right * (0.1 + 1) / (8 * p) - 0.1 * r**0.1 / (r**0.1 + 7)),
+    "real": lambda r, p, right: 16 * r**-2 / (8 * p + r**-2) if right else -16 * r**2 / (8 * (1 - p) + r**2),
 }
 
 
@@ -44,12 +47,16 @@ def standardised(rate, right):
 @pytest.mark.parametrize("rate", [1 / 8, 1 / 2, 7 / 8])
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_gradient_weight_against_the_ratio(name, rate, gradient):
-    """Answers of one token each, right and wrong, under the objective's defaults."""
-    ratios = torch.tensor([*RATIOS, *RATIOS], dtype=torch.float64)[:, None]
-    correct = torch.arange(len(ratios)) < len(RATIOS)
+    """The first answer of each group of eight, all of one token, right or wrong, under the objective's defaults."""
+    ratios = torch.ones(2 * len(RATIOS), 8, dtype=torch.float64)
+    ratios[:, 0] = torch.tensor([*RATIOS, *RATIOS], dtype=torch.float64)
+    correct = torch.arange(8) >= 8 - torch.full((len(ratios), 1), 8 * rate)
+    correct[: len(RATIOS)] = correct[: len(RATIOS)].flip(1)  # the first is right
+    group = torch.arange(len(ratios)).repeat_interleave(8)
+    ratios, correct = ratios.view(-1, 1), correct.flatten()
     old = torch.full_like(ratios, math.log(OLD))
-    rates = torch.full((len(ratios),), rate, dtype=torch.float64)
-    tensors = (old + ratios.log(), old, torch.ones_like(ratios, dtype=torch.bool), correct, rates)
-    found = -gradient(OBJECTIVES[name], tensors)[:, 0]
+    tensors = (old + ratios.log(), old, torch.ones_like(old).bool(), correct, torch.full_like(old[:, 0], rate))
+    objective = OBJECTIVES[name]
+    found = -gradient(objective, (*tensors, group))[::8, 0] * (8 if objective.sees_groups else 1)
     expected = [WEIGHTS[name](ratio, rate, right) for right in (True, False) for ratio in RATIOS]
     assert found.tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)

@@ -25,6 +25,22 @@ FORMS = {
     "dr_grpo": ("dr_grpo", {}),
     "dapo": ("dapo", {"overlong_from": 3, "overlong_to": 14}),
 }
+OTHERS = {
+    "nft_maxrl": ("nft", {"prompt_weight": "maxrl", "positive_weight": 0.5}),
+    "rft_weighted": ("rft", {"prompt_weight": "one_minus_rate"}),
+    "asymre": ("asymre", {}),
+    "cispo": ("cispo", {"cap": 1.2}),
+    "dppo": ("dppo", {"delta": 0.01, "cap": 1.2}),
+    "gspo": ("gspo", {"clip_low": 0.02, "clip_high": 0.03}),
+    "infonca": ("infonca", {"beta": 0.5}),
+    "maxrl": ("maxrl", {}),
+    "psr_nsr": ("psr_nsr", {}),
+    "real": ("real", {}),
+    "signed": ("signed", {}),
+    "topr": ("topr", {}),
+}
+ALL = FORMS | OTHERS
+FORM_BY_FORM = [*FORMS, "real", *(pytest.param(form, marks=pytest.mark.slow) for form in OTHERS if form != "real")]
 
 
 def off_policy(groups: list[Group], size: float = 0.3) -> list[Group]:
@@ -60,6 +76,15 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
+def of_whole_group(objective: str, options: dict, sums: torch.Tensor, lengths: torch.Tensor, right: torch.Tensor):
+    """A group's loss from its answers' log-ratios, their lengths and verdicts, by the papers' formulas."""
+    means = sums / lengths
+    if objective == "real":
+        return (1 + (-means[right] / 0.5).exp().sum()).log() + (1 + (means[~right] / 0.5).exp().sum()).log()
+    likelihood = (options["beta"] * sums).softmax(0).log() + means
+    return -likelihood[right].mean()
+
+
 def by_definition(
     model, groups: list[Group], objective: str, options: dict, reduction: str | None = None
 ) -> tuple[torch.Tensor, float]:
@@ -68,11 +93,15 @@ def by_definition(
     reduction = reduction or OBJECTIVES[objective].reduction_under(options)
     lengths = [len(done.token_ids) for group in groups for done in group.completions]
     for group in groups:
+        sums = []
         for done, verdict in zip(group.completions, group.verdicts, strict=True):
             sequence = torch.tensor([[*group.prompt_ids, *done.token_ids]])
             logits = model(sequence, use_cache=False).logits[0, len(group.prompt_ids) - 1 : -1]
             logprobs = logits.log_softmax(-1).gather(-1, sequence[0, len(group.prompt_ids) :, None]).T
             old, mask = torch.tensor([done.logprobs]), torch.ones_like(logprobs, dtype=torch.bool)
+            sums.append((logprobs - old).sum())
+            if reduction == "group_mean":
+                continue
             facts = torch.tensor([verdict.correct]), torch.tensor([group.pass_rate])
             value = OBJECTIVES[objective](logprobs, old, mask, *facts, **options).sum()
             loss = (
@@ -84,14 +113,25 @@ def by_definition(
                     "constant": value / (14 * len(lengths)),
                 }[reduction]
             )
+        if reduction == "group_mean":
+            facts = [
+                (len(done.token_ids), verdict.correct)
+                for done, verdict in zip(group.completions, group.verdicts, strict=True)
+            ]
+            own_lengths, right = map(torch.tensor, zip(*facts, strict=True))
+            loss = loss + of_whole_group(objective, options, torch.stack(sums), own_lengths, right) / len(groups)
     gradients = torch.autograd.grad(loss, list(model.parameters()))
     return torch.cat([gradient.flatten() for gradient in gradients]), float(loss.detach())
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [(form, name) for form in FORMS for name in ("llama", "gpt2", "gemma2")]
+    + [("infonca", "llama"), ("real", "llama")]
+    + [pytest.param(form, "gpt2", marks=pytest.mark.slow) for form in OTHERS],
+)
 def test_gradient_and_loss_are_those_of_the_definition(form, name, make_trainer):
-    objective, options = FORMS[form]
+    objective, options = ALL[form]
     model = MODELS[name](0)
     groups = off_policy(sampled_groups(model))
     expected, expected_loss = by_definition(model, groups, objective, options)
@@ -101,9 +141,9 @@ def test_gradient_and_loss_are_those_of_the_definition(form, name, make_trainer)
     assert metrics["train/grad_norm"] == pytest.approx(float(expected.norm()), rel=1e-4)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORM_BY_FORM)
 def test_the_gradient_does_not_depend_on_how_the_work_is_split(form, make_trainer):
-    objective, options = FORMS[form]
+    objective, options = ALL[form]
     groups = off_policy(sampled_groups(llama(0)))
 
     def gradient(groups=groups, seed=0, shares=True, **training):
@@ -197,9 +237,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizer(value, objective, 
         assert math.isfinite(trainer.step(groups, 0)["train/loss"])
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ALL)
 def test_metrics_lie_where_they_must(form, make_trainer):
-    objective, options = FORMS[form]
+    objective, options = ALL[form]
     groups = off_policy(sampled_groups(llama(0)), size=0.6)
     metrics = make_trainer(llama(0), objective, options, optimizer_steps=2).step(groups, 0)
     assert all(math.isfinite(value) for value in metrics.values())

@@ -12,9 +12,11 @@ for _module in ("nft", "rft", "grpo", *(found.name for found in iter_modules(__p
     import_module(f"{__name__}.{_module}")
 
 from negaware.objectives.contract import OBJECTIVES, Answers, Objective, Option, Terms  # noqa: E402
+from negaware.objectives.group_loss import of_groups  # noqa: E402
 from negaware.objectives.grpo import dapo_loss, dr_grpo_loss, grpo_loss  # noqa: E402
 from negaware.objectives.nft import nft_loss  # noqa: E402
 from negaware.objectives.rft import rft_loss  # noqa: E402
+from negaware.objectives.whole_groups import WholeGroups  # noqa: E402
 
 __all__ = [
     "OBJECTIVES",
@@ -22,9 +24,11 @@ __all__ = [
     "Objective",
     "Option",
     "Terms",
+    "WholeGroups",
     "dapo_loss",
     "dr_grpo_loss",
     "grpo_loss",
     "nft_loss",
+    "of_groups",
     "rft_loss",
 ]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from negaware.objectives.ops import Reduction
+from negaware.objectives.whole_groups import Whole
 
 with suppress(ImportError):  # shapes are checked where jaxtyping is installed (the tests); torch alone is enough
     from jaxtyping import Bool, Float, Int, Shaped
@@ -33,7 +34,7 @@ class Answers:
 
     logprobs, old_logprobs [B, T]: log π_θ, which has the gradient, and log π_old; mask [B, T]: true on an answer's own
     tokens; correct [B]: the verdicts; pass_rate [B]: r̂ of each answer's group; group [B]: which group of the
-    mini-batch that is, None where nobody said.
+    mini-batch that is, None where nobody said; whole: all answers of these groups, where the objective sees groups.
     """
 
     logprobs: Float[Tensor, "B T"]
@@ -42,6 +43,7 @@ class Answers:
     correct: Bool[Tensor, " B"]
     pass_rate: Float[Tensor, " B"]
     group: Int[Tensor, " B"] | None = None
+    whole: Whole | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         _have_these_shapes(self.logprobs, self.old_logprobs, self.mask, self.correct, self.pass_rate, self.group)
@@ -90,7 +92,7 @@ REQUIRED = inspect.Parameter.empty
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """An objective: `terms` gives its loss and counts; called with five tensors it is the per-token loss [B, T].
+    """An objective: `terms` gives its loss and counts; called with tensors it is the per-token loss [B, T].
 
     `reduction` is its paper's; `needs_group` says that K = 1 cannot teach it anything; `is_own` that it is a user's.
     """
@@ -107,12 +109,17 @@ class Objective:
         return self.function(answers, **options)
 
     def __call__(self, *tensors: Tensor, **options: Any) -> Tensor:
-        """The per-token loss [B, T] of logprobs, old_logprobs, mask, correct and pass_rate."""
-        return five_tensors(self.function)(*tensors, **options)
+        """The per-token loss [B, T] of logprobs, old_logprobs, mask, correct, pass_rate; group, if it sees groups."""
+        return self.function(Answers(*tensors), **options).per_token
 
     def counts(self, *tensors: Tensor, **options: Any) -> Mapping[str, Tensor]:
-        """How many tokens each safeguard touches, of the same five tensors."""
+        """How many tokens each safeguard touches, of the same tensors."""
         return self.function(Answers(*tensors), **options).counts
+
+    @property
+    def sees_groups(self) -> bool:
+        """Whether its loss is one of whole groups (`of_groups`), so that it must be given `Answers.whole`."""
+        return getattr(self.function, "sees_groups", False)
 
     @property
     def keywords(self) -> dict[str, Keyword]:
@@ -123,10 +130,16 @@ class Objective:
         """The `chosen` reduction, by default the objective's own. ValueError for one that its loss can't have.
 
         A ratio of whole answers gives one term an answer, spread over its tokens: that is summed up, and the mean is
-        over answers. Other losses have a term a token, whose sum would count an answer by its length. Of a user's own
-        loss nobody here knows which it has.
+        over answers. A loss of whole groups has one term a group: the mean is over groups. Other losses have a term a
+        token, whose sum would count an answer by its length. Of a user's own loss of answers nobody here knows which
+        it has.
         """
-        if self.is_own:
+        if self.sees_groups and chosen not in (None, "group_mean"):
+            raise ValueError(
+                f"reduction is {chosen}, but {self.name} has one term a group, whose reduction is group_mean; leave it "
+                "out"
+            )
+        if self.is_own or self.sees_groups:
             return chosen or self.reduction
         if options.get("ratio") == "sequence":
             if chosen not in (None, "sequence_sum"):
@@ -135,9 +148,10 @@ class Objective:
                     "sequence_sum; leave it out, or take ratio token"
                 )
             return "sequence_sum"
-        if chosen == "sequence_sum":
+        if chosen in ("sequence_sum", "group_mean"):
+            whose = "ratio sequence's" if chosen == "sequence_sum" else "for losses of whole groups"
             raise ValueError(
-                f"reduction is sequence_sum, which is ratio sequence's alone; choose from {', '.join(TOKEN_REDUCTIONS)}"
+                f"reduction is {chosen}, which is {whose} alone; choose from {', '.join(TOKEN_REDUCTIONS)}"
             )
         return chosen or self.reduction
 

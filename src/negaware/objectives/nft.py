@@ -43,8 +43,8 @@ def nft(
     answers has loss 0. ValueError for an unknown name, a negative weight or floor, or two weights of 0. (ε = 0 is the
     paper's theory: the loss is infinite once R reaches 1/r̂. A training run may not have it.)
     """
-    if epsilon < 0 or negative_weight < 0:
-        raise ValueError(f"epsilon is {epsilon} and negative_weight is {negative_weight}; neither may be below 0.")
+    if epsilon < 0:
+        raise ValueError(f"epsilon is {epsilon}; it may not be below 0.")
     credit.refuse_side_weights(positive_weight, negative_weight)
     rate = clamp_pass_rate(answers.pass_rate)
     kept = answers.mask.bool() & credit.is_informative(answers.pass_rate)[:, None]

@@ -17,7 +17,7 @@ with suppress(ImportError):  # shapes are checked where jaxtyping is installed (
 LOG_RATIO_CAP = 10.0
 """The log-ratio is capped here before `exp` (the NFT reference code's value)."""
 
-Reduction = Literal["token_mean", "sequence_mean", "sequence_sum", "constant"]
+Reduction = Literal["token_mean", "sequence_mean", "sequence_sum", "constant", "group_mean"]
 
 
 def log_ratio(
@@ -45,13 +45,16 @@ def answer_lengths(mask: Shaped[Tensor, "B T"]) -> Shaped[Tensor, " B"]:
     return mask.bool().sum(-1).clamp(min=1)
 
 
-def denominator(reduction: Reduction, num_tokens: int, num_answers: int, max_answer_tokens: int) -> int:
+def denominator(
+    reduction: Reduction, num_tokens: int, num_answers: int, max_answer_tokens: int, num_groups: int = 1
+) -> int:
     """What a reduction divides by, counted over the whole mini-batch, all its micro-batches."""
     return {
         "token_mean": num_tokens,
         "sequence_mean": num_answers,
         "sequence_sum": num_answers,
         "constant": num_answers * max_answer_tokens,
+        "group_mean": num_groups,
     }[reduction]
 
 

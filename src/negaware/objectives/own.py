@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from negaware.objectives.contract import Answers, Objective, Terms
+from negaware.objectives.ops import Reduction
 
 
 class OwnLossError(ValueError):
@@ -23,7 +24,8 @@ class OwnLossError(ValueError):
 def own_objective(name: str, function: Callable[..., object]) -> Objective:
     """The objective of `function(answers, *, option=…)`, which gives the per-token loss [B, T] or `Terms`.
 
-    Its function raises OwnLossError, in one sentence with the loss's name, for all that is wrong with what it gives.
+    Its reduction is a mean over tokens, or over groups if it is a loss of whole groups (`of_groups`). The function
+    raises OwnLossError, in one sentence with the loss's name, for all that is wrong with what it gives.
     """
 
     @wraps(function)  # its options are the function's
@@ -43,7 +45,8 @@ def own_objective(name: str, function: Callable[..., object]) -> Objective:
         assert isinstance(loss, Tensor)
         return Terms(loss, counts)
 
-    return Objective(name, checked, "token_mean", needs_group=False, is_own=True)
+    reduction: Reduction = "group_mean" if getattr(function, "sees_groups", False) else "token_mean"
+    return Objective(name, checked, reduction, needs_group=False, is_own=True)
 
 
 def _fault_of_loss(loss: object, answers: Answers) -> str | None:

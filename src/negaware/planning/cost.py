@@ -43,9 +43,7 @@ class Work:
         again = setting.activations == "recomputed"
         of_weights = not setting.model.is_frozen  # adapters' own products are too small to count
         body = (2 + of_weights + again) * self.forward + (1 + FLASH_BACKWARD + again) * self.attention + self.head
-        if setting.recomputes_old:
-            body += self.forward + self.attention + self.head / 4
-        return body
+        return body + setting.extra_passes * (self.forward + self.attention + self.head / 4)
 
 
 def work(setting: Setting) -> Work:
@@ -108,7 +106,7 @@ def moved_bytes(setting: Setting) -> int:
     if setting.ranks == 1:
         return 0
     # Weights are gathered for each forward pass and for the backward pass, gradients summed in float32 after it.
-    gathers = 2 + setting.recomputes_old
+    gathers = 2 + setting.extra_passes
     return gathers * setting.itemsize * setting.model.num_parameters + SINGLE * setting.model.num_trained
 
 

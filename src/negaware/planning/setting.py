@@ -71,7 +71,8 @@ class Setting:
     """At most; 0 where the config sets no limit: then questions aren't counted."""
     answer_tokens: int
     """At most."""
-    recomputes_old: bool
+    extra_passes: int
+    """Forward passes beside the one that trains: for π_old, and for an objective that sees groups whole."""
 
     @property
     def is_fused(self) -> bool:
@@ -118,7 +119,7 @@ def setting_of(config: Config, ranks: int, device: str) -> Setting:
         steps=config.run.steps,
         prompt_tokens=rollout.max_prompt_tokens or 0,
         answer_tokens=rollout.max_new_tokens,
-        recomputes_old=training.old_logprobs == "recomputed",
+        extra_passes=(training.old_logprobs == "recomputed") + config.objective.entry.sees_groups,
     )
 
 

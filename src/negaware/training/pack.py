@@ -24,7 +24,7 @@ PADDING = -1  # segment number of padding; 0 is the question, 1 … its answers
 class Answer:
     """One completion as the trainer needs it: tokens, verdict, its group's pass rate, the policy version that sampled
     it, and two log-probabilities a token: the sampler's, and π_old, the same unless the trainer computed it again.
-    `group` is its group's number in the mini-batch, wherever its rows go."""
+    `group` is its group's number in the mini-batch, wherever its rows go, and `number` its own."""
 
     prompt_ids: tuple[int, ...]
     token_ids: tuple[int, ...]
@@ -34,6 +34,7 @@ class Answer:
     pass_rate: float
     version: int
     group: int = 0
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)

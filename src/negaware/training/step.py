@@ -1,8 +1,9 @@
 """One rollout's learning: mini-batches of groups, micro-batches of rows, one optimizer step a mini-batch.
 
 The denominator of a mini-batch's loss is counted before the first micro-batch runs, so the gradient doesn't depend on
-how the mini-batch was split, over micro-batches or over ranks: every rank is given the whole and takes its share. A
-loss or gradient that is not finite stops before the optimizer sees it.
+how the mini-batch was split, over micro-batches or over ranks: every rank is given the whole and takes its share. Of an
+objective that sees whole groups, a pass before it gathers what it needs of all answers. A loss or gradient that is not
+finite stops before the optimizer sees it.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from negaware.models.logprobs import head_of, hidden_states, token_logprobs
 from negaware.models.parallel import ShardedModel, recompute_activations
 from negaware.models.residual import keep_residual_float32
 from negaware.objectives.contract import Answers, Objective, Terms, gradient_weights
-from negaware.objectives.ops import Reduction, denominator, reduce_loss
+from negaware.objectives.ops import Reduction, denominator, log_ratio, reduce_loss
 from negaware.objectives.own import OwnLossError
+from negaware.objectives.whole_groups import Whole, WholeGroups
 from negaware.ranks import ALONE, Ranks
 from negaware.training.optimizer import MasterOptimizer
 from negaware.training.options import TrainingOptions
@@ -120,9 +122,8 @@ class Trainer:
             packed = [[self._recompute(micro_batch) for micro_batch in own] for own in packed]
         tally = _Tally(max(answer.version for answers in questions for answer in answers))
         for index, own in enumerate(packed):
-            lengths = [len(answer.token_ids) for answers in mini_batches[index] for answer in answers]
             self.optimizer.place = (index, num_steps)
-            self._optimizer_step(own, lengths, tally, first=index == 0, on_progress=on_progress)
+            self._optimizer_step(own, mini_batches[index], tally, first=index == 0, on_progress=on_progress)
         self.optimizer.rollouts_done += 1
         self.optimizer.place = (0, 1)
         return tally.metrics(self.ranks)
@@ -169,15 +170,17 @@ class Trainer:
     def _optimizer_step(
         self,
         own: Sequence[MicroBatch],
-        lengths: Sequence[int],
+        questions: Sequence[Sequence[Answer]],
         tally: _Tally,
         first: bool,
         on_progress: Callable[[int], None] | None,
     ) -> None:
-        """One step on this rank's share of a mini-batch whose answers, all ranks', have these lengths."""
+        """One step on this rank's share of a mini-batch that has these questions' answers, all ranks'."""
         loss = self.loss
         reduction = loss.objective.reduction_under(loss.options, loss.reduction)
-        divisor = denominator(reduction, sum(lengths), len(lengths), loss.max_answer_tokens)
+        lengths = [len(answer.token_ids) for answers in questions for answer in answers]
+        divisor = denominator(reduction, sum(lengths), len(lengths), loss.max_answer_tokens, len(questions))
+        whole = self._whole_groups(own, questions) if loss.objective.sees_groups else None
         own_loss = 0.0
         for micro_batch in own:
             batch = collate(micro_batch.rows, self.device)
@@ -185,7 +188,7 @@ class Trainer:
             if not micro_batch.counts:
                 (0.0 * logprobs.sum()).backward()
                 continue
-            answers = answers_in(batch, logprobs)
+            answers = answers_in(batch, logprobs, whole)
             terms = self._terms(answers)
             per_token = terms.per_token
             if self.options.importance_weight_cap is not None:
@@ -207,6 +210,28 @@ class Trainer:
         tally.add_step(total, float(norm), self.optimizer.learning_rate())
         self.optimizer.step(norm)
         self._refresh()
+
+    def _whole_groups(self, own: Sequence[MicroBatch], questions: Sequence[Sequence[Answer]]) -> WholeGroups:
+        """All answers of a mini-batch, all ranks', under the present weights.
+
+        By the very pass that trains, as `_recompute`, but nothing of it is kept: no gradient flows through it.
+        """
+        found: dict[int, float] = {}
+        for micro_batch in own:
+            batch = collate(micro_batch.rows, self.device)
+            logprobs = self.logprobs(batch)[0].detach()
+            if micro_batch.counts:
+                answers = answers_in(batch, logprobs)
+                sums = log_ratio(answers.logprobs, answers.old_logprobs, answers.mask).sum(1)
+                found |= zip((answer.number for answer in batch.answers), sums.tolist(), strict=True)
+        sums_of_all = {number: total for of_rank in self.ranks.gather(found) for number, total in of_rank.items()}
+        everyone = [answer for answers in questions for answer in answers]
+        return WholeGroups(
+            log_ratio=torch.tensor([sums_of_all[answer.number] for answer in everyone], device=self.device),
+            length=torch.tensor([len(answer.token_ids) for answer in everyone], device=self.device),
+            correct=torch.tensor([answer.correct for answer in everyone], device=self.device),
+            group=torch.tensor([answer.group for answer in everyone], device=self.device),
+        )
 
     def _terms(self, answers: Answers) -> Terms:
         """The loss. One of a user's own that fails leaves no gradients behind."""
@@ -248,13 +273,21 @@ class Trainer:
 
 
 def _numbered(questions: Sequence[Sequence[Answer]]) -> list[list[Answer]]:
-    """The answers of a mini-batch's questions, each with the number of its question."""
-    return [[replace(answer, group=number) for answer in answers] for number, answers in enumerate(questions)]
+    """The answers of a mini-batch's questions, each with the number of its question and its own."""
+    numbers = iter(range(sum(map(len, questions))))
+    return [
+        [replace(answer, group=group, number=next(numbers)) for answer in answers]
+        for group, answers in enumerate(questions)
+    ]
 
 
-def answers_in(batch: Batch, logprobs: Tensor) -> Answers:
-    """What an objective is given, [A, longest] and [A], from a micro-batch's flat log-probabilities."""
+def answers_in(batch: Batch, logprobs: Tensor, groups: WholeGroups | None = None) -> Answers:
+    """What an objective is given, [A, longest] and [A], from a micro-batch's flat log-probabilities.
+
+    `groups` are those of the whole mini-batch, for an objective that sees them.
+    """
     device = logprobs.device
+    places = torch.tensor([answer.number for answer in batch.answers], device=device)
     old = torch.tensor([p for answer in batch.answers for p in answer.old_logprobs], device=device)
     return Answers(
         logprobs=batch.pad(logprobs),
@@ -263,6 +296,7 @@ def answers_in(batch: Batch, logprobs: Tensor) -> Answers:
         correct=torch.tensor([answer.correct for answer in batch.answers], device=device),
         pass_rate=torch.tensor([answer.pass_rate for answer in batch.answers], device=device),
         group=torch.tensor([answer.group for answer in batch.answers], device=device),
+        whole=None if groups is None else Whole(groups, places),
     )
 
 

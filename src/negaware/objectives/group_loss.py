@@ -1,0 +1,73 @@
+"""A loss of whole groups as an objective: spread over tokens, exact however a group is split.
+
+What it needs of all answers under the present policy comes from a pass of its own; nothing here knows who makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import wraps
+from typing import Concatenate, ParamSpec
+
+import torch
+from torch import Tensor
+
+from negaware.objectives.contract import Answers, Terms
+from negaware.objectives.ops import LOG_RATIO_CAP, log_ratio
+from negaware.objectives.whole_groups import WholeGroups
+
+P = ParamSpec("P")
+
+
+def of_groups(function: Callable[Concatenate[WholeGroups, P], Tensor]) -> Callable[Concatenate[Answers, P], Terms]:
+    """Makes an objective's function of one that gives the loss [G] of `WholeGroups`, differentiable in `log_ratio`.
+
+    A group's loss is spread over its answers' tokens. Each token has the gradient that log R_t has in the group's loss,
+    where the group's other answers, wherever they are, are as in `Answers.whole`. Without that the answers given are
+    taken to be whole groups. Counted: tokens beyond ±`LOG_RATIO_CAP`, which is not applied.
+
+    The function of `Answers` raises ValueError for answers whose group nobody has told, and for a loss that is none.
+    """
+
+    @wraps(function)  # its options are the function's
+    def terms(answers: Answers, *arguments: P.args, **options: P.kwargs) -> Terms:
+        log_ratios, kept = log_ratio(answers.logprobs, answers.old_logprobs, answers.mask), answers.mask.bool()
+        groups, places = _groups_of(answers, log_ratios, function.__name__)
+        with torch.enable_grad():
+            sums = groups.log_ratio.detach().requires_grad_()
+            losses = function(replace(groups, log_ratio=sums), *arguments, **options)
+            _require_losses(losses, groups.num_groups)
+            (slopes,) = torch.autograd.grad(losses.sum(), sums)
+        shares = losses.detach() / groups.sums(groups.length).clamp(min=1)
+        # log R − sg(log R) is 0: it carries the gradient of log R, whose value is in the group's loss.
+        loss = shares[groups.group[places], None] + slopes[places, None] * (log_ratios - log_ratios.detach())
+        counts = {"at_log_ratio_cap": (log_ratios.abs() > LOG_RATIO_CAP).sum()}
+        return Terms(torch.where(kept, loss, torch.zeros_like(loss)), counts)
+
+    terms.sees_groups = True  # type: ignore[attr-defined]
+    return terms
+
+
+def _groups_of(answers: Answers, log_ratios: Tensor, name: str) -> tuple[WholeGroups, Tensor]:
+    """The groups of which answers are given, and where these stand in them."""
+    if answers.group is None:
+        raise ValueError(
+            f"the objective {name} compares all answers of a group, and nobody said which answers are of one group: "
+            "give `group` too (a training run does; TRL and verl know of none, so take another objective there)."
+        )
+    if answers.whole is not None:
+        of_answers = answers.whole.groups.group[answers.whole.places]
+        return answers.whole.groups.only(of_answers, answers.whole.places)
+    numbers = answers.group.unique(return_inverse=True)[1]
+    groups = WholeGroups(log_ratios.sum(1), answers.mask.bool().sum(1), answers.correct, numbers)
+    return groups, torch.arange(len(numbers), device=numbers.device)
+
+
+def _require_losses(losses: object, num_groups: int) -> None:
+    """ValueError for what isn't the loss of each group, with a gradient."""
+    if not isinstance(losses, Tensor) or losses.shape != (num_groups,):
+        given = f"a tensor of shape {list(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
+        raise ValueError(f"a loss of groups gave {given}; it should be [{num_groups}], the loss of each group")
+    if not losses.requires_grad:
+        raise ValueError("a loss of groups has no gradient; it should be computed from groups.log_ratio, not detached")
