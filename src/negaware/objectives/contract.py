@@ -149,7 +149,7 @@ class Objective:
                 )
             return "sequence_sum"
         if chosen in ("sequence_sum", "group_mean"):
-            whose = "ratio sequence's" if chosen == "sequence_sum" else "for losses of whole groups"
+            whose = "ratio sequence's" if chosen == "sequence_sum" else "whole groups'"
             raise ValueError(
                 f"reduction is {chosen}, which is {whose} alone; choose from {', '.join(TOKEN_REDUCTIONS)}"
             )
