@@ -118,3 +118,18 @@ def test_markdown_cells_cannot_break_the_table(cell):
     from negaware.runs.summary import Table
 
     assert Table("", ("run",), ((cell,),)).markdown().splitlines()[2] == "| a\\|b |"
+
+
+def test_latex_escapes_what_has_a_meaning_there():
+    from negaware.runs.summary import Table, latex_text
+
+    assert latex_text("a_b & 5% $1 #2 {x}") == r"a\_b \& 5\% \$1 \#2 \{x\}"
+    assert latex_text("\\~^") == r"\textbackslash{}\textasciitilde{}\textasciicircum{}"
+    assert latex_text("-1.5 points [-2.0, +.5], run-3, 1e-5") == (
+        r"$-$1.5 points {[}$-$2.0, +.5{]}, run-3, 1e-5"  # a minus, but no hyphen within a word
+    )
+    assert latex_text("ω < 1 | “a” – b") == r"$\omega$ $<$ 1 $|$ ``a'' -- b"
+    lines = Table("100 %", ("run", "p"), (("*a", "[1]"),), ("x_y",)).latex().splitlines()
+    assert r"\caption{100 \%}" in lines
+    assert r"{*}a & {[}1{]} \\" in lines  # as they stand they would be options of the line before
+    assert lines[-2:] == [r"\par\smallskip\footnotesize x\_y", r"\end{table*}"]

@@ -53,6 +53,40 @@ class Table:
         cells = ([cell.replace("|", "\\|") for cell in line] for line in lines)
         return "\n".join([*(f"| {' | '.join(line)} |" for line in cells), *(f"\n{note}" for note in self.notes)])
 
+    def latex(self) -> str:
+        """For a paper: a table over both columns, as wide as the page; needs the packages booktabs and graphicx."""
+        head, *rows = (f"{' & '.join(map(latex_text, line))} \\\\" for line in (self.columns, *self.rows))
+        return "\n".join(
+            [
+                r"\begin{table*}",
+                r"\centering\small",
+                rf"\caption{{{latex_text(self.title)}}}",
+                r"\resizebox{\textwidth}{!}{%",
+                rf"\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}",
+                *(r"\toprule", head, r"\midrule", *rows, r"\bottomrule"),
+                r"\end{tabular}}",
+                *(rf"\par\smallskip\footnotesize {latex_text(note)}" for note in self.notes),
+                r"\end{table*}",
+            ]
+        )
+
+
+_LATEX = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    **{sign: f"{{{sign}}}" for sign in "[]*"},  # at the start of a row they would be an option of the line's end
+    **{sign: f"${sign}$" for sign in "<>|"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"−": "$-$", "–": "--", "×": r"$\times$", "±": r"$\pm$", "“": "``", "”": "''", "\n": " "},
+    **{"α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$", "δ": r"$\delta$", "ε": r"$\varepsilon$", "λ": r"$\lambda$"},
+    **{"μ": r"$\mu$", "π": r"$\pi$", "ρ": r"$\rho$", "σ": r"$\sigma$", "τ": r"$\tau$", "ω": r"$\omega$"},
+}
+
+
+def latex_text(text: str) -> str:
+    """Text as LaTeX shows it: signs escaped, and a hyphen before a number the minus that it stands for."""
+    signed = re.sub(r"(?<![\w.])-(?=[\d.])", "−", text)
+    return "".join(_LATEX.get(sign, sign) for sign in signed)
+
 
 def read_estimates(summary: Mapping[str, Any] | None, part: str) -> dict[str, Estimate]:
     """The estimates of summary.json's "before", "after" or "change", by name; without those that aren't finite."""

@@ -15,6 +15,7 @@ from negaware.studies.folder import StudyFolder
 from negaware.studies.options import StudyOptions, assignments
 from negaware.studies.progress import Pace, last_line
 from negaware.studies.results import StudyResults
+from negaware.studies.tables import write_tables
 
 
 def write_outputs(folder: StudyFolder, results: StudyResults, console: Console) -> None:
@@ -22,7 +23,9 @@ def write_outputs(folder: StudyFolder, results: StudyResults, console: Console) 
     if not results.runs:
         return
     folder.write_tables(results)
-    for name in ("figures.csv", "outcomes.csv"):
+    for table in write_tables(results, folder.path):
+        console.print(table.rich())
+    for name in ("figures.csv", "outcomes.csv", "tables.md", "tables.tex"):
         console.print(f"{folder.path / name}", soft_wrap=True, highlight=False)
 
 

@@ -1,0 +1,154 @@
+"""A study's tables: what each variant came to, and its differences to the reference; for terminal, Markdown, LaTeX.
+
+What stands in them is computed in `statistics.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from negaware.estimates import Estimate
+from negaware.runs.folder import replace_file
+from negaware.runs.summary import Table, cautions, measure_name
+from negaware.studies.results import StudyResults
+from negaware.studies.statistics import (
+    LEAST_SEEDS,
+    Comparison,
+    VariantFigures,
+    before_training,
+    comparisons,
+    variant_figures,
+)
+
+
+def write_tables(results: StudyResults, folder: Path) -> tuple[Table, ...]:
+    """Writes `tables.md` and `tables.tex` into a study's folder, and gives the tables for a terminal.
+
+    ValueError where runs were measured on different problems.
+    """
+    tables = (variants_table(results), differences_table(results))
+    markdown = (f"## {table.title}\n\n{table.markdown()}\n" for table in tables)
+    replace_file(folder / "tables.md", "\n".join(markdown))
+    latex = ("% needs \\usepackage{booktabs,graphicx}", *(table.latex() for table in tables))
+    replace_file(folder / "tables.tex", "\n\n".join(latex) + "\n")
+    return tables
+
+
+def variants_table(results: StudyResults) -> Table:
+    """A row a variant: final accuracy in every measure, and what else its runs came to."""
+    measures, figures = results.measures(), variant_figures(results)
+    before = before_training(results)
+    rows = []
+    if before:
+        shown = (str(before.get(measure, "–")) for measure in measures)
+        rows.append(("before training", "–", *shown, *["–"] * len(_SEED_COLUMNS)))
+    for one in figures:
+        means = (_shown(one.means.get(name), show) for name, (_, show) in _SEED_COLUMNS.items())
+        rows.append((one.variant, str(len(one.seeds)), *(str(one.accuracy[measure]) for measure in measures), *means))
+    columns = ("variant", "seeds", *(f"{measure_name(measure)} [95%]" for measure in measures))
+    notes = (
+        "Accuracy at the end of training: the interval takes seeds and problems as samples; before training, and with "
+        "one seed, problems alone. The other intervals are over seeds, at these problems; there is none for one seed, "
+        "or where all seeds are equal.",
+        "The area under the held-out curve is the mean accuracy on the way. Entropy (nats a token) and answer length "
+        "are means of the last tenth of the steps; the informative share is of the whole run.",
+        *_missing(results, figures),
+        *cautions([*before.values(), *(value for one in figures for value in one.accuracy.values())]),
+    )
+    return Table(
+        f"{results.name}: variants", (*columns, *(title for title, _ in _SEED_COLUMNS.values())), tuple(rows), notes
+    )
+
+
+def differences_table(results: StudyResults) -> Table:
+    """A row a variant and measure: its paired difference to the reference, with tests and a verdict."""
+    found = comparisons(results)
+    columns = (
+        *("variant", "measure", "seeds", "difference [95%, paired]", "deviation between seeds"),
+        *("probability of improvement [95%]", "p", "p (Holm)", "p of matching", "p of matching (Holm)", "verdict"),
+    )
+    rows = tuple(
+        (
+            *(one.variant, measure_name(one.measure), str(len(one.seeds)), one.change.points),
+            "–" if len(one.seeds) < 2 else f"{100 * one.components[0] ** 0.5:.1f} points",
+            _whole_percent(one.improvement),
+            *map(_p, (one.p_value, one.p_holm, one.equivalence, one.equivalence_holm)),
+            one.verdict or "–",
+        )
+        for one in found
+    )
+    return Table(f"{results.name}: differences to {results.reference}", columns, rows, tuple(_notes(results, found)))
+
+
+def _notes(results: StudyResults, found: Sequence[Comparison]) -> Iterable[str]:
+    few = _names(one.variant for one in found if one.verdict is None)
+    if few:
+        yield f"{few}: fewer than {LEAST_SEEDS} seeds. These differences prove nothing."
+    lacking = [name for name in results.variants if name not in {one.variant for one in found} | {results.reference}]
+    if lacking:
+        yield f"{_names(lacking)}: no finished run yet with a seed that {results.reference} has finished too."
+    yield (
+        "The same seeds and problems are paired, and the interval takes both as samples. It takes seeds' effects to be "
+        "about normal: a rare collapse that no seed has shown isn't in it."
+    )
+    yield (
+        "p is of no difference, two-sided; p of matching is of a difference beyond the margin (two one-sided tests). "
+        "Holm's correction is for all variants of a measure, not for several measures. Verdict: corrected p below 5 %."
+    )
+    for measure in results.measures():
+        margin = results.margins.get(measure)
+        if margin is None:
+            yield f"{measure_name(measure)}: no margin was chosen, so no variant can be said to match."
+            continue
+        yield f"{measure_name(measure)}: “matches” is a difference within {100 * margin:.3g} points."
+        blind = [one for one in found if one.measure == measure and one.verdict and one.noise >= margin]
+        if blind:
+            noise = max(one.noise for one in blind)
+            yield (
+                f"{measure_name(measure)}: this margin is below the noise of {_names(one.variant for one in blind)} "
+                f"(up to {100 * noise:.1f} points), so “undecided” says nothing of them."
+            )
+    reference = len(results.of(results.reference))
+    for name, seeds in {one.variant: one.seeds for one in found}.items():
+        if len(seeds) < max(reference, len(results.of(name))):
+            yield f"{name}: over the seeds that both have, {', '.join(map(str, seeds))}."
+    yield from cautions(one.change for one in found)
+
+
+def _missing(results: StudyResults, figures: Sequence[VariantFigures]) -> Iterable[str]:
+    have = {one.variant: len(one.seeds) for one in figures}
+    for name in results.variants:
+        if have.get(name, 0) < len(results.seeds):
+            yield f"{name}: {have.get(name, 0)} of {len(results.seeds)} seeds are done."
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(names))
+
+
+def _shown(estimate: Estimate | None, show: Callable[[float], str]) -> str:
+    if estimate is None:
+        return "–"
+    if estimate.low is None or estimate.high is None:
+        return show(estimate.value)
+    return f"{show(estimate.value)} [{show(estimate.low)}, {show(estimate.high)}]"
+
+
+def _whole_percent(estimate: Estimate) -> str:
+    return _shown(estimate, "{:.0%}".format)
+
+
+def _p(value: float | None) -> str:
+    return "–" if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+_SEED_COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "area": ("area under the held-out curve [95%]", "{:.1%}".format),
+    "entropy": ("entropy at the end [95%]", "{:.3f}".format),
+    "answer_tokens": ("answer length, tokens [95%]", "{:.1f}".format),
+    "informative_share": ("informative share [95%]", "{:.1%}".format),
+    "train_seconds": ("training time, s [95%]", "{:,.0f}".format),
+    "processor_seconds": ("processor time, s [95%]", "{:,.0f}".format),
+}
+"""By the name of a figure in `statistics.SEED_FIGURES`: its column's title, and how a number is shown."""
