@@ -7,6 +7,7 @@ judged is the product's own code. It prints the tables of docs/studies.md; some 
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import betaincinv, expit, logit, stdtrit
 
-from negaware.studies.components import crossed_change, crossed_mean, equivalence_p, interval, two_sided_p
+from negaware.studies.components import crossed_change, crossed_mean, equivalence_p, interval, pooled, two_sided_p
 from negaware.studies.statistics import LEVEL, holm, improvement, share_estimate
 
 NUM_SEEDS, NUM_PROBLEMS, NUM_ANSWERS = (3, 5, 10), (30, 100, 500), (1, 4, 32)
@@ -210,6 +211,26 @@ def ways_table(trials: int) -> None:
             print(f"| {problems} | {seeds} | {way} | {_row(results)} |", flush=True)
 
 
+def degrees_table(trials: int) -> None:
+    """Normal data, all ratios of the three components: what Satterthwaite's degrees and ours do."""
+    _head(f"Degrees of freedom, normal data, {trials:,} trials a case", "seeds", "Satterthwaite", "ours", "wider by")
+    for seeds in NUM_SEEDS:
+        free, held, widths = (seeds - 1, 499), [], []
+        for parts in itertools.product((0, 0.3, 1, 2, 4, 8, 16, 100), (0, 0.3, 1, 10), (0.001, 1)):
+            generator = np.random.default_rng(seeds)
+            squares = [parts[0] + parts[2], parts[1] + parts[2], parts[2]]
+            frees = (*free, free[0] * free[1])
+            a, b, e = (one * generator.chisquare(f, trials) / f for one, f in zip(squares, frees, strict=True))
+            total, ours = pooled(a, b, e, *free)
+            his = total**2 / sum(one**2 / f for one, f in zip((a, b, e), frees, strict=True))
+            missed = np.abs(generator.standard_normal(trials)) * sum(parts) ** 0.5
+            ends = [stdtrit(degrees, 0.975) * total**0.5 for degrees in (his, ours)]
+            held.append([np.mean(missed <= end) for end in ends])
+            widths.append(np.median(ends[1]) / np.median(ends[0]))
+        lowest = np.min(held, axis=0)
+        print(f"| {seeds} | {lowest[0]:.1%} | {lowest[1]:.1%} | {np.mean(widths) - 1:.0%} |", flush=True)
+
+
 def verdict_rates(
     generator: np.random.Generator, structure: Structure, size: tuple[int, int, int], k: int = 4
 ) -> tuple[float, ...]:
@@ -275,6 +296,7 @@ def collapse_table(trials: int) -> None:
 
 
 def main(trials: int) -> None:
+    degrees_table(50 * trials)
     improvement_table(trials)
     verdict_table(trials // 2)
     ways_table(trials // 2)

@@ -54,11 +54,8 @@ def crossed_mean(sums: ArrayLike, sizes: ArrayLike | None = None) -> CrossedMean
 
     `sums` are the clusters' sums, `sizes` [C] their numbers of problems (default: 1 each). With the mean squares of
     seeds A, of clusters B and of what is left E (two-way analysis of variance), the variance of the mean is
-    (A + B − E) / SC (Searle, Casella and McCulloch 1992, chapter 4). A and B count for at least E in it: the variances
-    between seeds and between problems can't be negative. Its degrees of freedom ν are Satterthwaite's (1946), but with
-    1/ν = Σ share · 1/f, where he has the shares of variance squared: with two or four degrees for the seeds his
-    cover 92 and 94 % of the truth, these 94 and 95 %. Clusters of unequal sizes are linearised: the table is that of
-    sums less size times mean, divided by the mean size.
+    (A + B − E) / SC (Searle, Casella and McCulloch 1992, chapter 4); `pooled` has its degrees of freedom. Clusters of
+    unequal sizes are linearised: the table is that of sums less size times mean, divided by the mean size.
 
     One seed tells nothing of seeds: the variance is then that of these problems alone. With one cluster it is that of
     seeds alone; with one of each it is NaN.
@@ -77,13 +74,26 @@ def crossed_mean(sums: ArrayLike, sizes: ArrayLike | None = None) -> CrossedMean
     b = num_seeds * (by_problem**2).sum((-2, -1)) / free_b if free_b else unknown
     if free_a and free_b:
         e = ((deviations - by_seed - by_problem) ** 2).sum((-2, -1)) / (free_a * free_b)
-        total = np.maximum(a, e) + np.maximum(b, e) - e
-        weighed = a / free_a + b / free_b + e / (free_a * free_b)
-        degrees = np.where(total > 0, total / np.where(total > 0, weighed, 1.0), float(free_b))[()]
+        total, degrees = pooled(a, b, e, free_a, free_b)
     else:
         e, total = unknown, b if free_b else a
         degrees = np.full(value.shape, float(max(free_a, free_b)))[()]
     return CrossedMean(value, total / (num_seeds * num_clusters), degrees, a, b, e, num_seeds, num_clusters)
+
+
+def pooled(a: Array, b: Array, e: Array, free_a: int, free_b: int) -> tuple[Array, Array]:
+    """A + B − E of mean squares with these degrees of freedom (of E: their product), and the degrees of that.
+
+    A and B count for at least E: the variances between seeds and between problems can't be negative. The degrees ν are
+    Satterthwaite's (1946), but with 1/ν = Σ share · 1/f, where he has the shares of variance squared: with two or four
+    degrees for the seeds his cover 92 and 94 % of the truth, these 94 and 95 %. The shares are those of the mean
+    squares as found, so an A that is small by chance costs degrees smoothly.
+    """
+    import numpy as np
+
+    total = np.maximum(a, e) + np.maximum(b, e) - e
+    weighed = a / free_a + b / free_b + e / (free_a * free_b)
+    return total, np.where(total > 0, total / np.where(total > 0, weighed, 1.0), float(free_b))[()]
 
 
 def crossed_change(sums: ArrayLike, sizes: ArrayLike | None = None) -> CrossedMean:
