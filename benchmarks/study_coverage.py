@@ -37,7 +37,7 @@ class Structure:
     flip: float = 0.0
     """The share of problems that the variant turns into their opposite."""
     collapse: float = 0.0
-    """The share of seeds that fall by 3."""
+    """The share of the variant's seeds that fall by 3."""
 
     def truth(self, variant: bool) -> float:
         """The expected accuracy, by quadrature."""
@@ -45,7 +45,7 @@ class Structure:
         nodes, weights = np.polynomial.hermite_e.hermegauss(80)
         deviation = (self.seed**2 + self.interaction**2 + variant * self.spread**2) ** 0.5
         moved = rates[:, None] + deviation * nodes + variant * self.effect
-        mean = (1 - self.collapse) * expit(moved) + self.collapse * expit(moved - 3)
+        mean = expit(moved) + variant * self.collapse * (expit(moved - 3) - expit(moved))
         share = float((mean @ weights).mean() / weights.sum())
         return share + variant * self.flip * (1 - 2 * share)
 
@@ -56,8 +56,8 @@ class Structure:
         made = []
         for variant in (False, *[True] * variants):
             moved = base + self.seed * generator.standard_normal((trials, seeds, 1))
-            moved = moved - 3 * (generator.random((trials, seeds, 1)) < self.collapse)
             if variant:
+                moved = moved - 3 * (generator.random((trials, seeds, 1)) < self.collapse)
                 moved = moved + self.effect + self.spread * generator.standard_normal((trials, 1, problems))
             if self.interaction:
                 moved = moved + self.interaction * generator.standard_normal(size)
@@ -287,7 +287,7 @@ def improvement_table(trials: int) -> None:
 
 def collapse_table(trials: int) -> None:
     _head(
-        f"A seed in ten collapses (falls by 3 on the logit scale), {trials:,} trials a case",
+        f"The variant collapses in a seed of ten (falls by 3 on the logit scale), {trials:,} trials a case",
         *("problems", "seeds", "coverage of the difference", "coverage of the accuracy"),
     )
     for seeds in NUM_SEEDS:
