@@ -105,6 +105,8 @@ def test_repeated_questions_are_one_cluster() -> None:
     mostly_one = clustered_estimate([*values, *[1.0] * 94], 1, [*range(6), *["again"] * 94])
     assert mostly_one.num_questions == 7
     assert mostly_one.high - mostly_one.low > 0.8  # (Σ m)² / Σ m² = 1.13 questions
+    for asked in (1, 3):
+        assert clustered_estimate([0.25] * asked, 4, ["one"] * asked) == Estimate(0.25, 0.0, 1.0, asked, 1)
 
 
 def test_a_change_has_students_interval_with_two_problems_more() -> None:

@@ -7,6 +7,7 @@ import time
 import pytest
 from test_collect import K, make_collector, mixed
 
+from negaware.rollout import collect
 from negaware.rollout.collect import NothingToLearnError, Rollout, call_seed, rollout_metrics, short_of_room
 from negaware.rollout.engine import SamplingParams
 from negaware.tasks.load import load_task
@@ -90,10 +91,18 @@ def test_tokens_a_second_are_those_of_the_sampling(task) -> None:
     assert rollout.metrics["rollout/tokens_per_second"] >= num_tokens / slowest
 
 
-def test_an_engine_that_loses_a_question_is_no_rollout(task) -> None:
+@pytest.mark.parametrize(
+    "lost",
+    [
+        lambda groups: groups[:-1],
+        lambda groups: [groups[0] + groups[1], *groups[2:]],  # no answer is missing
+        lambda groups: [*groups[:-1], groups[-1][:1], groups[-1][1:]],
+    ],
+)
+def test_an_engine_that_loses_a_question_is_no_rollout(task, lost) -> None:
     collector = make_collector(task, mixed)
     generate = collector.engine.generate
-    collector.engine.generate = lambda *arguments: generate(*arguments)[:-1]
+    collector.engine.generate = lambda *arguments: lost(generate(*arguments))
     with pytest.raises(ValueError, match="zip"):
         collector.next_rollout(1)
 
@@ -156,6 +165,16 @@ def test_the_order_of_an_epoch_is_the_one_that_an_older_run_asked_in(task) -> No
     order = list(range(len(task.problems)))
     random.Random(call_seed(0, 0, -1)).shuffle(order)
     assert [collector._next_problem() for _ in order] == order
+
+
+def test_an_epoch_is_put_in_order_once(task, monkeypatch) -> None:
+    """Not at each question: of a million, that would be hours."""
+    made = []
+    monkeypatch.setattr(collect, "call_seed", lambda *place: made.append(place) or call_seed(*place))
+    collector = make_collector(task, mixed, seed=5)
+    for _ in range(2 * len(task.problems) + 1):
+        collector._next_problem()
+    assert made == [(5, 0, -1), (5, 1, -1), (5, 2, -1)]
 
 
 def test_every_call_has_a_seed_of_its_own_that_any_generator_takes() -> None:

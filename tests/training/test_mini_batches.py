@@ -9,7 +9,7 @@ from made_groups import make_group, sampled_groups
 from test_step import by_definition, off_policy, relative
 
 from negaware.ranks import Ranks
-from negaware.training.pack import answers_of
+from negaware.training.pack import answers_of, collate
 from negaware.training.step import MicroBatch, Trainer
 from negaware.types import Completion, Group
 from tiny_models import llama
@@ -122,6 +122,17 @@ def test_the_schedule_goes_on_by_rollouts_however_many_steps_they_make(make_trai
     assert coming == pytest.approx([0.5e-3, 1e-3, 1e-3, 0.5e-3, 0])
     assert rates == pytest.approx([0.5e-3, 1e-3, 1e-3 * (1 + 0.5**0.5) / 2, 1e-3 * (1 + math.cos(math.pi * 7 / 8)) / 2])
     assert trainer.optimizer.num_steps_done == 1 + 4 + 2 + 4
+
+
+def test_weights_that_were_changed_since_are_the_ones_that_train(make_trainer: Any) -> None:
+    """What a pass made of the weights of then, joined or packed, is forgotten when a rollout begins."""
+    groups = off_policy(sampled_groups(llama(0), num_groups=2))
+    expected = make_trainer(llama(0)).step(groups, 0)
+    trainer = make_trainer(llama(1))
+    rows = [row for micro_batch in trainer.pack([answers_of(group) for group in groups]) for row in micro_batch.rows]
+    trainer.logprobs(collate(rows))
+    trainer.model.load_state_dict(llama(0).state_dict())
+    assert trainer.step(groups, 0) == expected
 
 
 def test_every_rank_has_as_many_micro_batches_and_every_row_counts_once(make_trainer: Any) -> None:

@@ -45,20 +45,6 @@ class Answers:
     group: Int[Tensor, " B"] | None = None
     whole: Whole | None = field(default=None, kw_only=True)
 
-    def __post_init__(self) -> None:
-        _have_these_shapes(self.logprobs, self.old_logprobs, self.mask, self.correct, self.pass_rate, self.group)
-
-
-def _have_these_shapes(
-    logprobs: Float[Tensor, "B T"],
-    old_logprobs: Float[Tensor, "B T"],
-    mask: Shaped[Tensor, "B T"],
-    correct: Bool[Tensor, " B"],
-    pass_rate: Float[Tensor, " B"],
-    group: Int[Tensor, " B"] | None,
-) -> None:
-    """Checked where it is called, for the fields of a dataclass aren't."""
-
 
 @dataclass(frozen=True, slots=True)
 class Terms:

@@ -43,7 +43,7 @@ def own_objective(name: str, function: Callable[..., object]) -> Objective:
         if fault := _fault_of_loss(loss, answers) or _fault_of_counts(counts):
             raise OwnLossError(f"the loss {name} {fault}")
         assert isinstance(loss, Tensor)
-        return Terms(loss, counts)
+        return Terms(loss, {counted: torch.as_tensor(count) for counted, count in counts.items()})
 
     reduction: Reduction = "group_mean" if getattr(function, "sees_groups", False) else "token_mean"
     return Objective(name, checked, reduction, needs_group=False, is_own=True)
