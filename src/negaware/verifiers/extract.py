@@ -216,6 +216,10 @@ def _formulas(text: str) -> Iterator[_Part]:
             opening = mark
 
 
+def _first_formula(text: str) -> _Part | None:
+    return next(_formulas(text), None) if "$" in text or "\\" in text else None
+
+
 def _last_formula(text: str) -> _Part | None:
     """The last delimited formula that holds mathematics."""
     last = None
@@ -231,7 +235,7 @@ def _bare(text: str) -> str | None:
     if len(stripped) > 600:
         return None
     whole = stripped.rstrip(".,。")
-    formula = next(_formulas(whole), None)
+    formula = _first_formula(whole)
     inner = formula.content if formula and formula[1:] == (0, len(whole)) else whole
     if not inner.strip("$\\()[] "):
         return None
@@ -275,7 +279,7 @@ def _clause(text: str) -> str | None:
         text = text[contrast.end() :]
     end = _SENTENCE_END.search(text)
     clause = (text[: end.start()] if end else text).strip(_STYLE + "`\"'")
-    formula = next(_formulas(text), None)
+    formula = _first_formula(text)
     if formula and formula.start == 0 and not _CURRENCY.match(text):
         percent = _PERCENT.match(text, formula.end)
         rest = text[percent.end() if percent else formula.end :]

@@ -128,8 +128,8 @@ def _may_deny(text: str) -> bool:
 
 def denied(text: str) -> bool:
     """Whether a text's end denies, doubts or only supposes what follows: "I don't think the answer is"."""
-    text = text[-80:]
-    if text.rpartition("\n")[2].strip() in _PLAIN_LEADS:
+    text = text[-80:].rpartition(".")[2]  # no denial goes past a full stop
+    if text.rpartition("\n")[2].strip(" $*") in _PLAIN_LEADS:
         return False
     return _may_deny(text) and any(pattern.search(text) for pattern in (_NOT_BEFORE, _DENIED, _CANDIDATES))
 

@@ -24,7 +24,7 @@ class Number(NamedTuple):
     `unit` is a common unit that followed it, by its first name in `_UNITS`; None: no unit, or a rarer one.
     """
 
-    value: Fraction
+    value: Fraction | int
     percent: bool = False
     decimals: int | None = None
     unit: str | None = None
@@ -113,13 +113,13 @@ _ORDINAL = re.compile(r"\^ *+\{? *+(?:\\(?:text|mathrm|mbox))? *+\{? *+(?:st|nd|
 _WORDS = re.compile(r"[A-Za-zµ]+(?:[ /][A-Za-zµ]+){0,4}")
 
 
-def _fraction(text: str) -> Fraction | None:
+def _fraction(text: str) -> Fraction | int | None:
     """A decimal text → its value; commas and spaces separate thousands."""
     whole, _, decimals = text.replace(",", "").replace(" ", "").partition(".")
     digits = whole + decimals
     if not digits or digits in "+-":
         return None
-    return Fraction(int(digits), 10 ** len(decimals)) if decimals else Fraction(int(digits))
+    return Fraction(int(digits), 10 ** len(decimals)) if decimals else int(digits)
 
 
 def _is_percent_or_unit(rest: str) -> bool | None:
@@ -176,7 +176,7 @@ def _exponent(match: re.Match[str]) -> int | None:
 def parse_clean_number(text: str) -> Number | None:
     """The number that an already cleaned text says, or None if it isn't a plain number."""
     if _INTEGER.fullmatch(text):
-        return Number(Fraction(int(text)))
+        return Number(int(text))
     if not text or len(text) > _MAX_CHARACTERS:
         return None
     if text[0] == "{" and text[-1] == "}":
@@ -200,12 +200,12 @@ def parse_clean_number(text: str) -> Number | None:
         above, below = (_fraction(parts[2] or parts[3]), _fraction(parts[4] or parts[5]))
     else:
         above = _fraction(match["decimal"])
-        below = _fraction(match["divisor"]) if match["divisor"] else Fraction(1)
+        below = _fraction(match["divisor"]) if match["divisor"] else 1
         if match["divisor"] is None and "." in match["decimal"]:
             decimals = len(match["decimal"].partition(".")[2]) - exponent
     if above is None or not below:
         return None
-    value = above / below if below != 1 else above
+    value = Fraction(above, below) if below != 1 else above
     if exponent:
         value *= Fraction(10) ** exponent
     if match["whole"]:
@@ -219,7 +219,7 @@ def parse_clean_number(text: str) -> Number | None:
 def parse_number(text: str) -> Number | None:
     """The plain number that a text says (`$1{,}000$`, `x = -\\frac12`, `5\\text{ cm}`, `4e33`), or None."""
     if _INTEGER.fullmatch(text):
-        return Number(Fraction(int(text)))
+        return Number(int(text))
     if len(text) > 2 * _MAX_CHARACTERS:
         return None
     number = parse_clean_number(strip_assignment(clean(text)))
@@ -236,19 +236,19 @@ def parse_comma_decimal(text: str) -> Number | None:
     return None if value is None else Number(value, False, len(match[2]))
 
 
-def is_rounding(decimal: Number, exact: Fraction) -> bool:
+def is_rounding(decimal: Number, exact: Fraction | int) -> bool:
     """Whether a decimal of at least four significant digits is `exact` rounded or cut to its own digits."""
     decimals = decimal.decimals
     if decimals is None:
         return False
-    scaled = abs(decimal.value) * Fraction(10) ** decimals  # an integer: the digits as written
+    scaled = abs(decimal.value * Fraction(10) ** decimals)  # an integer: the digits as written
     if scaled < 10 ** (_MIN_ROUNDED_DIGITS - 1) or (decimal.value < 0) != (exact < 0):
         return False
-    difference = (abs(exact) * Fraction(10) ** decimals) - scaled
+    difference = abs(exact * Fraction(10) ** decimals) - scaled
     return Fraction(-1, 2) <= difference < 1
 
 
-def _terminates(value: Fraction) -> bool:
+def _terminates(value: Fraction | int) -> bool:
     denominator = value.denominator
     while denominator % 10 == 0:
         denominator //= 10
