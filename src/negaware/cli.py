@@ -328,13 +328,16 @@ def _audit(options: argparse.Namespace) -> int:
         print(f"{failure.problem.id}: {failure.why}")
     for problem in result.textual:
         print(f"{problem.id}: the gold answer {problem.answer!r} has no value; only the same spelling passes")
+    for problem in result.unread:
+        print(f"{problem.id}: the gold answer {problem.answer!r} could not be read in time; is the machine busy?")
     for group in result.conflicts:
         answers = ", ".join(f"{problem.id} {problem.answer!r}" for problem in group)
         print(f"the same question with different answers: {answers}")
+    unread = f"{len(result.unread):,} not read in time, " if result.unread else ""
     print(
         f"{task.name}: {result.num_passing:,} of {result.num_problems:,} gold answers pass their own verifier "
         f"({len(result.failures):,} fail, {len(result.textual):,} only by spelling, "
-        f"{result.num_repeats:,} repeated questions, {len(result.conflicts):,} in conflict)"
+        f"{unread}{result.num_repeats:,} repeated questions, {len(result.conflicts):,} in conflict)"
     )
     return 1 if result.failures else 0
 

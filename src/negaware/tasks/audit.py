@@ -29,11 +29,12 @@ class AuditFailure:
 @dataclass(frozen=True, slots=True)
 class AuditResult:
     """What an audit found: failures; gold answers without a mathematical value, which only the same spelling will
-    match; and groups of problems that ask the same and want different answers."""
+    match; those not read in time; and groups of problems that ask the same and want different answers."""
 
     num_problems: int
     failures: tuple[AuditFailure, ...]
     textual: tuple[Problem, ...]
+    unread: tuple[Problem, ...]
     conflicts: tuple[tuple[Problem, ...], ...]
     num_repeats: int
 
@@ -53,12 +54,14 @@ def audit_task(task: Task, on_progress: Callable[[int], None] | None = None) -> 
         raise ValueError(f"{task.name} has no gold answers, so there is nothing to audit.")
     failures: list[AuditFailure] = []
     textual: list[Problem] = []
+    unread: list[Problem] = []
     for start, found in zip(range(0, len(problems), BATCH), failures_of(task), strict=True):
         failures += found
         batch = problems[start : start + BATCH]
         if isinstance(task.verifier, MathVerifier):
             parseable = task.verifier.parseable([problem.answer for problem in batch])
-            textual += [problem for problem, has_value in zip(batch, parseable, strict=True) if not has_value]
+            textual += [problem for problem, has_value in zip(batch, parseable, strict=True) if has_value is False]
+            unread += [problem for problem, has_value in zip(batch, parseable, strict=True) if has_value is None]
         if on_progress:
             on_progress(len(batch))
     askers: dict[str, list[Problem]] = defaultdict(list)
@@ -69,6 +72,7 @@ def audit_task(task: Task, on_progress: Callable[[int], None] | None = None) -> 
         num_problems=len(problems),
         failures=tuple(failures),
         textual=tuple(textual),
+        unread=tuple(unread),
         conflicts=tuple(tuple(group) for group in conflicts),
         num_repeats=len(problems) - len(askers),
     )

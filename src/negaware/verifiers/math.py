@@ -139,14 +139,18 @@ class MathVerifier:
                 self._golds[gold] = known
         return known
 
-    def parseable(self, golds: Sequence[str]) -> list[bool]:
-        """Whether each gold answer has a mathematical value; one without is only compared as a text."""
+    def parseable(self, golds: Sequence[str]) -> list[bool | None]:
+        """Whether each gold answer has a mathematical value, without which it is only compared as a text.
+
+        None: reading it ran out of time, which says nothing of the answer.
+        """
         values = [prepare_gold(gold) for gold in golds]
-        known = [parse_number(value) is not None for value in values]
+        known: list[bool | None] = [parse_number(value) is not None for value in values]
         unknown = [index for index, is_number in enumerate(known) if not is_number]
         outcomes = self._pool.run(_parseable, [(values[index],) for index in unknown])
         for index, outcome in zip(unknown, outcomes, strict=True):
-            known[index] = outcome.status == "done" and bool(clean(values[index])) and outcome.value
+            has_value = outcome.status == "done" and bool(clean(values[index])) and outcome.value
+            known[index] = None if outcome.status == "timeout" else has_value
         return known
 
     def close(self) -> None:
