@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 
 from packaging.requirements import Requirement
+from packaging.version import InvalidVersion, Version
 
 
 class UntestedVersionError(ImportError, ValueError):
@@ -25,7 +26,11 @@ def require_installed(tested: str, needed_by: str) -> None:
 
 def require_tested(tested: str, found: str, where: str) -> None:
     """UntestedVersionError unless version `found` of the library, found `where`, is one of `tested`."""
-    if not Requirement(tested).specifier.contains(found, prereleases=True):
+    try:
+        is_tested = Requirement(tested).specifier.contains(Version(found), prereleases=True)
+    except InvalidVersion:
+        is_tested = False
+    if not is_tested:
         raise UntestedVersionError(f"{where} is version {found}; negaware was tested with {tested}: install that.")
 
 

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from functools import partial
 
 import pytest
@@ -46,6 +47,13 @@ HOSTILE = [
     "99999999 choose 9999999",
     r"\binom{99999999}{4999999}",
 ]
+
+
+@pytest.fixture(scope="module")
+def verifier() -> Iterator[MathVerifier]:
+    """One that waits no longer than a user's does."""
+    with MathVerifier() as shared:
+        yield shared
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: repr(text[:24]))

@@ -121,15 +121,16 @@ _PIECES = st.sampled_from([*"01ab+-*/^_(){}[],.;:!=<>|&%$# \n\\'\"√٣个。", 
 @example("", "\n", "")
 @example("1", "a", "!")
 @example("", "1", "!")
+@example("", "0", "0")
 @example("", "x ", "or")
 @example("$1", " ", "!")
 @example("^", " ", "x")
 @example("", "{ ", "")
 def test_twice_the_text_is_at_most_twice_the_work(prefix: str, unit: str, suffix: str) -> None:
-    # What a stretch costs doesn't grow with what stood before it. A bound is crossed once: at 100 digits, say, a text
-    # stops being taken for a plain integer, and is read by what comes next; the constant allows for that.
+    # What a stretch costs doesn't grow with what stood before it. All three are beyond 120 characters, where a text
+    # stops being taken for a plain number; the constant allows for the other bounds, of which each is crossed once.
     length = 30
-    work = [steps_of(prefix + unit * (count * length // len(unit)) + suffix) for count in (1, 2, 4)]
+    work = [steps_of(prefix + unit * (count * length // len(unit)) + suffix) for count in (4, 6, 10)]
     assert work[2] - work[1] <= 2.6 * max(work[1] - work[0], 0) + 250 * length
 
 
