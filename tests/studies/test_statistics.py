@@ -62,7 +62,9 @@ def test_the_order_of_runs_and_problems_does_not_matter():
         for run in reversed(whole.runs)
     )
     (one,), (other,) = comparisons(whole), comparisons(replace(whole, runs=runs))
-    assert (one.change.low, one.p_value, one.degrees) == pytest.approx((other.change.low, other.p_value, other.degrees))
+    assert (one.change.low, one.p_value, one.seed_share) == pytest.approx(
+        (other.change.low, other.p_value, other.seed_share)
+    )
 
 
 def test_questions_asked_twice_count_once():

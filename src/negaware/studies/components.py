@@ -24,8 +24,8 @@ class CrossedMean:
     value: Array
     variance: Array
     """Of the mean, where seeds and problems are both a sample."""
-    degrees: Array
-    """The degrees of freedom of that variance."""
+    seed_share: Array
+    """How much of that variance is known by the seeds alone, in [0, 1]."""
     seed: Array
     """Mean square of seeds; NaN with one seed."""
     problem: Array
@@ -54,8 +54,9 @@ def crossed_mean(sums: ArrayLike, sizes: ArrayLike | None = None) -> CrossedMean
 
     `sums` are the clusters' sums, `sizes` [C] their numbers of problems (default: 1 each). With the mean squares of
     seeds A, of clusters B and of what is left E (two-way analysis of variance), the variance of the mean is
-    (A + B − E) / SC (Searle, Casella and McCulloch 1992, chapter 4); `pooled` has its degrees of freedom. Clusters of
-    unequal sizes are linearised: the table is that of sums less size times mean, divided by the mean size.
+    (A + B − E) / SC (Searle, Casella and McCulloch 1992, chapter 4). A and B count for at least E, since the variances
+    between seeds and between problems can't be negative. Clusters of unequal sizes are linearised: the table is that of
+    sums less size times mean, divided by the mean size.
 
     One seed tells nothing of seeds: the variance is then that of these problems alone. With one cluster it is that of
     seeds alone; with one of each it is NaN.
@@ -74,26 +75,12 @@ def crossed_mean(sums: ArrayLike, sizes: ArrayLike | None = None) -> CrossedMean
     b = num_seeds * (by_problem**2).sum((-2, -1)) / free_b if free_b else unknown
     if free_a and free_b:
         e = ((deviations - by_seed - by_problem) ** 2).sum((-2, -1)) / (free_a * free_b)
-        total, degrees = pooled(a, b, e, free_a, free_b)
+        total = np.maximum(a, e) + np.maximum(b, e) - e
+        share = np.where(total > 0, np.minimum(a / np.where(total > 0, total, 1.0), 1.0), 0.0)[()]
     else:
         e, total = unknown, b if free_b else a
-        degrees = np.full(value.shape, float(max(free_a, free_b)))[()]
-    return CrossedMean(value, total / (num_seeds * num_clusters), degrees, a, b, e, num_seeds, num_clusters)
-
-
-def pooled(a: Array, b: Array, e: Array, free_a: int, free_b: int) -> tuple[Array, Array]:
-    """A + B − E of mean squares with these degrees of freedom (of E: their product), and the degrees of that.
-
-    A and B count for at least E: the variances between seeds and between problems can't be negative. The degrees ν are
-    Satterthwaite's (1946), but with 1/ν = Σ share · 1/f, where he has the shares of variance squared: with two or four
-    degrees for the seeds his cover 92 and 94 % of the truth, these 94 and 95 %. The shares are those of the mean
-    squares as found, so an A that is small by chance costs degrees smoothly.
-    """
-    import numpy as np
-
-    total = np.maximum(a, e) + np.maximum(b, e) - e
-    weighed = a / free_a + b / free_b + e / (free_a * free_b)
-    return total, np.where(total > 0, total / np.where(total > 0, weighed, 1.0), float(free_b))[()]
+        share = np.full(value.shape, 0.0 if free_b else 1.0)[()]
+    return CrossedMean(value, total / (num_seeds * num_clusters), share, a, b, e, num_seeds, num_clusters)
 
 
 def crossed_change(sums: ArrayLike, sizes: ArrayLike | None = None) -> CrossedMean:
@@ -112,31 +99,52 @@ def crossed_change(sums: ArrayLike, sizes: ArrayLike | None = None) -> CrossedMe
     return crossed_mean(np.concatenate([table, more], axis=-1), np.append(numbers, [size, size]))
 
 
+def quantile(mean: CrossedMean, tail: ArrayLike) -> Array:
+    """How many standard errors from the mean such a tail begins: Cochran and Cox's (1950) mean of Student's quantiles.
+
+    w t(S − 1) + (1 − w) t(C − 1), where w is the share of the variance that the seeds alone tell, A / (A + B − E).
+    Satterthwaite's (1946) degrees are too many where seeds are few: by chance A is often too small, and he then counts
+    on the problems' degrees. Infinite where one seed and one problem leave the variance unknown.
+    """
+    import numpy as np
+    from scipy.special import stdtrit
+
+    share, free_a, free_b = mean.seed_share, mean.num_seeds - 1, mean.num_problems - 1
+    if not free_a or not free_b:
+        free = max(free_a, free_b)
+        return stdtrit(free, 1 - np.asarray(tail)) if free else np.full(np.shape(mean.value), np.inf)[()]
+    return share * -stdtrit(free_a, tail) - (1 - share) * stdtrit(free_b, tail)
+
+
+def interval(mean: CrossedMean, tail: float = 0.025) -> tuple[Array, Array]:
+    """The ends of the interval with such a tail on either side. Infinite where the variance isn't known."""
+    import numpy as np
+
+    half = quantile(mean, tail) * np.sqrt(np.nan_to_num(mean.variance, nan=1.0))
+    return mean.value - half, mean.value + half
+
+
 def two_sided_p(mean: CrossedMean, null: float = 0.0) -> Array:
-    """The probability of a mean at least so far from `null`, were that the truth. 1 where the variance isn't known."""
+    """The probability of a mean at least so far from `null`, were that the truth: below 5 % just outside `interval`."""
     return 2 * _tail(abs(mean.value - null), mean)
 
 
 def equivalence_p(mean: CrossedMean, margin: float) -> Array:
     """The larger p of two one-sided tests against −margin and margin (Schuirmann 1987): small means "within"."""
-    return _tail(margin - abs(mean.value), mean)
-
-
-def interval(mean: CrossedMean, level: float = 0.975) -> tuple[Array, Array]:
-    """The ends of Student's interval; `level` is the quantile of its upper end. Infinite where it isn't known."""
-    import numpy as np
-    from scipy.special import stdtrit
-
-    with np.errstate(invalid="ignore"):
-        half = np.where(mean.degrees > 0, stdtrit(mean.degrees, level) * np.sqrt(mean.variance), np.inf)[()]
-    return mean.value - half, mean.value + half
+    distance = margin - abs(mean.value)
+    tail = _tail(abs(distance), mean)
+    return tail * (distance >= 0) + (1 - tail) * (distance < 0)
 
 
 def _tail(distance: Array, mean: CrossedMean) -> Array:
-    """P(T ≥ distance / standard error); 1/2 where that isn't known."""
+    """The tail that begins at this distance of 0 or more, by halves; 1/2 where the variance is 0 or unknown."""
     import numpy as np
-    from scipy.special import stdtr
 
     with np.errstate(invalid="ignore", divide="ignore"):
-        tail = stdtr(mean.degrees, -distance / np.sqrt(mean.variance))
-    return np.where(np.isfinite(tail), tail, 0.5)[()]
+        errors = np.nan_to_num(distance / np.sqrt(mean.variance), nan=0.0)
+    low, high = np.zeros(np.shape(errors)), np.full(np.shape(errors), 0.5)
+    for _ in range(50):
+        middle = (low + high) / 2
+        beyond = quantile(mean, middle) < errors  # so far out that the tail is smaller
+        low, high = np.where(beyond, low, middle), np.where(beyond, middle, high)
+    return high[()]

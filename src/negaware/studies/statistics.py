@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from negaware.estimates import Estimate, clustered_estimate, share_interval, student_t
-from negaware.studies.components import crossed_change, crossed_mean, equivalence_p, interval, two_sided_p
+from negaware.studies.components import crossed_change, crossed_mean, equivalence_p, interval, quantile, two_sided_p
 from negaware.studies.results import RunResult, StudyResults
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ class Comparison:
     """The smallest margin within which two equal variants would have been said to match, before correction."""
     components: tuple[float, float, float]
     """Variances of the difference: between seeds, between problems, what is left. NaN where unknown."""
-    degrees: float
-    """Degrees of freedom of the difference's interval."""
+    seed_share: float
+    """How much of the variance of the difference is known by the seeds alone, in [0, 1]."""
     margin: float | None = None
     p_value: float | None = None
     """Of no difference, two-sided; None with fewer than LEAST_SEEDS seeds, as all that follows."""
@@ -125,20 +125,20 @@ def accuracy(results: StudyResults, runs: Sequence[RunResult], measure: str) -> 
     sizes = [len(cluster) for cluster in _clusters(results, measure)]
     mean = crossed_mean(_sums(results, runs, measure), sizes)
     answers = sum(sizes) * len(runs) * min(run.completions.get(measure, 1) for run in runs)
-    return share_estimate(float(mean.value), float(mean.variance), float(mean.degrees), sizes, answers)
+    return share_estimate(float(mean.value), float(mean.variance), float(quantile(mean, 0.025)), sizes, answers)
 
 
-def share_estimate(share: float, variance: float, degrees: float, sizes: Sequence[int], num_answers: int) -> Estimate:
+def share_estimate(
+    share: float, variance: float, standard_errors: float, sizes: Sequence[int], num_answers: int
+) -> Estimate:
     """`estimates.share_interval` of a table's mean: the table of clusters of these `sizes`, so many answers in all."""
-    from scipy.special import stdtrit
-
     number = sum(sizes)
     if len(sizes) == 1:
         return Estimate(share, 0.0, 1.0, number, 1)
     low, high = share_interval(
         share,
         variance,
-        float(stdtrit(degrees, 0.975)),
+        standard_errors,
         size=number**2 / sum(size**2 for size in sizes),
         num_answers=num_answers,
     )
@@ -169,7 +169,7 @@ def _compare(results: StudyResults, measure: str, variant: str) -> Comparison | 
     change = _sums(results, first, measure) - _sums(results, second, measure)
     mean = crossed_change(change, sizes)
     low, high = (float(end) for end in interval(mean))
-    _, above = interval(mean, 1 - LEVEL)
+    _, above = interval(mean, LEVEL)
     value = float(change.sum() / (len(seeds) * sum(sizes)))
     margin, enough = results.margins.get(measure), len(seeds) >= LEAST_SEEDS
     seed, problem, left = crossed_mean(change, sizes).components()
@@ -182,7 +182,7 @@ def _compare(results: StudyResults, measure: str, variant: str) -> Comparison | 
         improvement([_mean(run, measure) for run in first], [_mean(run, measure) for run in second]),
         noise=float(above - mean.value),
         components=(float(seed), float(problem), float(left)),
-        degrees=float(mean.degrees),
+        seed_share=float(mean.seed_share),
         margin=margin,
         p_value=float(two_sided_p(mean)) if enough else None,
         equivalence=float(equivalence_p(mean, margin)) if enough and margin is not None else None,
@@ -224,11 +224,11 @@ def improvement(of: Sequence[float], over: Sequence[float]) -> Estimate:
     if more == 0:
         return Estimate(share, 0.0, 1.0)
 
-    quantile = student_t(len(of) + len(over) - 2)
+    standard_errors = student_t(len(of) + len(over) - 2)
 
     def outside(end: float) -> bool:
         variance = end * (1 - end) * (1 + more * ((1 - end) / (2 - end) + end / (1 + end))) / len(pairs)
-        return abs(end - share) > quantile * math.sqrt(variance)
+        return abs(end - share) > standard_errors * math.sqrt(variance)
 
     return Estimate(share, _border(outside, 0.0, share), _border(outside, 1.0, share))
 
