@@ -6,15 +6,6 @@
   const find = (id) => document.getElementById(id);
   const root = document.documentElement;
   const PAGE = 20;
-  // Okabe and Ito's colours, darkened or lightened for contrast with each ground.
-  const COLORS = {
-    light: ["#0063a8", "#c04a00", "#007a5a", "#a3407a", "#7a6a00", "#1b7fb5", "#444c55", "#8b1a1a"],
-    dark: ["#6db8f2", "#ff9d5c", "#4fd1a5", "#eda0cf", "#f0e05a", "#9bdcff", "#c3ccd6", "#ff8a8a"],
-  };
-  const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "3px,3px,8px,3px"];
-  const STROKES = ["", "8 5", "2 4", "8 4 2 4", "14 5", "14 4 2 4", "3 3 8 3"];
-  const SYMBOLS = ["circle", "square", "triangle-up", "diamond", "cross", "x", "triangle-down", "star"];
-  const GLYPHS = ["●", "■", "▲", "◆", "✚", "✖", "▼", "★"];
 
   const element = (tag, attributes = {}, ...children) => {
     const made = document.createElement(tag);
@@ -22,14 +13,20 @@
     made.append(...children);
     return made;
   };
-  const style = (run) => ({
-    color: COLORS[root.dataset.theme][run % 8],
-    dash: DASHES[run % 7],
-    stroke: STROKES[run % 7],
-    symbol: SYMBOLS[run % 8],
-    glyph: GLYPHS[run % 8],
+  // A variant is drawn as the mean of its runs, before them as thin lines; a single run as itself.
+  const variants = data.variants.map((variant, number) => ({ ...variant, runs: data.runs.filter((run) => run.variant === number) }));
+  const curveOf = (variant) => variant.mean ?? variant.runs[0].series;
+  const bandOf = (variant, chart) => variant.mean
+    ? [variant.mean[chart.key + ":low"], variant.mean[chart.key + ":high"]]
+    : [variant.runs[0].series[chart.low], variant.runs[0].series[chart.high]];
+  const style = ({ look }) => ({
+    color: look[root.dataset.theme],
+    dash: look.dashes.map((length) => length + "px").join() || "solid",
+    stroke: look.dashes.join(" "),
+    symbol: look.symbol,
+    glyph: look.glyph,
   });
-  const fade = (color) => color + (data.runs.length > 4 ? "12" : "2e"); // many bands lie over each other
+  const fade = (color) => color + (variants.length > 4 ? "12" : "2e"); // many bands lie over each other
   const themeColor = (name) => getComputedStyle(root).getPropertyValue(name).trim();
 
   // Theme: the system's, until the button is pressed.
@@ -39,21 +36,19 @@
   applyTheme();
 
   // Curves
-  const hiddenRuns = new Set();
+  const hidden = new Set();
   let axis = "step";
   const longest = Math.max(0, ...data.runs.flatMap((run) => run.series.seconds.filter((value) => value !== null)));
   const [unit, secondsPerUnit] = longest > 3 * 3600 ? ["hours", 3600] : longest > 300 ? ["minutes", 60] : ["seconds", 1];
 
-  const points = (run, chart) => {
+  const points = (series, chart, [low, high] = []) => {
     const rows = [];
-    run.series[chart.key].forEach((value, index) => {
-      const seconds = run.series.seconds[index];
+    series[chart.key].forEach((value, index) => {
+      const seconds = series.seconds[index];
       if (value === null || (axis === "time" && seconds === null)) return;
       rows.push({
-        x: axis === "step" ? run.series.step[index] : seconds / secondsPerUnit,
-        y: value,
-        low: chart.low ? run.series[chart.low][index] : null,
-        high: chart.high ? run.series[chart.high][index] : null,
+        x: axis === "step" ? series.step[index] : seconds / secondsPerUnit,
+        y: value, low: low?.[index] ?? null, high: high?.[index] ?? null,
       });
     });
     return rows;
@@ -65,13 +60,23 @@
   const isShare = (chart) => chart.percent && data.runs.every((run) =>
     [chart.key, chart.low, chart.high].filter(Boolean).every((key) => run.series[key].every((value) => value === null || (value >= 0 && value <= 1))));
 
-  const traces = (chart) => data.runs.flatMap((run, number) => {
-    if (hiddenRuns.has(number)) return [];
-    const rows = points(run, chart);
+  // All the runs of a variant in one trace, with gaps between them: fifty traces a chart would be slow.
+  const seeds = (variant, chart, look) => {
+    const rows = variant.runs.flatMap((run) => [...points(run.series, chart), { x: null, y: null }]);
+    return {
+      type: "scatter", mode: "lines", name: `${variant.name}, seeds`, x: rows.map((row) => row.x), y: rows.map((row) => row.y),
+      line: { color: look.color, width: 1 }, opacity: variants.length > 4 ? .22 : .45, hoverinfo: "skip", connectgaps: false,
+    };
+  };
+  // Single runs lie lowest, then intervals, then means.
+  const traces = (chart) => [0, 1, 2].flatMap((layer) => variants.flatMap((variant, number) => {
+    if (hidden.has(number) || !variant.runs.length) return [];
+    const look = style(variant);
+    const rows = points(curveOf(variant), chart, bandOf(variant, chart));
+    if (layer === 0) return variant.mean ? [seeds(variant, chart, look)] : [];
     if (!rows.length) return [];
-    const look = style(number);
     const line = {
-      type: "scatter", mode: "lines+markers", name: run.label, x: rows.map((row) => row.x), y: rows.map((row) => row.y),
+      type: "scatter", mode: "lines+markers", name: variant.name, x: rows.map((row) => row.x), y: rows.map((row) => row.y),
       line: { color: look.color, dash: look.dash, width: 2 },
       marker: { symbol: look.symbol, size: 8, color: look.color, maxdisplayed: 14 }, cliponaxis: !isShare(chart),
       customdata: rows.map((row) => (row.low === null || row.high === null ? "" : ` [${shown(chart, row.low)}, ${shown(chart, row.high)}]`)),
@@ -80,10 +85,11 @@
     const sure = rows.filter((row) => row.low !== null && row.high !== null);
     const edge = (part, extra) => ({
       type: "scatter", mode: "lines", x: sure.map((row) => row.x), y: sure.map((row) => row[part]), hoverinfo: "skip",
-      name: `${run.label}, ${part}`, line: { color: look.color, width: .6, dash: look.dash }, ...extra,
+      name: `${variant.name}, ${part}`, line: { color: look.color, width: variant.mean ? 0 : .6, dash: look.dash }, ...extra,
     });
-    return sure.length ? [edge("low", {}), edge("high", { fill: "tonexty", fillcolor: fade(look.color) }), line] : [line];
-  });
+    const band = sure.length ? [edge("low", {}), edge("high", { fill: "tonexty", fillcolor: fade(look.color) })] : [];
+    return layer === 1 ? band : [line];
+  }));
 
   const layout = (chart) => ({
     margin: { l: 52, r: 12, t: 10, b: 40 }, showlegend: false, hovermode: "x unified",
@@ -101,24 +107,32 @@
   };
 
   const hasValues = (chart) => data.runs.some((run) => run.series[chart.key].some((value) => value !== null));
-  const describe = (chart) => data.runs.flatMap((run, number) => {
-    const values = run.series[chart.key].filter((value) => value !== null);
+  const averaged = variants.some((variant) => variant.mean);
+  const describe = (chart) => variants.flatMap((variant) => {
+    const values = variant.runs.length ? curveOf(variant)[chart.key].filter((value) => value !== null) : [];
     if (!values.length) return [];
-    const mark = data.runs.length > 1 ? style(number).glyph + " " : "";
+    const mark = variants.length > 1 ? `${variant.look.glyph} ${averaged ? variant.name + " " : ""}` : "";
     const first = shown(chart, values[0]);
     return [mark + (values.length > 1 ? `${first} → ${shown(chart, values[values.length - 1])}` : `${first} (one value)`)];
   }).join(" · ");
 
   const plots = [];
   for (const chart of data.charts) {
-    const caption = element("figcaption", {}, element("h3", {}, chart.title), element("p", {}, chart.explanation));
+    const explanation = averaged ? chart.averaged || chart.explanation : chart.explanation;
+    const caption = element("figcaption", {}, element("h3", {}, chart.title), element("p", {}, explanation));
     const figure = element("figure", { "data-key": chart.key }, caption);
     if (hasValues(chart)) {
       const summary = describe(chart);
-      if (data.runs.length <= 4) caption.append(element("p", { class: "last" }, summary));
+      if (!averaged && data.runs.length <= 4) caption.append(element("p", { class: "last" }, summary));
       const plot = element("div", { class: "plot", role: "img", "aria-label": `${chart.title}, first to last: ${summary}` });
       figure.append(plot);
       plots.push([plot, chart]);
+      const save = (format) => {
+        const button = element("button", { type: "button", "data-format": format, "aria-label": `Save ${chart.title} as ${format.toUpperCase()}` }, `↓ ${format.toUpperCase()}`);
+        button.addEventListener("click", () => Plotly.downloadImage(plot, { format, width: 900, height: 500, scale: 2, filename: chart.key.replaceAll("/", "-") }));
+        return button;
+      };
+      caption.prepend(element("div", { class: "saves" }, save("png"), save("svg")));
     } else {
       figure.append(element("p", { class: "empty" }, `No values yet: no step logged ${chart.key}.`));
     }
@@ -126,8 +140,8 @@
   }
   const draw = () => plots.forEach(([plot, chart]) => Plotly.react(plot, traces(chart), layout(chart), settings));
 
-  const swatch = (number) => {
-    const look = style(number);
+  const swatch = (variant) => {
+    const look = style(variant);
     const space = "http://www.w3.org/2000/svg";
     const picture = document.createElementNS(space, "svg");
     const line = document.createElementNS(space, "line");
@@ -141,16 +155,18 @@
     return picture;
   };
   const drawLegend = () => {
-    if (data.runs.length > 1) find("legend").replaceChildren(...data.runs.map((run, number) => {
-      const button = element("button", { type: "button", "aria-pressed": String(!hiddenRuns.has(number)) }, swatch(number), run.label);
+    if (variants.length > 1) find("legend").replaceChildren(...variants.flatMap((variant, number) => {
+      if (!variant.runs.length) return [];
+      const button = element("button", { type: "button", "aria-pressed": String(!hidden.has(number)) }, swatch(variant), variant.name);
       button.addEventListener("click", () => {
-        if (!hiddenRuns.delete(number)) hiddenRuns.add(number);
-        button.setAttribute("aria-pressed", String(!hiddenRuns.has(number)));
+        if (!hidden.delete(number)) hidden.add(number);
+        button.setAttribute("aria-pressed", String(!hidden.has(number)));
         draw();
       });
-      return button;
+      return [button];
     }));
-    document.querySelectorAll("[data-swatch]").forEach((place) => place.replaceChildren(swatch(Number(place.dataset.swatch))));
+    if (averaged) find("legend-note").textContent = "Thick: a variant's mean, with its 95% interval over three runs or more. Thin: each run. A click hides a variant.";
+    document.querySelectorAll("[data-swatch]").forEach((place) => place.replaceChildren(swatch(variants[place.dataset.swatch])));
   };
   document.querySelectorAll('input[name="axis"]').forEach((input) => input.addEventListener("change", () => {
     axis = input.value;

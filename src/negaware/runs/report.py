@@ -1,7 +1,8 @@
-"""Run folders → one self-contained HTML page: outcome, curves, config, sampled answers.
+"""Runs → one self-contained HTML page: outcome, curves, config, sampled answers.
 
-What the runs hold comes from `report_data`; curves and the answer browser are drawn by report.js. This module only
-puts the page together, and everything that came out of a run or a model is escaped here. The page loads nothing: a
+A few runs have a card each; many are grouped by variant, in a table. What the runs hold comes from `report_data`;
+curves and the answer browser are drawn by report.js, tables are sorted by tables.js. This module only puts the page
+together, and everything that came out of a run or a model is escaped here. The page loads nothing: a
 policy in its head forbids it.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from html import escape
 from importlib.resources import files
@@ -23,8 +24,22 @@ import yaml
 from negaware.estimates import Estimate
 from negaware.output_file import would_lose
 from negaware.runs.folder import replace_file
+from negaware.runs.overview import runs_table, variants_table
+from negaware.runs.palette import look
 from negaware.runs.progress import format_seconds
-from negaware.runs.report_data import CHARTS, RunData, flatten, read_runs, sampled_answers, series
+from negaware.runs.report_data import (
+    CHARTS,
+    FEW_RUNS,
+    OWN_FIELDS,
+    RunData,
+    Variant,
+    flatten,
+    group_runs,
+    mean_series,
+    read_runs,
+    sampled_answers,
+    series,
+)
 from negaware.runs.summary import Table, before_after_table, measure_name, read_changes, read_estimates
 
 _TITLE_END = " – negaware report"
@@ -34,31 +49,70 @@ def write_report(run_paths: Sequence[str | os.PathLike[str]], output: str | os.P
     """Writes the report of these runs to `output` and gives its path. ValueError where a path isn't a run folder."""
     if not run_paths:
         raise ValueError("report: no run folder was given; name at least one")
+    runs = read_runs([Path(path) for path in run_paths])
+    variants = group_runs(runs)
+    grouped = len(runs) > FEW_RUNS
+    plural = "s" * (len(runs) > 1)
+    content = Content(
+        title=", ".join(run.label for run in runs)[:80],
+        heading=_outcome_sentence(runs[0]) if len(runs) == 1 else f"{len(runs)} runs compared",
+        source=f"{len(runs)} run folder{plural}",
+        variants=tuple(variants),
+        tables=(variants_table(variants),) if grouped else (),
+    )
+    return write_content(content, Path(output))
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a page shows. Without tables each run has a card; with them the first has a row a variant, in order."""
+
+    title: str
+    heading: str
+    source: str
+    """What it was made from."""
+    variants: tuple[Variant, ...]
+    tables: tuple[Table, ...] = ()
+    notes: tuple[str, ...] = ()
+    documents: Mapping[str, str] = field(default_factory=dict)
+    """Further texts for the section on the config, by name."""
+
+
+def write_content(content: Content, output: Path) -> Path:
+    """Writes the page and gives its path."""
     from plotly.offline import get_plotlyjs
 
-    runs = read_runs([Path(path) for path in run_paths])
+    variants = content.variants
+    runs = [run for variant in variants for run in variant.runs]
+    numbers = [number for number, variant in enumerate(variants) for _ in variant.runs]
     answers, questions, left_out = sampled_answers(runs)
     data = {
         "charts": [asdict(chart) for chart in CHARTS],
-        "runs": [{"label": run.label, "series": series(run)} for run in runs],
+        "runs": [
+            {"label": run.label, "variant": number, "seed": run.seed, "series": series(run.metrics, len(runs))}
+            for run, number in zip(runs, numbers, strict=True)
+        ],
+        "variants": [
+            {"name": variant.name, "look": asdict(look(number)), "mean": mean_series(variant, len(runs))}
+            for number, variant in enumerate(variants)
+        ],
+        "study": content.title,
         "answers": answers,
         "questions": questions,
     }
-    heading = _outcome_sentence(runs[0]) if len(runs) == 1 else f"{len(runs)} runs compared"
     page = Template(_asset("report.html")).substitute(
-        title=escape(f"{', '.join(run.label for run in runs)[:80]}{_TITLE_END}"),
-        heading=escape(heading),
-        subheading=f"Made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC from {len(runs)} run folder{'s' * (len(runs) > 1)}.",
-        cards="".join(_card(run, number) for number, run in enumerate(runs)),
-        tables=_before_after(runs),
-        config=_config(runs),
+        title=escape(f"{content.title}{_TITLE_END}"),
+        heading=escape(content.heading),
+        subheading=escape(f"Made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC from {content.source}."),
+        outcome=_tables(content) if content.tables else _cards(runs),
+        config=_config(content),
         left_out=_notes(f"Left out of this page – {text}" for text in left_out),
         data=_embed(data),
         css=_asset("report.css"),
         script=_asset("report.js"),
+        tables_script=_asset("tables.js"),
         plotly=get_plotlyjs(),
     )
-    output = Path(output)
     replace_file(output, page)
     return output
 
@@ -111,6 +165,32 @@ def _outcome_sentence(run: RunData) -> str:
         return f"{run.label}: held-out accuracy stayed{so_far} at {last}"
     verb = "rose" if after.value > before.value else "fell"
     return f"{run.label}: held-out accuracy {verb}{so_far} from {first} to {last}"
+
+
+def _cards(runs: Sequence[RunData]) -> str:
+    cards = "".join(_card(run, number) for number, run in enumerate(runs))
+    return f'<div class="cards">{cards}</div>{_before_after(runs)}'
+
+
+def _tables(content: Content) -> str:
+    """Tables that sort, then those of single runs and what is to be said of them, folded."""
+    runs = [run for variant in content.variants for run in variant.runs]
+    said: dict[str, list[str]] = {}
+    for run in runs:
+        for note in run.notes:
+            said.setdefault(note, []).append(run.label)
+    notes = [
+        note if len(of) == len(runs) else f"{', '.join(of[:3])}{' …' * (len(of) > 3)}: {note}"
+        for note, of in said.items()
+    ]
+    first, *others = content.tables
+    return (
+        _notes(content.notes)
+        + _html_table(first, "variants sortable")
+        + "".join(_html_table(table, "sortable") for table in others)
+        + f"<details><summary>Each of the {len(runs)} runs</summary>"
+        + f"{_html_table(runs_table(content.variants), 'runs sortable')}{_notes(notes)}</details>"
+    )
 
 
 def _card(run: RunData, number: int) -> str:
@@ -181,26 +261,33 @@ def _html_table(table: Table, kind: str) -> str:
         f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in row[1:])}</tr>'
         for row in table.rows
     )
+    below = "".join(f'<p class="quiet">{escape(note)}</p>' for note in table.notes) if "sortable" in kind else ""
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(table.title)}"><table class="{kind}">'
-        f"<caption>{escape(table.title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f"<caption>{escape(table.title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{below}"
     )
 
 
-def _config(runs: Sequence[RunData]) -> str:
-    """The differences between runs as a table, then the whole config and environment of each, folded."""
+def _config(content: Content) -> str:
+    """The differences between variants as a table, then the whole config and environment of each, folded."""
     parts = []
-    if len(runs) > 1:
-        flat = [flatten(run.config) for run in runs]
-        names = dict.fromkeys(name for config in flat for name in config)
+    first = [(variant.name, variant.runs[0]) for variant in content.variants if variant.runs]
+    flat = [flatten(run.config) for _, run in first if run.config]
+    if len(flat) == len(first) > 1:
+        many = any(len(variant.runs) > 1 for variant in content.variants)
+        names = dict.fromkeys(name for config in flat for name in config if not (many and name in OWN_FIELDS))
         cells = {name: tuple(_value(config, name) for config in flat) for name in names}
         rows = tuple((name, *values) for name, values in cells.items() if len(set(values)) > 1)
         if rows:
             title = f"Where the configs differ ({len(rows)} of {len(names)} fields)"
-            parts.append(_html_table(Table(title, ("field", *(run.label for run in runs)), rows), "config"))
+            parts.append(_html_table(Table(title, ("field", *(name for name, _ in first)), rows), "config"))
         else:
             parts.append('<p class="quiet">The configs do not differ.</p>')
-    for run in runs:
+    for name, text in content.documents.items():
+        parts.append(f"<details><summary>{escape(name)}</summary><pre>{escape(text)}</pre></details>")
+    for _, run in first:
+        if not run.config:
+            continue
         config = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
         environment = yaml.safe_dump(run.environment, sort_keys=False, allow_unicode=True)
         parts.append(

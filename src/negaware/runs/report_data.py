@@ -6,6 +6,7 @@ It knows no HTML.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,21 @@ from typing import Any, TypeVar
 
 from negaware.estimates import Estimate
 from negaware.runs.folder import RunFolder, read_json_lines
+from negaware.runs.mean_curve import mean_curve
 from negaware.runs.summary import cautions, logged_estimates, read_changes, read_estimates
 
 _Item = TypeVar("_Item")
+_Line = TypeVar("_Line", bound=Mapping[str, Any])
 
-_MAX_ANSWERS = 4000  # in the page, over all runs: some 10 MB at the very most
+FEW_RUNS = 4  # have a card and a curve each; of more, those that differ in their seed alone are one variant
+_MAX_ANSWERS = 4000  # in the page, over few runs: some 10 MB at the very most
+_MAX_ANSWERS_OF_MANY = 1500  # over more
 _MAX_ANSWERS_A_STEP = 64
 _MIN_ANSWERS_A_STEP = 8
 _MAX_POINTS = 1000  # a curve, besides its evaluations
+_MAX_POINTS_OF_ALL = 15_000  # over all runs
+_DIGITS = 6  # of a charted value
+OWN_FIELDS = ("run.seed", "run.folder")  # in which the runs of one variant differ
 _MAX_CHARACTERS = 2000  # a text, its beginning and its end
 
 
@@ -34,6 +42,8 @@ class Chart:
     low: str | None = None
     high: str | None = None
     percent: bool = False
+    averaged: str = ""
+    """Its explanation where means over runs are drawn, for a chart with an interval of its own."""
 
 
 CHARTS = (
@@ -41,6 +51,7 @@ CHARTS = (
         "Held-out accuracy", "evaluation/accuracy",
         "held-out problems, at every step sampled as evaluation.during says; band: 95% interval",
         low="evaluation/accuracy_low", high="evaluation/accuracy_high", percent=True,
+        averaged="held-out problems, at every step sampled as evaluation.during says; the same problems in every run",
     ),
     Chart("Train pass rate", "rollout/pass_rate", "right answers among all that were sampled", percent=True),
     Chart("Informative share", "rollout/informative_share", "questions neither all right nor all wrong", percent=True),
@@ -59,12 +70,14 @@ class RunData:
     """One run as the report needs it."""
 
     label: str
-    folder: RunFolder
+    folder: RunFolder | None
+    """None: it is gone, and with it the sampled answers."""
     config: dict[str, Any]
     environment: dict[str, Any]
     summary: dict[str, Any] | None
     metrics: list[dict[str, Any]]
     notes: tuple[str, ...]
+    seed: int | None = None
 
     def headline(self) -> tuple[str, Estimate | None, Estimate | None, Estimate | None]:
         """The measure that tells whether the run worked: its name, before, after (or so far), and its change."""
@@ -80,6 +93,31 @@ class RunData:
         return name, logged[0], logged[-1], Estimate(logged[-1].value - logged[0].value)
 
 
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """Runs that differ in nothing but their seed, or a single one."""
+
+    name: str
+    runs: tuple[RunData, ...]
+
+
+def group_runs(runs: Sequence[RunData]) -> list[Variant]:
+    """Few runs are a variant each; of more, those whose configs differ in seed and folder alone are one."""
+    if len(runs) <= FEW_RUNS:
+        return [Variant(run.label, (run,)) for run in runs]
+    groups: dict[str, list[RunData]] = {}
+    for run in runs:
+        fields = {name: value for name, value in flatten(run.config).items() if name not in OWN_FIELDS}
+        groups.setdefault(repr(sorted(fields.items())), []).append(run)
+    variants: list[Variant] = []
+    for members in groups.values():
+        names = {re.sub(r"-seed[0-9]+$", "", run.label) for run in members}
+        name = names.pop() if len(names) == 1 else f"{members[0].label} and {len(members) - 1} more"
+        taken = any(name == other.name for other in variants)
+        variants.append(Variant(members[0].label if taken else name, tuple(members)))
+    return variants
+
+
 def read_runs(paths: Sequence[Path]) -> list[RunData]:
     """The runs in these folders, each with a label of its own.
 
@@ -92,7 +130,7 @@ def read_runs(paths: Sequence[Path]) -> list[RunData]:
             raise ValueError(f"{path} is the same run folder as {given[place]}; give each run once.")
         given[place] = path
     folders = [RunFolder.open(path) for path in paths]
-    return [_read_run(folder, label) for folder, label in zip(folders, _labels(folders), strict=True)]
+    return [_read_run(folder, label, len(folders)) for folder, label in zip(folders, _labels(folders), strict=True)]
 
 
 def _labels(folders: Sequence[RunFolder]) -> list[str]:
@@ -104,7 +142,7 @@ def _labels(folders: Sequence[RunFolder]) -> list[str]:
     return ["/".join(part[-depth:]) for part in parts]
 
 
-def _read_run(folder: RunFolder, label: str) -> RunData:
+def _read_run(folder: RunFolder, label: str, num_runs: int) -> RunData:
     metrics, torn = read_json_lines(folder.metrics_path)
     metrics = [line for line in metrics if isinstance(line.get("step"), int)]
     summary = folder.read_summary()
@@ -120,28 +158,57 @@ def _read_run(folder: RunFolder, label: str) -> RunData:
     missing = [chart.title for chart in CHARTS if all(line.get(chart.key) is None for line in metrics)]
     if metrics and missing:
         notes.append(f"never logged: {', '.join(missing)}")
-    if len(_thinned(metrics)) < len(metrics):
+    if len(_thinned(metrics, num_runs)) < len(metrics):
         notes.append(f"curves show an even share of the {len(metrics):,} steps")
     estimates = [*read_estimates(summary, "before").values(), *read_estimates(summary, "after").values()]
     notes += cautions(estimates)
     notes += [f"held-out accuracy on the way: {text}" for text in cautions(logged_estimates(metrics))]
     if not folder.answer_steps():
         notes.append("no sampled answers are kept")
-    return RunData(label, folder, folder.read_config(), folder.read_environment(), summary, metrics, tuple(notes))
+    config = folder.read_config()
+    seed = flatten(config).get("run.seed")
+    return RunData(label, folder, config, folder.read_environment(), summary, metrics, tuple(notes), seed)
 
 
-def series(run: RunData) -> dict[str, list[Any]]:
-    """Steps, seconds and every charted metric, as columns; of very many steps an even share."""
+def series(metrics: Sequence[Mapping[str, Any]], num_runs: int) -> dict[str, list[Any]]:
+    """Steps, seconds and every charted metric, as columns; of very many steps over all the runs an even share."""
     keys = [key for chart in CHARTS for key in (chart.key, chart.low, chart.high) if key]
-    lines = _thinned(run.metrics)
-    return {key: [line.get(key) for line in lines] for key in ("step", "seconds", *keys)}
+    lines = _thinned(metrics, num_runs)
+    return {key: [_short(line.get(key)) for line in lines] for key in ("step", "seconds", *keys)}
 
 
-def _thinned(metrics: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def mean_series(variant: Variant, num_runs: int) -> dict[str, list[Any]] | None:
+    """The means of a variant's runs, with "key:low" and "key:high" the ends of a mean's interval over runs.
+
+    None of a single run.
+    """
+    if len(variant.runs) == 1:
+        return None
+    lines: dict[int, dict[str, Any]] = {}
+    for chart in CHARTS:
+        for point in mean_curve([run.metrics for run in variant.runs], chart.key, share=chart.percent):
+            line = lines.setdefault(point.step, {"step": point.step})
+            line |= {chart.key: point.value, f"{chart.key}:low": point.low, f"{chart.key}:high": point.high}
+    for point in mean_curve([run.metrics for run in variant.runs], "seconds"):
+        lines.get(point.step, {})["seconds"] = point.value
+    keys = ["step", "seconds", *(f"{chart.key}{end}" for chart in CHARTS for end in ("", ":low", ":high"))]
+    kept = _thinned([lines[step] for step in sorted(lines)], num_runs)
+    columns = {key: [_short(line.get(key)) for line in kept] for key in keys}
+    needed = {"step", "seconds", *(chart.key for chart in CHARTS)}
+    return {key: column for key, column in columns.items() if key in needed or any(v is not None for v in column)}
+
+
+def _short(value: Any) -> Any:
+    """A number with so many digits as a picture needs."""
+    return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
+
+
+def _thinned(metrics: Sequence[_Line], num_runs: int) -> list[_Line]:
     """So many steps that a page stays quick; those with an evaluation are few and go first."""
+    limit = min(_MAX_POINTS, max(100, _MAX_POINTS_OF_ALL // num_runs))
     evaluated = [line for line in metrics if line.get("evaluation/accuracy") is not None]
     others = [line for line in metrics if line.get("evaluation/accuracy") is None]
-    return sorted(_evenly(evaluated, _MAX_POINTS) + _evenly(others, _MAX_POINTS), key=lambda line: line["step"])
+    return sorted(_evenly(evaluated, limit) + _evenly(others, limit), key=lambda line: line["step"])
 
 
 def sampled_answers(runs: Sequence[RunData]) -> tuple[list[dict[str, Any]], list[str], list[str]]:
@@ -152,9 +219,11 @@ def sampled_answers(runs: Sequence[RunData]) -> tuple[list[dict[str, Any]], list
     answers: list[dict[str, Any]] = []
     questions: dict[str, int] = {}
     left_out: list[str] = []
+    budget = (_MAX_ANSWERS if len(runs) <= FEW_RUNS else _MAX_ANSWERS_OF_MANY) // max(1, len(runs))
     for number, run in enumerate(runs):
+        if run.folder is None:
+            continue
         steps = run.folder.answer_steps()
-        budget = _MAX_ANSWERS // len(runs)
         kept_steps = _evenly(steps, max(1, budget // _MIN_ANSWERS_A_STEP))
         per_step = min(_MAX_ANSWERS_A_STEP, max(1, budget // max(1, len(kept_steps))))
         num_left_out = 0
