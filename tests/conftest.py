@@ -5,8 +5,11 @@ The import hook must stand before anything imports negaware. Subprocesses that a
 
 import gc
 import random
+import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import jaxtyping
 
@@ -44,6 +47,49 @@ def _small_parts_of_the_vocabulary() -> Iterator[None]:
         patch.setattr(logprobs, "LOGITS_AT_ONCE", {"cpu": 1, "cuda": 1})
         patch.setattr(logprobs, "LEAST_COLUMNS", 7)
         yield
+
+
+CHROMIUM_ARGUMENTS = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium; without one the test is skipped."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("no Chromium is installed")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=found, args=[*CHROMIUM_ARGUMENTS])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens a report; at the end, fails for any console message or any request beyond the file."""
+    troubles: list[str] = []
+    pages = []
+
+    def open_file(path: Path, **options: Any) -> Any:
+        page = browser.new_page(**{"viewport": {"width": 1280, "height": 900}, **options})
+        page.on("console", lambda message: troubles.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: troubles.append(f"page error: {error}"))
+        own = ("file:", "data:", "blob:")
+        page.on("request", lambda request: request.url.startswith(own) or troubles.append(f"request: {request.url}"))
+        page.goto(path.as_uri())
+        page.wait_for_selector("#answer-list > li, #count:has-text('No ')")
+        pages.append(page)
+        return page
+
+    yield open_file
+    for page in pages:
+        page.close()
+    assert troubles == []
 
 
 def pytest_collection_finish() -> None:

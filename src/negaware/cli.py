@@ -198,8 +198,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_data_dir(audit)
     audit.set_defaults(run=_audit)
 
-    report = commands.add_parser("report", help="one self-contained page about one or several runs")
-    report.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder")
+    report = commands.add_parser("report", help="one self-contained page about one or several runs, or a study")
+    report.add_argument("runs", nargs="+", metavar="FOLDER", help="of runs, or of one study")
     report.add_argument(
         "-o", "--output", type=Path, default=Path("report.html"), help="the page to write (default report.html here)"
     )
@@ -346,7 +346,16 @@ def _report(options: argparse.Namespace) -> None:
     with _imports(options):
         from negaware.runs.report import require_report, write_report
     require_report(options.output)
-    print(write_report(options.runs, options.output))
+    study = next((Path(folder) for folder in options.runs if (Path(folder) / "study.yaml").is_file()), None)
+    if study is None:
+        print(write_report(options.runs, options.output))
+        return
+    if len(options.runs) > 1:
+        raise ValueError(f"{study} is a study's folder, and a page is of one study or of runs; give it alone.")
+    with _imports(options):
+        from negaware.studies.folder import read_results
+        from negaware.studies.page import write_page
+    print(write_page(read_results(study), study, options.output))
 
 
 def _study(options: argparse.Namespace) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,51 +9,17 @@ import pytest
 from negaware.runs.folder import RunFolder
 from negaware.runs.report import write_report
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-ARGUMENTS = [
-    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
-
 TEXTS = "nodes => nodes.map(node => node.textContent)"
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield chromium
-        chromium.close()
-
-
 @pytest.fixture
-def open_report(browser, tmp_path):
-    """Opens the report of some runs; at the end, fails for any console message or any request beyond the file."""
-    troubles: list[str] = []
-    pages = []
+def open_report(open_page, tmp_path):
+    """Opens the report of some runs."""
 
-    def open_page(runs: list[RunFolder], **options: Any) -> Any:
-        output = write_report([run.path for run in runs], tmp_path / "report.html")
-        page = browser.new_page(**{"viewport": {"width": 1280, "height": 900}, **options})
-        page.on("console", lambda message: troubles.append(f"console: {message.text}"))
-        page.on("pageerror", lambda error: troubles.append(f"page error: {error}"))
-        page.on(
-            "request",
-            lambda request: request.url.startswith(("file:", "data:")) or troubles.append(f"request: {request.url}"),
-        )
-        page.goto(output.as_uri())
-        page.wait_for_selector("#answer-list > li, #count:has-text('No ')")
-        pages.append(page)
-        return page
+    def open_runs(runs: list[RunFolder], **options: Any) -> Any:
+        return open_page(write_report([run.path for run in runs], tmp_path / "report.html"), **options)
 
-    yield open_page
-    for page in pages:
-        page.close()
-    assert troubles == []
+    return open_runs
 
 
 def trace(page: Any, key: str, name: str) -> dict[str, Any]:

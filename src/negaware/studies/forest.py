@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from negaware.estimates import Estimate, clustered_estimate, paired_change
+from negaware.estimates import Estimate
 from negaware.runs.palette import look
 from negaware.runs.summary import measure_name
 from negaware.studies.canvas import GREY, PALE, add_legend, new_figure, printable
 from negaware.studies.results import StudyResults
+from negaware.studies.statistics import before_training, comparisons, variant_figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,52 +43,34 @@ class Panel:
 
 def finals_figure(results: StudyResults) -> Figure | None:
     """Final accuracy of every variant, a panel a measure; None where no run is done."""
+    if not results.runs:
+        return None
+    numbers = {variant: number for number, variant in enumerate(results.variants)}
+    figures, before = variant_figures(results), before_training(results)
     panels = []
     for measure in results.measures():
         rows = []
-        for number, variant in enumerate(results.variants):
-            runs = results.of(variant)
-            if runs:
-                seeds = tuple(statistics.fmean(run.after[measure].values()) for run in runs)
-                rows.append(Row(number, variant, _final(results, variant, measure), seeds))
-        before = next((run.before[measure] for run in results.runs if measure in run.before), None)
-        line = statistics.fmean(before.values()) if before else None
+        for one in figures:
+            seeds = tuple(statistics.fmean(run.after[measure].values()) for run in results.of(one.variant))
+            rows.append(Row(numbers[one.variant], one.variant, one.accuracy[measure], seeds))
+        line = before[measure].value if measure in before else None
         panels.append(Panel(measure_name(measure), tuple(rows), line))
-    return _forest(panels, "final held-out accuracy (%)", _finals_legend) if any(one.rows for one in panels) else None
+    return _forest(panels, "final held-out accuracy (%)", _finals_legend) if panels else None
 
 
 def differences_figure(results: StudyResults) -> Figure | None:
     """Paired differences to the reference, with the margin of equivalence; None where there is nothing to compare."""
+    if not results.runs:
+        return None
+    numbers = {variant: number for number, variant in enumerate(results.variants)}
+    found = comparisons(results)
     panels = []
     for measure in results.measures():
-        rows = [
-            Row(number, variant, difference)
-            for number, variant in enumerate(results.variants)
-            if (difference := _difference(results, variant, measure)) is not None
-        ]
-        panels.append(Panel(measure_name(measure), tuple(rows), 0.0, results.margins.get(measure)))
-    if not any(one.rows for one in panels):
-        return None
+        rows = tuple(Row(numbers[one.variant], one.variant, one.change) for one in found if one.measure == measure)
+        if rows:
+            panels.append(Panel(measure_name(measure), rows, 0.0, results.margins.get(measure)))
     axis = f"difference to {printable(results.reference)} (points)"
-    return _forest([one for one in panels if one.rows], axis, _differences_legend)
-
-
-def _final(results: StudyResults, variant: str, measure: str) -> Estimate:
-    runs = results.of(variant)
-    problems = list(runs[0].after[measure])
-    means = [statistics.fmean(run.after[measure][name] for run in runs) for name in problems]
-    return clustered_estimate(means, questions=[runs[0].questions.get(name, name) for name in problems])
-
-
-def _difference(results: StudyResults, variant: str, measure: str) -> Estimate | None:
-    base = {run.seed: run for run in results.of(results.reference)}
-    runs = [run for run in results.of(variant) if run.seed in base]
-    if variant == results.reference or not runs:
-        return None
-    problems = list(runs[0].after[measure])
-    ours = [statistics.fmean(run.after[measure][name] for run in runs) for name in problems]
-    theirs = [statistics.fmean(base[run.seed].after[measure][name] for run in runs) for name in problems]
-    return paired_change(theirs, ours, [runs[0].questions.get(name, name) for name in problems])
+    return _forest(panels, axis, _differences_legend) if panels else None
 
 
 def _forest(panels: Sequence[Panel], axis: str, entries: Any) -> Figure:
