@@ -13,6 +13,8 @@ from negaware.objectives import OBJECTIVES
 
 RATIOS = torch.logspace(-2, 2, 129, base=2, dtype=torch.float64)
 LOWEST, HIGHEST = 0.02, 20.0
+ANSWERS = 8
+FIGURE = OUTPUT.with_name("gradient_weight_all.svg")
 WIDTH, HEIGHT, LEFT, TOP, GAP = 270, 230, 64, 40, 24
 RATES = {"1/8": 1 / 8, "1/2": 1 / 2, "7/8": 7 / 8}
 
@@ -30,18 +32,28 @@ LINES = [
     ("rft", "#7fb8e6", 5, ""),
     ("signed", "#777777", 4, "10 5"),
     ("asymre", "#008080", 2, "6 2 1 2"),
+    ("real", "#c9a400", 3.5, "1 3"),
+    ("infonca", "#2f8f6f", 2.5, "12 3 2 3"),
     ("nft", "#0b5fa5", 2.5, ""),
 ]
 
 
 def weights(name, rate, correct):
-    """|∂loss/∂log π_θ| at each of RATIOS, of answers of one token with π_old = 0.1."""
-    old = torch.full((len(RATIOS), 1), math.log(0.1), dtype=torch.float64)
-    logprobs = (old + RATIOS.log()[:, None]).requires_grad_()
-    rates = torch.full((len(RATIOS),), rate, dtype=torch.float64)
-    loss = OBJECTIVES[name](logprobs, old, torch.ones_like(old), torch.full((len(RATIOS),), correct), rates)
+    """|∂loss/∂log π_θ| at each of RATIOS: of one answer of its group of eight, all of one token with π_old = 0.1; the
+    others are at R = 1. A loss of whole groups is multiplied by eight: then it is divided by answers, as the others'.
+    """
+    ratios = torch.ones(len(RATIOS), ANSWERS, dtype=torch.float64)
+    ratios[:, 0] = RATIOS
+    number_right = round(rate * ANSWERS)
+    right = [correct, *(index < number_right - correct for index in range(ANSWERS - 1))]
+    old = torch.full((ratios.numel(), 1), math.log(0.1), dtype=torch.float64)
+    logprobs = (old + ratios.view(-1, 1).log()).requires_grad_()
+    group = torch.arange(len(RATIOS)).repeat_interleave(ANSWERS)
+    verdicts = torch.tensor(right * len(RATIOS))
+    objective = OBJECTIVES[name]
+    loss = objective(logprobs, old, torch.ones_like(old), verdicts, torch.full_like(old[:, 0], rate), group)
     (found,) = torch.autograd.grad(loss.sum(), logprobs)
-    return found[:, 0].abs().tolist()
+    return (found[::ANSWERS, 0].abs() * (ANSWERS if objective.sees_groups else 1)).tolist()
 
 
 def panel(left, top, rate, correct):
@@ -73,7 +85,8 @@ def panel(left, top, rate, correct):
     return [*parts, f'<rect x="{left}" y="{top}" width="{WIDTH}" height="{HEIGHT}" fill="none" stroke="#555"/>']
 
 
-def main():
+def drawing():
+    """The whole picture as SVG."""
     width, below = LEFT + 3 * WIDTH + 2 * GAP + 50, TOP + HEIGHT + GAP
     height = below + HEIGHT + 150
     parts = [
@@ -95,9 +108,12 @@ def main():
             f'<path d="M{x} {y}h44" stroke="{colour}" stroke-width="{thickness}" stroke-dasharray="{dashes}"/>'
         )
         parts.append(text(x + 52, y + 4, name, 12, "start"))
-    output = OUTPUT.with_name("gradient_weight_all.svg")
-    output.write_text("\n".join([*parts, "</svg>"]) + "\n", encoding="utf-8")
-    print(f"wrote {output.name}")
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def main():
+    FIGURE.write_text(drawing(), encoding="utf-8")
+    print(f"wrote {FIGURE.name}")
 
 
 if __name__ == "__main__":

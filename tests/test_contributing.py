@@ -1,6 +1,7 @@
 """CONTRIBUTING's worked examples, run as they stand there."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -39,7 +40,7 @@ def example(heading: str) -> ModuleType:
 
 def test_the_objective(monkeypatch):
     """The loss of one's own is the example's, and it and the one for `objectives/` say the same."""
-    own, theirs = re.findall(r"```python\n(.*?)```", section("Add an objective"), re.DOTALL)
+    own, theirs, _ = re.findall(r"```python\n(.*?)```", section("Add an objective"), re.DOTALL)
     assert own == (PAGE_FOLDER / "examples" / "own_loss.py").read_text(encoding="utf-8")
     known = dict(OBJECTIVES)
     for code, name in ((own, "own_loss"), (theirs, "objectives.reinforce")):
@@ -63,6 +64,27 @@ def test_the_objective(monkeypatch):
         five = (logprobs, logprobs.detach(), mask, answers.correct, answers.pass_rate)
         (dr_grpo,) = torch.autograd.grad(dr_grpo_loss(*five).sum(), logprobs)
         assert torch.equal(ours, 2 * dr_grpo)  # on-policy, Dr. GRPO is REINFORCE with the group's baseline
+
+
+def test_the_loss_of_groups(monkeypatch):
+    """Of a group of four with one right answer, and of two with one: −log 1/4 and −log 1/2 on-policy."""
+    code = re.findall(r"```python\n(.*?)```", section("Add an objective"), re.DOTALL)[2]
+    module = ModuleType("own_loss")
+    monkeypatch.setitem(sys.modules, "own_loss", module)
+    exec(compile(code, "own_loss", "exec", dont_inherit=True), module.__dict__)
+    entry = own_objective("own_loss:right_share", module.right_share)
+    assert (entry.reduction, entry.sees_groups, entry.keywords["beta"].default) == ("group_mean", True, 0.1)
+    logprobs = -torch.ones(8, 2, dtype=torch.float64, requires_grad=True)
+    correct = torch.tensor([True, False, False, False, False, True, False, False])
+    group, rate = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2]), torch.full((8,), 0.5, dtype=torch.float64)
+    answers = Answers(logprobs, logprobs.detach(), torch.ones(8, 2).bool(), correct, rate, group)
+    loss = entry.terms(answers).per_token
+    assert loss[:4].sum().item() == pytest.approx(math.log(4))
+    assert loss[4:6].sum().item() == pytest.approx(math.log(2))
+    assert loss[6:].eq(0).all()
+    (found,) = torch.autograd.grad(loss.sum(), logprobs)
+    quarter, half = 0.1 / 4, 0.1 / 2
+    assert found[:, 0].tolist() == pytest.approx([quarter - 0.1, *[quarter] * 3, half, half - 0.1, 0, 0])
 
 
 ONE_FILE = """

@@ -245,6 +245,8 @@ def test_a_tiny_steps_operations(tmp_path: Path) -> None:
     assert cut.attention == 4 * 2 * 32 * 6 * 6**2 / 2
     assert cut.head == 8 * EMBEDDING * 36
     assert cut.row(setting) == 3 * cut.forward + 3.5 * cut.attention + cut.head
+    assert setting.extra_passes == 0
+    assert tiny_setting(tmp_path, objective="real", training__old_logprobs="recomputed").extra_passes == 2
     again = replace(setting, activations="recomputed", extra_passes=1)
     assert cut.row(again) == 5 * cut.forward + 5.5 * cut.attention + 1.25 * cut.head
 

@@ -87,6 +87,15 @@ def test_off_policy_losses_are_those_of_the_objective(tmp_path: Path) -> None:
     assert not [name for name in trainer.state.log_history[0] if name.startswith("clip_ratio")]
 
 
+def test_a_loss_of_whole_groups_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TRL shuffles a batch's answers and doesn't tell which are of one group."""
+    monkeypatch.setattr("negaware.integrations.trl.OBJECTIVE", OBJECTIVES["real"])
+    monkeypatch.setattr(NFTConfig, "nft_options", {})
+    trainer = nft(tmp_path, right_of_each(1, 2, 3), max_steps=1)
+    with pytest.raises(ValueError, match="the objective real compares all answers of a group, and nobody said which"):
+        trainer.train()
+
+
 @pytest.mark.parametrize("right", [1, 2, 3])
 def test_grpos_gradient_is_recovered_on_policy(tmp_path: Path, right: int) -> None:
     """TRL divides by the sample's standard deviation and 1e-4 more, NFT's weights by the population's."""

@@ -27,7 +27,7 @@ with warnings.catch_warnings():
     from negaware.integrations.verl import NFTPolicyLossConfig
     from tiny_run import write_tiny_model
 from negaware import libraries
-from negaware.objectives import nft_loss
+from negaware.objectives import OBJECTIVES, nft_loss
 
 pytestmark = pytest.mark.verl
 ROOT = Path(__file__).parents[2]
@@ -162,6 +162,18 @@ def test_a_ratio_of_whole_answers_is_summed():
     torch.testing.assert_close(found, nft_loss(*tensors, ratio="sequence").sum() / sum(SIZES))
     with pytest.raises(ValueError, match="loss_agg_mode=seq-mean-token-sum"):
         get_policy_loss_fn("nft")(**given, loss_agg_mode="token-mean", config=config)
+
+
+@pytest.mark.parametrize("name", ["real", "infonca"])
+def test_a_loss_of_whole_groups_is_refused(name, monkeypatch):
+    """verl's policy losses aren't told which answers are of one group."""
+    monkeypatch.setattr("negaware.integrations.verl.OBJECTIVE", OBJECTIVES[name])
+    given, _ = answers(torch.float64)
+    config = actor_config()
+    with pytest.raises(
+        ValueError, match=f"the objective {name} compares all answers of a group, and nobody said which"
+    ):
+        get_policy_loss_fn("nft")(**given, loss_agg_mode=config.loss_agg_mode, config=config)
 
 
 def test_options_are_checked_with_verls_config():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from made_groups import sampled_groups
 
-from negaware.objectives import OBJECTIVES, Terms
+from negaware.objectives import OBJECTIVES, Terms, WholeGroups, of_groups
 from negaware.objectives.own import OwnLossError, own_objective
 from negaware.training.options import TrainingOptions
 from negaware.training.step import LossSettings, NonFiniteLossError, Trainer
@@ -125,3 +125,33 @@ def test_it_is_told_which_group_of_the_mini_batch_an_answer_is_of(micro_batch_to
             assert sum(of_group) / len(of_group) == pytest.approx(rate)
         found += [(len(of_group), sum(of_group)) for of_group in verdicts.values()]
     assert sorted(found) == sorted((len(group.verdicts), sum(v.correct for v in group.verdicts)) for group in groups)
+
+
+@of_groups
+def hardest(groups: WholeGroups, *, temperature: float = 0.5) -> torch.Tensor:
+    """The built-in `real`, but for its name."""
+    return OBJECTIVES["real"].function.__wrapped__(groups, temperature=temperature)
+
+
+def test_a_loss_of_whole_groups_is_the_built_in_one():
+    """With the same pass before each step, and the same mean over groups; small micro-batches split the groups."""
+    settings = {"compute_dtype": "float32", "learning_rate": 1e-3, "optimizer_steps": 2, "micro_batch_tokens": 40}
+    found = []
+    for objective in (own_objective("my_losses:hardest", hardest), OBJECTIVES["real"]):
+        trainer = Trainer(llama(0), LossSettings(objective, {}, 1.0, 14), TrainingOptions(**settings), 10)
+        found.append(trainer.step(sampled_groups(llama(0)), 0))
+        assert objective.keywords["temperature"].default == 0.5
+        with pytest.raises(ValueError, match=r"reduction is token_mean, but .* has one term a group, whose reduction"):
+            objective.reduction_under({}, "token_mean")
+    assert found[0] == found[1]
+
+
+def test_what_is_no_loss_of_groups_is_told_by_its_name():
+    @of_groups
+    def an_answer_each(groups):
+        return groups.log_ratio
+
+    with pytest.raises(
+        OwnLossError, match=r"^the loss my_losses:mine raised ValueError: a loss of groups gave a tensor"
+    ):
+        trainer_of(an_answer_each).step(sampled_groups(llama(0)), 0)

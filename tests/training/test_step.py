@@ -165,6 +165,27 @@ def test_the_gradient_does_not_depend_on_how_the_work_is_split(form, make_traine
         assert relative(found, whole) < 5e-6, split
 
 
+@pytest.mark.parametrize("objective", ["real", "infonca"])
+def test_groups_are_seen_under_the_weights_of_each_optimizer_step(objective, make_trainer):
+    """The second step's gradient, of the same group again, is the definition's at the weights that the first left."""
+    (group,) = off_policy(sampled_groups(llama(0), num_groups=1))
+    options = {"beta": 0.5} if objective == "infonca" else {}
+    trainer = make_trainer(llama(0), objective, options, optimizer_steps=2, micro_batch_tokens=40, learning_rate=1e-2)
+    assert len(trainer.pack([answers_of(group)])) > 1
+    found, step = [], trainer.optimizer.step
+
+    def collect(norm: torch.Tensor) -> None:
+        found.append(torch.cat([master.grad.flatten() for master in trainer.optimizer.masters.values()]))
+        expected, _ = by_definition(trainer.model, [group], objective, options)
+        assert relative(found[-1], expected) < 1e-5
+        step(norm)
+
+    trainer.optimizer.step = collect
+    trainer.step([group, group], 0)
+    assert len(found) == 2
+    assert relative(found[1], found[0]) > 0.05
+
+
 def test_recomputed_on_policy_gives_the_gradient_of_recorded(make_trainer):
     groups = sampled_groups(llama(0))
     recorded, metrics = train_without_updating(make_trainer(llama(0)), groups)

@@ -53,8 +53,8 @@ def _groups_of(answers: Answers, log_ratios: Tensor, name: str) -> tuple[WholeGr
     """The groups of which answers are given, and where these stand in them."""
     if answers.group is None:
         raise ValueError(
-            f"the objective {name} compares all answers of a group, and nobody said which answers are of one group: "
-            "give `group` too (a training run does; TRL and verl know of none, so take another objective there)."
+            f"the objective {name} compares all answers of a group, and nobody said which answers are of one group; "
+            "give `group` too (TRL and verl don't tell it, so take another objective there)."
         )
     if answers.whole is not None:
         of_answers = answers.whole.groups.group[answers.whole.places]
