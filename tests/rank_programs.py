@@ -94,13 +94,13 @@ def train_whole_and_shared(arguments: Sequence[str]) -> None:
         tolerance = 1e-5 if dtype == "float32" else 0.15  # two ways of rounding, each up to 6 % off float32
         if lora is not None:
             tolerance *= 2  # an adapter's gradient is the small rest of larger ones
-        if loss.objective.sees_groups:
-            tolerance *= 5  # each weight has the rounding of whole answers' log-ratios, divided by a temperature of 1/2
-        for ours, theirs in zip(of_shards, of_whole, strict=True):
+        # AdamW's first step moves what has a gradient by rounding alone as far as all else; the ratios show it.
+        later = 20 if loss.objective.sees_groups else 1
+        for step, (ours, theirs) in enumerate(zip(of_shards, of_whole, strict=True)):
             assert ours.keys() == theirs.keys()
             for name in ours:
                 difference = (ours[name] - theirs[name]).norm() / (theirs[name].norm() + 1e-9)
-                assert difference <= tolerance, (name, difference)
+                assert difference <= tolerance * (later if step else 1), (step, name, difference)
         for name, value in expected.items():
             if name not in ("train/sampler_difference", "train/share_at_epsilon"):  # where R is 1 but for rounding
                 assert abs(metrics[name] - value) <= tolerance * max(abs(value), 0.01), (name, metrics[name], value)
