@@ -48,7 +48,12 @@ def test_axis_titles_with_units_and_legend_are_in_every_figure(written):
             *("final held-out accuracy (%)", "accuracy at temperature 0", "avg@4", "nft", "rft"),
             *("mean, 95 % interval", "one seed", "before training"),
         },
-        "differences": {"difference to rft (points)", "nft", "paired difference, 95 % interval", "counts as a match"},
+        "differences": {
+            "difference to rft (points)",
+            "nft",
+            "paired difference, 95 % interval",
+            "margin of equivalence",
+        },
     }
     for name, texts in expected.items():
         assert texts <= set(words((folder / f"{name}.svg").read_text()))

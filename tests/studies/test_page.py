@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from negaware.cli import main
 from negaware.runs.folder import RunFolder
 from negaware.runs.palette import look
 from negaware.studies.page import write_page
@@ -181,3 +183,24 @@ def test_a_study_on_its_way_says_what_is_missing(tmp_path):
     assert "4 of 6 runs are not done yet." in page
     with pytest.raises(ValueError, match="holds no finished run of the study a study yet"):
         write_page(replace(results, runs=()), tmp_path)
+
+
+def test_the_command_takes_a_studys_folder(tmp_path, monkeypatch, capsys):
+    """Its study.yaml and results/ are enough; run folders beside it are refused."""
+    folder = tmp_path / "first"
+    (folder / "results").mkdir(parents=True)
+    (folder / "study.yaml").write_text("base: gone.yaml\nvariants: {nft: , rft: {objective: rft}}\nseeds: 0-1\n")
+    for run in study(problems=10).runs:
+        content = asdict(run) | {"config": {}, "own_files": {}}
+        (folder / "results" / f"{run.variant}-seed{run.seed}.json").write_text(json.dumps(content))
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "first"]) == 0
+    assert capsys.readouterr().out == "report.html\n"
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "first: 2 variants, 2 seeds</h1>" in page
+    assert "first: differences to nft</caption>" in page
+    assert main(["report", "first", str(tmp_path)]) == 2
+    assert "first is a study's folder, and a page is of one study or of runs; give it alone." in capsys.readouterr().err
+    (folder / "results" / "nft-seed0.json").write_text("{")
+    assert main(["report", "first"]) == 2
+    assert "nft-seed0.json is no result of a run" in capsys.readouterr().err

@@ -33,7 +33,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """The rows of one measure. `line` is drawn across them; `margin` is the half width of what counts as a match."""
+    """The rows of one measure. `line` is drawn across them; `margin` is the half width of the margin of equivalence."""
 
     title: str
     rows: tuple[Row, ...]
@@ -127,5 +127,5 @@ def _differences_legend(panels: Sequence[Panel]) -> list[tuple[Any, str]]:
 
     entries: list[tuple[Any, str]] = [(_line(marker="o", linewidth=1.1), "paired difference, 95 % interval")]
     if any(panel.margin is not None for panel in panels):
-        entries.append((Patch(color=PALE, alpha=0.5, linewidth=0), "counts as a match"))
+        entries.append((Patch(color=PALE, alpha=0.5, linewidth=0), "margin of equivalence"))
     return entries
