@@ -69,7 +69,8 @@ def test_few_questions_carry_a_word_of_caution():
 def test_the_latex_is_whole_whatever_variants_are_called(name, tmp_path):
     """Braces and environments are closed, and every row has as many cells as there are columns."""
     whole = study({"rft": RFT, name: NFT}, margins={"avg_at_4": 0.02})
-    tables = write_tables(whole, tmp_path)
+    write_tables(whole, tmp_path)
+    tables = (variants_table(whole), differences_table(whole))
     text = (tmp_path / "tables.tex").read_text()
     bare = re.sub(r"\\[{}&%$#_]", "", text.replace(r"\\\\", "").replace(r"\\", " END "))
     depths = [0]
@@ -90,3 +91,17 @@ def test_a_study_without_a_finished_run_has_empty_tables(tmp_path):
     tables = write_tables(StudyResults("none", ("rft", "nft"), (0,), "rft", ()), tmp_path)
     assert [table.rows for table in tables] == [(), ()]
     assert "nft: no finished run yet with a seed that rft has finished too." in (tmp_path / "tables.md").read_text()
+
+
+def test_a_terminal_has_what_counts(tmp_path):
+    whole = study({"rft": RFT, "nft": NFT[:2]}, seeds={"rft": [0, 1, 2], "nft": [0, 1]})
+    variants, differences = write_tables(whole, tmp_path)
+    assert variants.columns == ("variant", "seeds", "avg@4 [95%]", "processor time, s [95%]")
+    assert variants.notes == ("nft: 2 of 3 seeds are done.",)
+    assert [len(row) for row in (*variants.rows, *differences.rows)] == [4, 4, 4, 6]
+    full = differences_table(whole)
+    assert differences.rows[0] == tuple(full.rows[0][place] for place in (0, 1, 2, 3, 7, 10))
+    assert differences.notes[0] == "nft: fewer than 3 seeds. These differences prove nothing."
+    assert set(full.notes) > set(differences.notes)
+    markdown = (tmp_path / "tables.md").read_text()
+    assert all(note in markdown for table in (variants_table(whole), full) for note in table.notes)

@@ -23,8 +23,9 @@ from negaware.studies.statistics import (
 
 
 def write_tables(results: StudyResults, folder: Path) -> tuple[Table, ...]:
-    """Writes `tables.md` and `tables.tex` into a study's folder, and gives the tables for a terminal.
+    """Writes `tables.md` and `tables.tex` into a study's folder, and gives what a terminal has room for.
 
+    That is accuracy and processor time, difference and verdict, with the notes that this study makes necessary.
     ValueError where runs were measured on different problems.
     """
     tables = (variants_table(results), differences_table(results))
@@ -32,7 +33,20 @@ def write_tables(results: StudyResults, folder: Path) -> tuple[Table, ...]:
     replace_file(folder / "tables.md", "\n".join(markdown))
     latex = ("% needs \\usepackage{booktabs,graphicx}", *(table.latex() for table in tables))
     replace_file(folder / "tables.tex", "\n\n".join(latex) + "\n")
-    return tables
+    variants, differences = tables
+    return (
+        _columns(variants, *range(2 + len(results.measures())), -1),
+        _columns(differences, *map(differences.columns.index, _BRIEF)),
+    )
+
+
+_BRIEF = ("variant", "measure", "seeds", "difference [95%, paired]", "p (Holm)", "verdict")
+
+
+def _columns(table: Table, *places: int) -> Table:
+    """Some columns of a table, without the notes on how all such tables are made."""
+    columns, *rows = (tuple(line[place] for place in places) for line in (table.columns, *table.rows))
+    return Table(table.title, columns, tuple(rows), tuple(note for note in table.notes if note not in _ALWAYS))
 
 
 def variants_table(results: StudyResults) -> Table:
@@ -48,11 +62,7 @@ def variants_table(results: StudyResults) -> Table:
         rows.append((one.variant, str(len(one.seeds)), *(str(one.accuracy[measure]) for measure in measures), *means))
     columns = ("variant", "seeds", *(f"{measure_name(measure)} [95%]" for measure in measures))
     notes = (
-        "Accuracy at the end of training: the interval takes seeds and problems as samples; before training, and with "
-        "one seed, problems alone. The other intervals are over seeds, at these problems; there is none for one seed, "
-        "or where all seeds are equal.",
-        "The area under the held-out curve is the mean accuracy on the way. Entropy (nats a token) and answer length "
-        "are means of the last tenth of the steps; the informative share is of the whole run.",
+        *_ALWAYS[:2],
         *_missing(results, figures),
         *cautions([*before.values(), *(value for one in figures for value in one.accuracy.values())]),
     )
@@ -88,14 +98,7 @@ def _notes(results: StudyResults, found: Sequence[Comparison]) -> Iterable[str]:
     lacking = [name for name in results.variants if name not in {one.variant for one in found} | {results.reference}]
     if lacking:
         yield f"{_names(lacking)}: no finished run yet with a seed that {results.reference} has finished too."
-    yield (
-        "The same seeds and problems are paired, and the interval takes both as samples. It takes seeds' effects to be "
-        "about normal: a rare collapse that no seed has shown isn't in it."
-    )
-    yield (
-        "p is of no difference, two-sided; p of matching is of a difference beyond the margin (two one-sided tests). "
-        "Holm's correction is for all variants of a measure, not for several measures. Verdict: corrected p below 5 %."
-    )
+    yield from _ALWAYS[2:]
     for measure in results.measures():
         margin = results.margins.get(measure)
         if margin is None:
@@ -114,6 +117,20 @@ def _notes(results: StudyResults, found: Sequence[Comparison]) -> Iterable[str]:
         if len(seeds) < max(reference, len(results.of(name))):
             yield f"{name}: over the seeds that both have, {', '.join(map(str, seeds))}."
     yield from cautions(one.change for one in found)
+
+
+_ALWAYS = (
+    "Accuracy at the end of training: the interval takes seeds and problems as samples; before training, and with "
+    "one seed, problems alone. The other intervals are over seeds, at these problems; there is none for one seed, "
+    "or where all seeds are equal.",
+    "The area under the held-out curve is the mean accuracy on the way. Entropy (nats a token) and answer length "
+    "are means of the last tenth of the steps; the informative share is of the whole run.",
+    "The same seeds and problems are paired, and the interval takes both as samples. It takes seeds' effects to be "
+    "about normal: a rare collapse that no seed has shown isn't in it.",
+    "p is of no difference, two-sided; p of matching is of a difference beyond the margin (two one-sided tests). "
+    "Holm's correction is for all variants of a measure, not for several measures. Verdict: corrected p below 5 %.",
+)
+"""How these tables are made: the first two notes of variants, the last two of differences."""
 
 
 def _missing(results: StudyResults, figures: Sequence[VariantFigures]) -> Iterable[str]:
