@@ -306,7 +306,7 @@ def collapse_table(trials: int) -> None:
 
 
 def main(trials: int) -> None:
-    quantiles_table(50 * trials)
+    quantiles_table(20 * trials)
     improvement_table(trials)
     verdict_table(trials // 2)
     ways_table(trials // 2)
