@@ -87,7 +87,7 @@ def test_the_gsm8k_runs_differ_in_their_objective_alone() -> None:
     assert [config.objective.name for config in configs] == ["nft", "rft", "grpo", "dapo"]
     rest = [config.resolved() | {"objective": None} for config in configs]
     for one in rest:
-        del one["run"]["folder"]
+        del one["run"]["folder"], one["rollout"]["overlong_buffer"]
     assert all(one == rest[0] for one in rest)
 
 
@@ -126,9 +126,12 @@ def test_a_ratio_of_whole_answers_has_its_own_reduction() -> None:
             options(ratio="sequence", reduction=reduction)
 
 
-def test_the_dapo_run_has_no_penalty_that_is_not_dapos() -> None:
+def test_the_dapo_run_has_dapos_penalty_and_its_siblings_have_none() -> None:
     config = load_config(ROOT / "configs/gsm8k_dapo.yaml")
-    assert config.objective.options == {"clip_low": 0.2, "clip_high": 0.28, "overlong_from": None, "overlong_to": None}
+    assert config.objective.options == {"clip_low": 0.2, "clip_high": 0.28}
+    assert (config.rollout.overlong_buffer, config.rollout.max_new_tokens) == (128, 512)
+    for name in ("nft", "rft", "grpo"):
+        assert load_config(ROOT / f"configs/gsm8k_{name}.yaml").rollout.overlong_buffer is None
 
 
 # What is set (None: taken out) → the whole sentence.
@@ -216,8 +219,13 @@ REFUSED = [
      "that high."),
     ({"evaluation.final": {"completions": 4, "temperature": 0}}, "evaluation.final.temperature is 0, so its 4 completions "
      "would be the same; set completions to 1 or temperature above 0."),
-    ({"objective": {"name": "dapo", "overlong_from": 9}}, "objective: overlong_from is 9 and overlong_to is None; give both, "
-     "the first below the second, or none."),
+    ({"rollout.overlong_buffer": 8}, "rollout.overlong_buffer is 8, but the objective nft learns from verdicts alone, so a "
+     "reward by length would change nothing; leave it out, or take an objective with an advantage, such as dapo."),
+    ({"objective": "dapo", "rollout.overlong_buffer": 25}, "rollout: overlong_buffer is 25, more than max_new_tokens, 24, of "
+     "which it is the last part; set it lower."),
+    ({"rollout.filter": "none", "rollout.truncated_answers": "excluded"}, "rollout: filter is none, which trains on all that "
+     "is sampled, but truncated_answers is excluded; set it to wrong, or filter to informative."),
+    ({"rollout.filter": "all"}, "rollout.filter is 'all'; it must be one of informative, none."),
     ({"task": {"kind": "dataset", "path": "a.jsonl", "extract": "box"}}, "task.extract: there is no method 'box'; did you "
      "mean 'boxed'? (auto, or some of boxed, answer_is, hashes, bare, last_number)."),
     ({"task": {"kind": "arithmetic", "low": 5, "high": 4}}, "task: low must not exceed high, got low=5 and high=4."),
@@ -343,9 +351,8 @@ def test_a_field_may_override_a_merged_one(tmp_path: Path) -> None:
 
 
 def test_objective_options_reach_the_loss(data: dict[str, Any]) -> None:
-    data["objective"] = {"name": "dapo", "overlong_from": 10, "overlong_to": 20}
-    options = parse_config(data).objective.options
-    assert options == {"clip_low": 0.2, "clip_high": 0.28, "overlong_from": 10, "overlong_to": 20}
+    data["objective"] = {"name": "dapo", "clip_low": 0.1, "clip_high": 0.4}
+    assert parse_config(data).objective.options == {"clip_low": 0.1, "clip_high": 0.4}
 
 
 def test_a_generators_own_parameters_may_be_switches(data: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ SAMPLED = {
         "num_groups",
         "num_carried_groups",
         "num_surplus_groups",
+        "num_uninformative_groups",
         "answer_tokens",
         "tokens_per_second",
     ),

@@ -86,6 +86,14 @@ class Config(_Options):
                 f"rollout.completions is 1, but objective.prompt_weight is {weight}, which weighs a question by its "
                 "pass rate; set completions to 2 or more, or prompt_weight to uniform"
             )
+        if rollout.overlong_buffer is not None and not self.objective.reads_rewards:
+            raise ValueError(
+                f"rollout.overlong_buffer is {rollout.overlong_buffer}, but the objective {objective.name} learns from "
+                "verdicts alone, so a reward by length would change nothing; leave it out, or take an objective with "
+                "an advantage, such as dapo"
+            )
+        if rollout.filter == "none":
+            _ = self.objective.teaching_rates  # raises for a loss of one's own that divides by a pass rate of 0
         if self.task.truncated_answers == "judged" and rollout.truncated_answers == "excluded":
             raise ValueError(
                 "task.truncated_answers is judged, but rollout.truncated_answers is excluded, which leaves them out; "

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, Union
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
 
 from negaware.objectives import OBJECTIVES, Objective
-from negaware.objectives.contract import REQUIRED, Keyword, keywords_of, try_out
+from negaware.objectives.contract import REQUIRED, Keyword, keywords_of, reads_rewards, teaching_rates, try_out
 from negaware.objectives.ops import Reduction
 from negaware.objectives.own import own_objective
 from negaware.own_code import OwnFunction, Purpose, find_function
@@ -44,6 +44,16 @@ class ChosenObjective(BaseModel):
     def options(self) -> dict[str, Any]:
         """The keyword options of its loss."""
         return self.model_dump(exclude={"name", "loss", "reduction"})
+
+    @property
+    def reads_rewards(self) -> bool:
+        """Whether its loss is another where answers earn something else than their verdicts."""
+        return reads_rewards(self.entry, self.options)
+
+    @property
+    def teaching_rates(self) -> frozenset[float]:
+        """0.0 if it learns something from groups that are all wrong, 1.0 if from those that are all right."""
+        return teaching_rates(self.entry, self.options)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -198,6 +198,7 @@ class _Run:
             rollout.params(codec.stop_token_ids, self.policy.max_tokens),
             rollout,
             config.run.seed,
+            config.objective.teaching_rates if rollout.filter == "none" else (),
         )
         held_out = [codec.encode(self.held_out.messages(problem)) for problem in self.held_out.problems]
         params = config.evaluation.final.params(codec.stop_token_ids, self.policy.max_tokens)
@@ -296,6 +297,7 @@ class _Run:
             "num_optimizer_steps": self.trainer.optimizer.num_steps_done,
             "position": self.collector.state.position,
             "surplus": [asdict(group) for group in self.collector.state.surplus],
+            "num_barren": self.collector.state.num_barren,
             "before": self.before,
             "train_seconds": self.train_seconds,
             "random": random_state(),
@@ -335,6 +337,7 @@ class _Run:
         optimizer.num_steps_done, optimizer.rollouts_done = state["num_optimizer_steps"], state["step"]
         self.collector.state.position = state["position"]
         self.collector.state.surplus = [group_from_json(group) for group in state["surplus"]]
+        self.collector.state.num_barren = state.get("num_barren", 0)
         self.before, self.train_seconds = state["before"], state["train_seconds"]
         self.history = [vital_signs(line) for line in state.get("metrics", ())]
         set_random_state(state["random"])

@@ -54,6 +54,8 @@ class Group:
     completions: tuple[Completion, ...]
     texts: tuple[str, ...]
     verdicts: tuple[Verdict, ...]
+    rewards: tuple[float, ...] | None = None
+    """What each completion earns, where that isn't its verdict alone: 1 or 0, less what its length costs."""
 
     @property
     def pass_rate(self) -> float:

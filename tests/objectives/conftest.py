@@ -22,7 +22,6 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "grpo_clip_higher": ("grpo", {"clip_high": 0.3}),
     "dr_grpo": ("dr_grpo", {}),
     "dapo": ("dapo", {}),
-    "dapo_overlong": ("dapo", {"overlong_from": 1, "overlong_to": 3}),
     "asymre": ("asymre", {}),
     "cispo": ("cispo", {}),
     "cispo_low_cap": ("cispo", {"cap": 1.2}),

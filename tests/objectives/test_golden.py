@@ -5,13 +5,14 @@ from the repository's root rewrites the file, and its difference belongs in the 
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from negaware.objectives import OBJECTIVES
+from negaware.objectives import OBJECTIVES, Answers
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "objectives.json"
 NAMES = ("logprobs", "old_logprobs", "mask", "correct", "pass_rate")
@@ -27,7 +28,12 @@ def loss_and_gradient(case: dict[str, Any], batch: dict[str, Any]) -> tuple[torc
     leaf.requires_grad_()
     objective = OBJECTIVES[case["objective"]]
     group = [torch.zeros(len(leaf), dtype=torch.long)] if objective.sees_groups else []
-    loss = objective(leaf, *others, *group, **case["options"])
+    answers = Answers(leaf, *others, *group)
+    if "rewards" in case:
+        rewards = torch.tensor(case["rewards"], dtype=torch.float64)
+        std = rewards.std(correction=0).expand_as(rewards)
+        answers = replace(answers, centred_reward=rewards - rewards.mean(), reward_std=std)
+    loss = objective.terms(answers, **case["options"]).per_token
     loss.sum().backward()
     assert leaf.grad is not None
     return loss.detach(), leaf.grad

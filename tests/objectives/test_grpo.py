@@ -1,11 +1,12 @@
 """GRPO, Dr. GRPO and DAPO by hand-made numbers: clips, advantages, overlong shaping, counts."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from negaware.objectives import OBJECTIVES, dapo_loss, dr_grpo_loss, grpo_loss
+from negaware.objectives import OBJECTIVES, Answers, dapo_loss, dr_grpo_loss, grpo_loss
 
 grpo_counts, dapo_counts = OBJECTIVES["grpo"].counts, OBJECTIVES["dapo"].counts
 
@@ -77,8 +78,13 @@ def test_reductions_are_the_papers():
 @pytest.mark.parametrize("name", ["grpo", "dr_grpo", "dapo", "maxrl", "cispo", "gspo", "dppo", "nft", "signed"])
 def test_a_group_with_nothing_to_compare_teaches_nothing(name, rate, gradient):
     tensors = rows([1.0, 1.1], [rate == 1.0] * 2, rate)
-    options = {"overlong_from": 0, "overlong_to": 1} if name == "dapo" else {}
-    assert gradient(OBJECTIVES[name], tensors, **options).eq(0).all()
+    assert gradient(OBJECTIVES[name], tensors).eq(0).all()
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_a_penalty_on_five_tensors_teaches_nothing_of_a_group_with_nothing_to_compare(rate, gradient):
+    tensors = rows([1.0, 1.1], [rate == 1.0] * 2, rate)
+    assert gradient(dapo_loss, tensors, overlong_from=0, overlong_to=1).eq(0).all()
 
 
 def overlong_advantages(lengths, correct, rate, **options):
@@ -107,16 +113,25 @@ def test_counts_of_tokens_at_the_clip():
     assert {name: int(count) for name, count in grpo_counts(*tensors).items()} == {"at_clip": 5, "at_log_ratio_cap": 0}
     assert int(dapo_counts(*tensors)["at_clip"]) == 3
     assert int(grpo_counts(*tensors, clip=0.6)["at_clip"]) == 0
-    # two tokens of a right answer, half of what is too long: its advantage is nought, and nothing is silenced
-    assert int(dapo_counts(*rows([0.5, 1.5], [True, True], 0.5), overlong_from=0, overlong_to=4)["at_clip"]) == 0
+    # a right answer whose reward is the group's mean: its advantage is nought, and nothing is silenced
+    answers = Answers(*rows([0.5, 1.5], [True, True], 0.5))
+    spread = torch.ones(2, dtype=torch.float64)
+    shaped = replace(answers, centred_reward=torch.zeros_like(spread), reward_std=spread)
+    assert int(OBJECTIVES["dapo"].terms(shaped).counts["at_clip"]) == 0
     assert int(grpo_counts(*rows([math.exp(10.5), 1.0], [False, True], 0.5))["at_log_ratio_cap"]) == 2
 
 
-@pytest.mark.parametrize("options", [{}, {"overlong_from": 0, "overlong_to": 3}])
-def test_at_clip_counts_exactly_the_tokens_without_gradient(options, batch, gradient):
+@pytest.mark.parametrize("rewards", [None, [-0.4, 0.3, 0.0, 0.1, -0.2, 0.3, 0.4, -0.5]])
+def test_at_clip_counts_exactly_the_tokens_without_gradient(rewards, batch):
     """Overlong shaping may turn a right answer's advantage negative, and with it the side on which it is clipped."""
-    without = gradient(dapo_loss, batch, **options).eq(0) & batch[2]
-    assert int(dapo_counts(*batch, **options)["at_clip"]) == int(without.sum()) > 0
+    answers = Answers(batch[0].clone().requires_grad_(), *batch[1:])
+    if rewards:
+        centred = torch.tensor(rewards, dtype=torch.float64)
+        answers = replace(answers, centred_reward=centred, reward_std=torch.full_like(centred, 0.3))
+    terms = OBJECTIVES["dapo"].terms(answers)
+    (gradient,) = torch.autograd.grad(terms.per_token.sum(), answers.logprobs)
+    idle = batch[2] & (answers.centred_reward == 0)[:, None] if rewards else torch.zeros_like(batch[2])
+    assert int(terms.counts["at_clip"]) == int((gradient.eq(0) & batch[2] & ~idle).sum()) > 0
 
 
 @pytest.mark.parametrize(

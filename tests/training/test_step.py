@@ -23,7 +23,7 @@ FORMS = {
     "rft": ("rft", {}),
     "grpo": ("grpo", {}),
     "dr_grpo": ("dr_grpo", {}),
-    "dapo": ("dapo", {"overlong_from": 3, "overlong_to": 14}),
+    "dapo": ("dapo", {}),
 }
 OTHERS = {
     "nft_maxrl": ("nft", {"prompt_weight": "maxrl", "positive_weight": 0.5}),

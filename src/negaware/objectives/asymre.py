@@ -10,7 +10,7 @@ from typing import Annotated
 import torch
 
 from negaware.objectives.contract import Answers, Option, Terms, objective
-from negaware.objectives.credit import centred_advantage
+from negaware.objectives.credit import centred
 from negaware.objectives.ops import LOG_RATIO_CAP, log_ratio
 
 
@@ -28,6 +28,6 @@ def asymre(
     ±`LOG_RATIO_CAP`, which is not applied.
     """
     log_ratios = log_ratio(answers.logprobs, answers.old_logprobs, answers.mask)
-    advantage = centred_advantage(answers.correct, answers.pass_rate)[:, None] - delta
+    advantage = centred(answers)[:, None] - delta
     loss = torch.where(answers.mask.bool(), -advantage * log_ratios, torch.zeros_like(log_ratios))
     return Terms(loss, {"at_log_ratio_cap": (log_ratios.abs() > LOG_RATIO_CAP).sum()})

@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 
 from negaware.objectives.contract import Answers, Option, Terms, objective
-from negaware.objectives.credit import standardised_advantage
+from negaware.objectives.credit import standardised
 from negaware.objectives.ops import LOG_RATIO_CAP, capped_exp, log_ratio
 
 
@@ -32,7 +32,7 @@ def cispo(
     if cap <= 0:
         raise ValueError(f"cap is {cap}; it must be above 0 (5 is usual).")
     log_ratios = log_ratio(answers.logprobs, answers.old_logprobs, answers.mask)
-    advantage = standardised_advantage(answers.correct, answers.pass_rate)[:, None]
+    advantage = standardised(answers)[:, None]
     kept, ratios = answers.mask.bool(), capped_exp(log_ratios.detach())
     loss = -ratios.clamp(max=cap) * advantage * log_ratios
     counts = {"at_cap": ((ratios > cap) & kept).sum(), "at_log_ratio_cap": ((log_ratios > LOG_RATIO_CAP) & kept).sum()}

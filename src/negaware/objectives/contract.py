@@ -7,7 +7,7 @@ nowhere else. Nothing here knows which objectives there are, nor who calls them.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Concatenate, Literal, ParamSpec, TypeVar, get_args, get_origin
@@ -34,7 +34,9 @@ class Answers:
 
     logprobs, old_logprobs [B, T]: log π_θ, which has the gradient, and log π_old; mask [B, T]: true on an answer's own
     tokens; correct [B]: the verdicts; pass_rate [B]: r̂ of each answer's group; group [B]: which group of the
-    mini-batch that is, None where nobody said; whole: all answers of these groups, where the objective sees groups.
+    mini-batch that is, None where nobody said; whole: all answers of these groups, where the objective sees groups;
+    centred_reward, reward_std [B]: where an answer earns something else than its verdict, that less the group's mean,
+    and the group's population standard deviation, else None.
     """
 
     logprobs: Float[Tensor, "B T"]
@@ -44,6 +46,8 @@ class Answers:
     pass_rate: Float[Tensor, " B"]
     group: Int[Tensor, " B"] | None = None
     whole: Whole | None = field(default=None, kw_only=True)
+    centred_reward: Float[Tensor, " B"] | None = field(default=None, kw_only=True)
+    reward_std: Float[Tensor, " B"] | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,21 +213,46 @@ def try_out(objective: Objective, options: Mapping[str, Any]) -> None:
         choices = get_args(keyword.type) if get_origin(keyword.type) is Literal else ()
         if choices and name in options and options[name] not in choices:
             raise ValueError(f"{name} is {options[name]!r}; choose from {', '.join(map(str, choices))}.")
+    with torch.enable_grad():
+        objective.terms(made_up_answers(), **options)
+
+
+def made_up_answers(
+    verdicts: Sequence[bool] = (True, False, False, False, True, True, False, True), shaped: bool = False
+) -> Answers:
+    """Two groups of four answers with these verdicts, off-policy; `shaped`: every answer earns something of its own."""
     lengths = torch.tensor([5, 1, 3, 2, 4, 2, 5, 3])
-    correct = torch.tensor([True, False, False, False, True, True, False, True])
+    correct = torch.tensor(verdicts)
     mask = torch.arange(5) < lengths[:, None]
     steps = torch.arange(40.0).view(8, 5).sin()  # log-ratios from −1/2 to 1/2
     old = torch.where(mask, -1.5 - steps.roll(1), 0.0)
-    answers = Answers(
+    rewards = (correct.float() - lengths / 10).view(2, 4)
+    centred = rewards - rewards.mean(1, keepdim=True)
+    return Answers(
         logprobs=torch.where(mask, old + steps / 2, 0.0).requires_grad_(),
         old_logprobs=old,
         mask=mask,
         correct=correct,
         pass_rate=correct.view(2, 4).float().mean(1).repeat_interleave(4),
         group=torch.arange(2).repeat_interleave(4),
+        centred_reward=centred.flatten() if shaped else None,
+        reward_std=centred.square().mean(1).sqrt().repeat_interleave(4) if shaped else None,
     )
-    with torch.enable_grad():
-        objective.terms(answers, **options)
+
+
+def reads_rewards(objective: Objective, options: Mapping[str, Any]) -> bool:
+    """Whether the loss is another where answers earn something else than their verdicts."""
+    by_verdict, by_reward = (objective.terms(made_up_answers(shaped=shaped), **options) for shaped in (False, True))
+    return not torch.equal(by_verdict.per_token, by_reward.per_token)
+
+
+def teaching_rates(objective: Objective, options: Mapping[str, Any]) -> frozenset[float]:
+    """0.0 if groups that are all wrong have a gradient, 1.0 if those that are all right have one."""
+    found = {}
+    for right in (False, True):
+        sides = gradient_weights(objective, made_up_answers([right] * 8), options)
+        found[float(right)] = any(bool(side != 0) for side in sides)
+    return frozenset(rate for rate, teaches in found.items() if teaches)
 
 
 def gradient_weights(objective: Objective, answers: Answers, options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from negaware.objectives.contract import Answers
+
 with suppress(ImportError):
     from jaxtyping import Bool, Float
 
@@ -68,6 +70,21 @@ def inverse_std(pass_rate: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
     """1 / sqrt(r̂(1 − r̂)), the population std of the group's verdicts; 0 for a group with nothing to compare."""
     variance = pass_rate * (1 - pass_rate)
     return torch.where(variance > 0, variance.rsqrt(), torch.zeros_like(variance))
+
+
+def centred(answers: Answers) -> Float[Tensor, " B"]:
+    """A = reward − mean over the group, the reward being the verdict unless the answers have another."""
+    if answers.centred_reward is None:
+        return centred_advantage(answers.correct, answers.pass_rate)
+    return answers.centred_reward
+
+
+def standardised(answers: Answers) -> Float[Tensor, " B"]:
+    """A = (reward − mean)/std over the group, likewise; 0 where all rewards are the same."""
+    if answers.centred_reward is None or answers.reward_std is None:
+        return standardised_advantage(answers.correct, answers.pass_rate)
+    varied = answers.reward_std > 0
+    return torch.where(varied, answers.centred_reward / torch.where(varied, answers.reward_std, 1), 0)
 
 
 def divided_by_mean_advantage(correct: Bool[Tensor, " B"], pass_rate: Float[Tensor, " B"]) -> Float[Tensor, " B"]:

@@ -11,7 +11,7 @@ from typing import Annotated
 import torch
 
 from negaware.objectives.contract import Answers, Option, Terms, objective
-from negaware.objectives.credit import centred_advantage
+from negaware.objectives.credit import centred
 from negaware.objectives.ops import LOG_RATIO_CAP, capped_exp, log_ratio
 
 
@@ -36,7 +36,7 @@ def dppo(
     if delta <= 0 or limit <= 0:
         raise ValueError(f"delta is {delta} and cap is {cap}; both must be above 0 (0.15 and 5 are usual).")
     log_ratios = log_ratio(answers.logprobs, answers.old_logprobs, answers.mask)
-    kept, advantage = answers.mask.bool(), centred_advantage(answers.correct, answers.pass_rate)[:, None]
+    kept, advantage = answers.mask.bool(), centred(answers)[:, None]
     old = torch.where(kept, answers.old_logprobs.detach(), 0).exp()
     new = torch.where(kept, answers.logprobs.detach(), 0).exp()
     away = ((advantage > 0) & (log_ratios > 0)) | ((advantage < 0) & (log_ratios < 0))

@@ -5,14 +5,19 @@ They differ in the advantage, the clip and the reduction.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from typing import Annotated
 
 from torch import Tensor
 
 from negaware.objectives.clipped import Clip, ClipHigh, clipped_gradient
 from negaware.objectives.contract import Answers, Option, Terms, five_tensors, objective
-from negaware.objectives.credit import centred_advantage, inverse_std, standardised_advantage
+from negaware.objectives.credit import centred, centred_advantage, standardised
 from negaware.objectives.ops import answer_lengths
+
+with suppress(ImportError):
+    from jaxtyping import Bool, Float, Shaped
 
 
 @objective(reduction="sequence_mean", paper="arXiv 2402.03300")
@@ -22,7 +27,7 @@ def grpo(answers: Answers, *, clip: Clip = 0.2, clip_high: ClipHigh = None) -> T
     −min(R A, clip(R, 1 − c, 1 + c) A) with A = (r − mean)/std, for each token (eq. 3). Counted: tokens that the clip
     silences (their gradient is 0), and those that exceed the log-ratio cap.
     """
-    return clipped_gradient(answers, standardised_advantage(answers.correct, answers.pass_rate), clip, clip_high)
+    return clipped_gradient(answers, standardised(answers), clip, clip_high)
 
 
 @objective(reduction="constant", paper="arXiv 2503.20783")
@@ -31,7 +36,7 @@ def dr_grpo(answers: Answers, *, clip: Clip = 0.2, clip_high: ClipHigh = None) -
 
     A = r − mean: no division by the group's std nor by the answer's length.
     """
-    return clipped_gradient(answers, centred_advantage(answers.correct, answers.pass_rate), clip, clip_high)
+    return clipped_gradient(answers, centred(answers), clip, clip_high)
 
 
 @objective(reduction="token_mean", paper="arXiv 2503.14476")
@@ -40,22 +45,41 @@ def dapo(
     *,
     clip_low: Annotated[float, Option("The clip below 1.", above=0)] = 0.2,
     clip_high: Annotated[float, Option("The clip above 1.", above=0)] = 0.28,
-    overlong_from: Annotated[
-        int | None,
-        Option("Answers longer than this many tokens begin to lose reward; set both or none.", at_least=0),
-    ] = None,
-    overlong_to: Annotated[int | None, Option("Answers of this many tokens lose a whole reward.", at_least=1)] = None,
 ) -> Terms:
-    """GRPO with a higher upper clip, a token mean, and optionally a penalty on long answers.
+    """GRPO with a higher upper clip and a token mean.
 
-    With both `overlong_*` (tokens) given, an answer's reward falls linearly from 0 to −1 between the two lengths
-    (eq. 13). The group's mean and std stay those of the verdicts. ValueError if only one is given or they are reversed.
+    Its over-long shaping is the rewards', not the loss's: `rollout.overlong_buffer`.
     """
-    advantage = standardised_advantage(answers.correct, answers.pass_rate)
+    return clipped_gradient(answers, standardised(answers), clip_low, clip_high)
+
+
+grpo_loss, dr_grpo_loss = five_tensors(grpo), five_tensors(dr_grpo)
+
+
+def dapo_loss(
+    logprobs: Float[Tensor, "B T"],
+    old_logprobs: Float[Tensor, "B T"],
+    mask: Shaped[Tensor, "B T"],
+    correct: Bool[Tensor, " B"],
+    pass_rate: Float[Tensor, " B"],
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.28,
+    overlong_from: int | None = None,
+    overlong_to: int | None = None,
+) -> Float[Tensor, "B T"]:
+    """GRPO with a higher upper clip, and optionally a penalty on long answers.
+
+    With both `overlong_*` (tokens) given, an answer loses up to a whole reward between the two lengths (eq. 13). Five
+    tensors don't say who is in a group, so its mean and std stay those of the verdicts; in a run, rewards are shaped
+    before they are centred. ValueError if only one is given or they are reversed.
+    """
+    answers = Answers(logprobs, old_logprobs, mask, correct, pass_rate)
     if overlong_from is not None or overlong_to is not None:
-        penalty = _overlong_penalty(answer_lengths(answers.mask), overlong_from, overlong_to)
-        advantage = advantage + penalty.to(advantage.dtype) * inverse_std(answers.pass_rate)
-    return clipped_gradient(answers, advantage, clip_low, clip_high)
+        penalty = _overlong_penalty(answer_lengths(mask), overlong_from, overlong_to)
+        reward = centred_advantage(correct, pass_rate) + penalty.to(pass_rate.dtype)
+        answers = replace(answers, centred_reward=reward, reward_std=(pass_rate * (1 - pass_rate)).sqrt())
+    return dapo(answers, clip_low=clip_low, clip_high=clip_high).per_token
 
 
 def _overlong_penalty(lengths: Tensor, overlong_from: int | None, overlong_to: int | None) -> Tensor:
@@ -66,6 +90,3 @@ def _overlong_penalty(lengths: Tensor, overlong_from: int | None, overlong_to: i
             "give both, the first below the second, or none."
         )
     return -((lengths - overlong_from) / (overlong_to - overlong_from)).clamp(0, 1)
-
-
-grpo_loss, dr_grpo_loss, dapo_loss = five_tensors(grpo), five_tensors(dr_grpo), five_tensors(dapo)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from negaware.objectives.clipped import clipped_terms
 from negaware.objectives.contract import Answers, Option, Terms, objective
-from negaware.objectives.credit import standardised_advantage
+from negaware.objectives.credit import standardised
 from negaware.objectives.ops import answer_lengths, log_ratio
 
 
@@ -26,6 +26,4 @@ def gspo(
     log_ratios = log_ratio(answers.logprobs, answers.old_logprobs, answers.mask)
     lengths = answer_lengths(answers.mask)[:, None].to(log_ratios.dtype)
     means = (log_ratios.sum(-1, keepdim=True) / lengths).expand_as(log_ratios)
-    return clipped_terms(
-        answers, means, standardised_advantage(answers.correct, answers.pass_rate), clip_low, clip_high
-    )
+    return clipped_terms(answers, means, standardised(answers), clip_low, clip_high)

@@ -81,7 +81,9 @@ def rollout_lines(config: Config) -> list[str]:
     return [
         f"{rollout.questions} questions × {rollout.completions} answers = {sequences:,} sequences, "
         f"at most {rollout.max_new_tokens:,} tokens each: {tokens:,} answer tokens",
-        f"at most {rollout.question_budget:,} questions asked to find {rollout.questions} informative ones",
+        f"at most {rollout.question_budget:,} questions asked to find {rollout.questions} informative ones"
+        if rollout.filter == "informative"
+        else f"{rollout.questions} questions asked, all of them trained on",
         f"{training.optimizer_steps} optimizer steps of {rollout.questions / training.optimizer_steps:g} questions "
         f"and at most {tokens // training.optimizer_steps:,} answer tokens",
         f"{config.run.steps:,} steps: {config.run.steps * training.optimizer_steps:,} optimizer steps, "

@@ -1,7 +1,8 @@
 """The collector: samples, verifies and keeps until a step's batch of informative groups is full.
 
 A group teaches something if its answers differ: 0 < pass rate < 1. Groups beyond the batch are carried to the next
-step. The search is bounded, everything is counted, and nothing is dropped in silence.
+step. The search is bounded, everything is counted, and nothing is dropped in silence. With `filter: none` it keeps all
+that it samples. It doesn't know the objective, but for which other groups teach it something.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from negaware.rollout.engine import Engine, SamplingParams
@@ -41,6 +42,8 @@ class Rollout:
     groups: list[Group]
     sampled: list[Group]
     metrics: dict[str, float]
+    teaches: bool = True
+    """Whether the objective learns something from any of the groups."""
 
     def shortcomings(self, wanted: int) -> list[str]:
         """A sentence for each thing that the user should know: fewer than `wanted` groups, answers that failed."""
@@ -49,6 +52,11 @@ class Rollout:
             found.append(
                 f"{len(self.groups)} of {wanted} informative questions found in {len(self.sampled)} asked "
                 "(rollout.max_sampled_questions); training on those"
+            )
+        if not self.teaches:
+            found.append(
+                f"none of the {len(self.sampled)} questions of this step taught anything: the loss is 0, and only the "
+                "optimizer's momentum and weight decay move the weights"
             )
         failures, num_answers = verifier_failures(self.sampled)
         if failures:
@@ -61,17 +69,22 @@ class Rollout:
 
 @dataclass(slots=True)
 class CollectorState:
-    """Where the collector stands: questions taken so far and groups carried over. A checkpoint holds it."""
+    """Where the collector stands. A checkpoint holds it.
+
+    Questions taken so far; groups carried over; with `filter: none`, how many questions in a row taught nothing.
+    """
 
     position: int = 0
     surplus: list[Group] = field(default_factory=list)
+    num_barren: int = 0
 
 
 class Collector:
     """Turns a task into batches of informative groups with an engine.
 
-    `decode` and `encode` are the codec's. `num_left_out` questions are never asked, since their prompt is longer than
-    `options.max_prompt_tokens` or leaves no room for an answer. ValueError if that is so of all.
+    `decode` and `encode` are the codec's. `teaching_rates`: 0.0, 1.0 or both, if the objective learns something from
+    groups that are all wrong or all right too. `num_left_out` questions are never asked, since their prompt is longer
+    than `options.max_prompt_tokens` or leaves no room for an answer. ValueError if that is so of all.
     """
 
     def __init__(
@@ -83,7 +96,9 @@ class Collector:
         params: SamplingParams,
         options: RolloutOptions,
         seed: int,
+        teaching_rates: Collection[float] = (),
     ) -> None:
+        self.teaching_rates = teaching_rates
         self.engine, self.task, self.decode = engine, task, decode
         self.params, self.options, self.seed = params, options, seed
         self.state = CollectorState()
@@ -115,31 +130,34 @@ class Collector:
         return found + short_of_room(self.task.name, self.prompts, self.params)
 
     def next_rollout(self, step: int, on_progress: Callable[[int], None] | None = None) -> Rollout:
-        """Fills a batch for this step. Raises NothingToLearnError if no question asked was informative,
-        ValueError if the verifier failed on most."""
+        """Fills a batch for this step. Raises NothingToLearnError if no question asked was informative (with
+        `filter: none`, if the question budget is used up in steps without any), ValueError if the verifier failed on
+        most."""
         start = time.perf_counter()
         options, state = self.options, self.state
         carried, state.surplus = state.surplus, []
         sampled: list[Group] = []
-        informative: list[Group] = []
-        while (num_missing := options.questions - len(carried) - len(informative)) > 0:
-            num_questions = self._questions_to_ask(num_missing, len(informative), len(sampled))
+        found: list[Group] = []
+        while (num_missing := options.questions - len(carried) - len(found)) > 0:
+            num_questions = self._questions_to_ask(num_missing, len(found), len(sampled))
             if not num_questions:
                 break
             groups = self._sample(num_questions, call_seed(self.seed, step, len(sampled)), on_progress)
             sampled += groups
-            informative += [group for group in map(self._trainable, groups) if self._is_informative(group)]
-        kept = carried + informative
-        if not kept:
+            found += [group for group in map(self._trainable, groups) if self._is_kept(group)]
+        kept = carried + found
+        state.num_barren = 0 if any(map(self._teaches, kept)) else state.num_barren + len(sampled)
+        if not kept or state.num_barren >= options.question_budget:
             raise self._nothing_to_learn(sampled)
         batch, state.surplus = kept[: options.questions], kept[options.questions :]
         metrics = rollout_metrics(sampled, time.perf_counter() - start) | {
-            "rollout/informative_share": len(informative) / max(len(sampled), 1),
+            "rollout/informative_share": sum(map(self._is_informative, found)) / max(len(sampled), 1),
             "rollout/num_groups": float(len(batch)),
+            "rollout/num_uninformative_groups": float(sum(not self._is_informative(group) for group in batch)),
             "rollout/num_carried_groups": float(len(carried)),
             "rollout/num_surplus_groups": float(len(state.surplus)),
         }
-        return Rollout(batch, sampled, metrics)
+        return Rollout(batch, sampled, metrics, teaches=state.num_barren == 0)
 
     def _questions_to_ask(self, num_missing: int, num_informative: int, num_sampled: int) -> int:
         """As many as should fill the batch at the share of informative questions seen so far in this step.
@@ -160,12 +178,22 @@ class Collector:
             completions=tuple(group.completions[index] for index in kept),
             texts=tuple(group.texts[index] for index in kept),
             verdicts=tuple(group.verdicts[index] for index in kept),
+            rewards=None if group.rewards is None else tuple(group.rewards[index] for index in kept),
         )
+
+    def _is_kept(self, group: Group) -> bool:
+        return self.options.filter == "none" or self._is_informative(group)
 
     def _is_informative(self, group: Group) -> bool:
         """Whether the group's answers differ; where one answer is all that is asked (RFT), whether it is right."""
         num_right = sum(verdict.correct for verdict in group.verdicts)
         return 0 < num_right < len(group.verdicts) or (self.options.completions == 1 and num_right == 1)
+
+    def _teaches(self, group: Group) -> bool:
+        """Whether the objective learns something from the group."""
+        if self._is_informative(group) or group.pass_rate in self.teaching_rates:
+            return True
+        return group.rewards is not None and min(group.rewards) < max(group.rewards)
 
     def _sample(self, num_questions: int, seed: int, on_progress: Callable[[int], None] | None) -> list[Group]:
         indices = [self._next_problem() for _ in range(num_questions)]
@@ -176,7 +204,7 @@ class Collector:
         asked = [self.problems[index] for index in indices for _ in range(self.options.completions)]
         ends = [completion.finish_reason for group in completions for completion in group]
         verdicts = iter(self.task.grade([text for group in texts for text in group], asked, ends))
-        return [
+        groups = [
             Group(
                 self.problems[index],
                 self.prompts[index],
@@ -186,6 +214,19 @@ class Collector:
             )
             for index, group, group_texts in zip(indices, completions, texts, strict=True)
         ]
+        buffer = self.options.overlong_buffer
+        return [replace(group, rewards=self._rewards(group, buffer)) for group in groups] if buffer else groups
+
+    def _rewards(self, group: Group, buffer: int) -> tuple[float, ...]:
+        """DAPO's over-long shaping (arXiv 2503.14476, eq. 13), by half: it is its 2r − 1 + penalty on the scale of r.
+
+        The penalty falls linearly from 0 to −1 over the last `buffer` of the tokens that an answer may have.
+        """
+        start = self.options.max_new_tokens - buffer
+        over = ((len(done.token_ids) - start) / buffer for done in group.completions)
+        return tuple(
+            verdict.correct - min(max(share, 0.0), 1.0) / 2 for verdict, share in zip(group.verdicts, over, strict=True)
+        )
 
     def _next_problem(self) -> int:
         """The next question: every epoch asks each question once, in an order of its own."""
@@ -251,6 +292,11 @@ def rollout_metrics(sampled: Sequence[Group], seconds: float) -> dict[str, float
     """What a step's sampling came to: pass rate, shares, lengths, verdicts by reason."""
     completions = [completion for group in sampled for completion in group.completions]
     reasons = Counter(verdict.reason for group in sampled for verdict in group.verdicts)
+    shaped = [
+        reward < verdict.correct
+        for group in sampled
+        for verdict, reward in zip(group.verdicts, group.rewards or (), strict=False)
+    ]
     num_tokens = sum(len(completion.token_ids) for completion in completions)
     groups, answers = max(len(sampled), 1), max(len(completions), 1)
     rollout = {
@@ -263,6 +309,8 @@ def rollout_metrics(sampled: Sequence[Group], seconds: float) -> dict[str, float
         "answer_tokens": num_tokens / answers,
         "tokens_per_second": num_tokens / max(seconds, 1e-9),
     }
+    if shaped:
+        rollout["overlong_share"] = sum(shaped) / len(shaped)
     verifier = {reason: reasons[reason] for reason in ("correct", "wrong", "no_answer", "timeout", "error")}
     return {f"rollout/{name}": float(value) for name, value in rollout.items()} | {
         f"verifier/{name}": float(value) for name, value in verifier.items()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from negaware.rollout.engine import SamplingParams
 
@@ -102,16 +102,37 @@ class RolloutOptions(SamplingOptions):
     """Informative questions a step trains on (the paper's 512)."""
     completions: int = Field(16, ge=1)
     """Answers sampled to each question, K (the paper's 16)."""
+    filter: Literal["informative", "none"] = "informative"
+    """Train on questions with right and wrong answers, asking until there are enough; or on all that are asked, as the
+    paper's GRPO does."""
     truncated_answers: Literal["wrong", "excluded"] = "wrong"
     """Answers cut at the length limit count as wrong, or are left out of their group before it is judged."""
+    overlong_buffer: int | None = Field(None, ge=1)
+    """DAPO's over-long shaping, for objectives with an advantage: in the last so many of `max_new_tokens` an answer's
+    reward falls, from nothing to half of what being right earns. None: its verdict is all that it earns."""
     max_sampled_questions: int | None = Field(None, ge=1)
-    """Questions asked at most in one step; by default 8 times `questions`."""
+    """Questions asked at most in one step; by default 8 times `questions`. With `filter: none`, questions asked in a
+    row from which nothing can be learnt before the run ends."""
     max_prompt_tokens: int | None = Field(None, ge=1)
     """Questions whose prompt is longer are left out, and counted; so is one that leaves no room for an answer."""
     max_sequences: int = Field(256, ge=1)
     """Answers decoded at once, by each engine."""
     engine: EngineOptions = LocalOptions()
     """What samples."""
+
+    @model_validator(mode="after")
+    def _can_be_filled(self) -> RolloutOptions:
+        if self.overlong_buffer is not None and self.overlong_buffer > self.max_new_tokens:
+            raise ValueError(
+                f"overlong_buffer is {self.overlong_buffer}, more than max_new_tokens, {self.max_new_tokens}, of which "
+                "it is the last part; set it lower"
+            )
+        if self.filter == "none" and self.truncated_answers == "excluded":
+            raise ValueError(
+                "filter is none, which trains on all that is sampled, but truncated_answers is excluded; set it to "
+                "wrong, or filter to informative"
+            )
+        return self
 
     @property
     def question_budget(self) -> int:

@@ -15,7 +15,10 @@ def answer_records(step: int, rollout: Rollout) -> Iterator[dict[str, Any]]:
     sampled = {done.seed for group in rollout.sampled for done in group.completions}
     carried = [group for group in rollout.groups if group.completions[0].seed not in sampled]
     for group in carried + rollout.sampled:
-        for completion, text, verdict in zip(group.completions, group.texts, group.verdicts, strict=True):
+        rewards = group.rewards or (None,) * len(group.verdicts)
+        for completion, text, verdict, reward in zip(
+            group.completions, group.texts, group.verdicts, rewards, strict=True
+        ):
             yield {
                 "step": step,
                 "problem_id": group.problem.id,
@@ -29,7 +32,7 @@ def answer_records(step: int, rollout: Rollout) -> Iterator[dict[str, Any]]:
                 "finish_reason": completion.finish_reason,
                 "num_tokens": len(completion.token_ids),
                 "trained": completion.seed in trained,
-            }
+            } | ({} if reward is None else {"reward": reward})
 
 
 def group_from_json(data: dict[str, Any]) -> Group:
@@ -40,4 +43,5 @@ def group_from_json(data: dict[str, Any]) -> Group:
     )
     verdicts = (Verdict(**one) for one in data["verdicts"])
     problem, prompt_ids = Problem(**data["problem"]), tuple(data["prompt_ids"])
-    return Group(problem, prompt_ids, tuple(completions), tuple(data["texts"]), tuple(verdicts))
+    rewards = None if data.get("rewards") is None else tuple(data["rewards"])
+    return Group(problem, prompt_ids, tuple(completions), tuple(data["texts"]), tuple(verdicts), rewards)

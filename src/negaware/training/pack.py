@@ -7,7 +7,8 @@ same in any layout. Nothing here knows the objective or the model's weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import fmean, pstdev
 from typing import Any
 
 import torch
@@ -24,7 +25,8 @@ PADDING = -1  # segment number of padding; 0 is the question, 1 … its answers
 class Answer:
     """One completion as the trainer needs it: tokens, verdict, its group's pass rate, the policy version that sampled
     it, and two log-probabilities a token: the sampler's, and π_old, the same unless the trainer computed it again.
-    `group` is its group's number in the mini-batch, wherever its rows go, and `number` its own."""
+    `group` is its group's number in the mini-batch, wherever its rows go, and `number` its own. Where rewards are
+    shaped, its reward less the group's mean, and the group's standard deviation."""
 
     prompt_ids: tuple[int, ...]
     token_ids: tuple[int, ...]
@@ -35,6 +37,8 @@ class Answer:
     version: int
     group: int = 0
     number: int = 0
+    centred_reward: float | None = None
+    reward_std: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +110,18 @@ class Batch:
 def answers_of(group: Group) -> list[Answer]:
     """The group's completions for training."""
     pass_rate = group.pass_rate
-    return [
+    answers = [
         Answer(group.prompt_ids, done.token_ids, done.logprobs, done.logprobs, verdict.correct, pass_rate, done.version)
         for done, verdict in zip(group.completions, group.verdicts, strict=True)
     ]
+    if group.rewards is None:
+        return answers
+    if min(group.rewards) == max(group.rewards):  # exactly 0: divided by what rounding leaves, it would be ±1
+        centred, std = [0.0] * len(answers), 0.0
+    else:
+        mean = fmean(group.rewards)
+        centred, std = [reward - mean for reward in group.rewards], pstdev(group.rewards, mean)
+    return [replace(answer, centred_reward=own, reward_std=std) for answer, own in zip(answers, centred, strict=True)]
 
 
 def rows_of(answers: Sequence[Answer], answers_per_row: int) -> list[Row]:

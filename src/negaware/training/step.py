@@ -297,7 +297,15 @@ def answers_in(batch: Batch, logprobs: Tensor, groups: WholeGroups | None = None
         pass_rate=torch.tensor([answer.pass_rate for answer in batch.answers], device=device),
         group=torch.tensor([answer.group for answer in batch.answers], device=device),
         whole=None if groups is None else Whole(groups, places),
+        centred_reward=_known(batch, "centred_reward", device),
+        reward_std=_known(batch, "reward_std", device),
     )
+
+
+def _known(batch: Batch, name: str, device: torch.device) -> Tensor | None:
+    """A figure of each answer, [A]; None where there is none."""
+    values = [getattr(answer, name) for answer in batch.answers]
+    return None if values[0] is None else torch.tensor(values, device=device)
 
 
 def importance_weights(batch: Batch, old: Tensor, cap: float) -> Tensor:
