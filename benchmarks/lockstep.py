@@ -36,7 +36,7 @@ def main() -> None:
     if options.ranks < SPLIT or options.ranks % SPLIT:
         parser.error(f"--ranks is {options.ranks}; give a multiple of {SPLIT}")
     model = ["--model", str(ROOT / "configs/models/Qwen2.5-32B")]
-    setting = setting_of(load_config(ROOT / "configs/math_nft_32b.yaml", model), options.ranks, "cuda")
+    setting = setting_of(load_config(ROOT / "configs/paper/nft_32b.yaml", model), options.ranks, "cuda")
     longer = (8, 4, 2, 1)
     shared = " | ".join(f"{SPLIT} ranks a row, micro-batches × {times}" for times in longer)
     print(f"| {options.ranks} ranks: busy / moving | mean length | at the limit | a row a rank | {shared} |")

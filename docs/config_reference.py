@@ -23,6 +23,10 @@ A config is a YAML file with these fields; `negaware train CONFIG.yaml --field.n
 `task: gsm8k:test` or `objective: nft`. A loss of your own is `objective: {loss: "module:function", …}`, with its own
 options ([CONTRIBUTING](../CONTRIBUTING.md#add-an-objective)).
 
+`base: other.yaml` at the top, a path from the file's own folder, takes the fields of another config; what the file has
+itself comes first. Sections are merged field by field, but a task, an objective and an engine are taken whole.
+`configs/paper/` is written so.
+
 Made from the code by `python docs/config_reference.py`.
 """
 WORDS = {int: "whole number", float: "number", str: "text", Path: "path", dict[str, Any]: "mapping"}

@@ -19,7 +19,7 @@ def tiny_setting(folder: Path, ranks: int = 1, device: str = "cpu", **changes: o
 
 def recipe(size: str, ranks: int, *overrides: str, advised: Sequence[str] = ()) -> Setting:
     """The setting of a recipe; what is `advised` takes the place of an override of the same field."""
-    config, model = ROOT / f"configs/math_nft_{size}.yaml", ["--model", str(ROOT / "configs/models" / RECIPES[size])]
+    config, model = ROOT / f"configs/paper/nft_{size}.yaml", ["--model", str(ROOT / "configs/models" / RECIPES[size])]
     data = read_config(config)
     for field, value in [*parse_overrides([*model, *overrides]), *parse_overrides(advised)]:
         set_field(data, field, value)

@@ -18,7 +18,7 @@ from negaware.objectives import OBJECTIVES
 from tiny_run import tiny_config
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+CONFIGS = sorted([*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs/paper").glob("*.yaml")])
 OBJECTIVE_OPTIONS = {model.model_fields["name"].default: model for model in get_args(get_args(ObjectiveOptions)[0])}
 
 
@@ -48,7 +48,7 @@ def test_a_task_given_by_name_takes_fields(data: dict[str, Any], tmp_path: Path)
 
 def test_named_runs_are_there() -> None:
     names = {path.stem for path in CONFIGS}
-    assert names >= {"demo", "gsm8k_nft", "gsm8k_rft", "gsm8k_grpo", "gsm8k_dapo", "math_nft_7b", "math_nft_32b"}
+    assert names >= {"demo", "gsm8k_nft", "gsm8k_rft", "gsm8k_grpo", "gsm8k_dapo", "nft_7b", "nft_32b"}
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_named_runs_are_there() -> None:
     [("7b", "Qwen/Qwen2.5-Math-7B", (512, 3584)), ("32b", "Qwen/Qwen2.5-32B", (2048, 14336))],
 )
 def test_the_papers_table(name: str, model: str, tokens: tuple[int, int]) -> None:
-    config = load_config(ROOT / f"configs/math_nft_{name}.yaml")
+    config = load_config(ROOT / f"configs/paper/nft_{name}.yaml")
     rollout, training, evaluation = config.rollout, config.training, config.evaluation
     assert config.model.name == model
     assert config.task.name == "dapo_math_17k"  # type: ignore[union-attr]

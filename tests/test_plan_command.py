@@ -16,7 +16,7 @@ from negaware.planning.setting import GIB, Machine
 from plan_settings import ROOT, recipe, tiny_setting
 from tiny_run import write_tiny_config
 
-RECIPE_32B = [str(ROOT / "configs/math_nft_32b.yaml"), "--model", str(ROOT / "configs/models/Qwen2.5-32B")]
+RECIPE_32B = [str(ROOT / "configs/paper/nft_32b.yaml"), "--model", str(ROOT / "configs/models/Qwen2.5-32B")]
 
 
 def test_the_command_says_whether_it_fits(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -40,7 +40,7 @@ def test_the_command_says_whether_it_fits(tmp_path: Path, capsys: pytest.Capture
 
 @pytest.mark.parametrize(("name", "model"), [("7b", "Qwen2.5-Math-7B"), ("32b", "Qwen2.5-32B")])
 def test_the_recipes_commands_run(name: str, model: str, capsys: pytest.CaptureFixture) -> None:
-    recipe_of = [str(ROOT / f"configs/math_nft_{name}.yaml"), "--model", str(ROOT / "configs/models" / model)]
+    recipe_of = [str(ROOT / f"configs/paper/nft_{name}.yaml"), "--model", str(ROOT / "configs/models" / model)]
     assert main(["train", *recipe_of, "--dry-run"]) == 0
     printed = capsys.readouterr().out
     assert "of the form Answer" in printed  # the prompt, in the resolved config

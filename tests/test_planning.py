@@ -154,7 +154,7 @@ def test_planned_keys_and_values_are_those_of_the_engine(tmp_path: Path, fused: 
 
 def test_the_recipes_models() -> None:
     """Parameters as their model cards give them: 7.61 and 32.5 billion (31.0 without embeddings)."""
-    small, large = (model_shape(load_config(ROOT / f"configs/math_nft_{size}.yaml", [
+    small, large = (model_shape(load_config(ROOT / f"configs/paper/nft_{size}.yaml", [
         "--model", str(ROOT / "configs/models" / name)
     ])) for size, name in RECIPES.items())  # fmt: skip
     assert (small.num_parameters, large.num_parameters) == (7_615_616_512, 32_763_876_352)
@@ -229,7 +229,7 @@ def test_vllm_has_room_for_an_answer_or_it_does_not_fit(capsys: pytest.CaptureFi
         setting = replace(half, sampler=Sampler("vllm", cache=cache))
         assert rows_at_once(setting, Machine()) == 1
         assert fits(setting, Machine()) == does_fit
-    command = ["plan", str(ROOT / "configs/math_nft_32b.yaml"), "--gpus", "128", "--memory-gib", "80"]
+    command = ["plan", str(ROOT / "configs/paper/nft_32b.yaml"), "--gpus", "128", "--memory-gib", "80"]
     model = ["--model", str(ROOT / "configs/models/Qwen2.5-32B")]
     assert main([*command, *model, "--rollout.engine.cache_gib", "0.25"]) == 1
     said = "It doesn't fit: vLLM has 0.25 GiB for keys and values, and the longest answer takes 0.50.\nIt fits with"
@@ -285,9 +285,9 @@ def test_vllm_shares_weights_and_keys() -> None:
 
 def test_adapters_alone_are_trained(tmp_path: Path) -> None:
     """The model's weights in bfloat16 and nothing more of them; 16 bytes of each adapter's; a third less work."""
-    config = load_config(ROOT / "configs/math_nft_7b.yaml", ["--model", str(ROOT / "configs/models/Qwen2.5-Math-7B")])
+    config = load_config(ROOT / "configs/paper/nft_7b.yaml", ["--model", str(ROOT / "configs/models/Qwen2.5-Math-7B")])
     adapted = load_config(
-        ROOT / "configs/math_nft_7b.yaml",
+        ROOT / "configs/paper/nft_7b.yaml",
         ["--model", str(ROOT / "configs/models/Qwen2.5-Math-7B"), "--model.lora.rank", "8", "--rollout.engine", "vllm"],
     )
     whole, lora = setting_of(config, 8, "cuda"), setting_of(adapted, 8, "cuda")

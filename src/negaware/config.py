@@ -160,19 +160,47 @@ def load_config(path: Path, overrides: Sequence[str] = (), default_folder: Path 
     return parse_config(data, default_folder or Path("runs") / path.stem, (path.parent, Path()))
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The plain data of a config's file. Raises ConfigError."""
+WHOLE = ("task", "objective", "engine")
+"""What a file takes over from its base whole or not at all: another objective's options are not this one's."""
+
+
+def read_config(path: Path, dependents: Sequence[Path] = ()) -> dict[str, Any]:
+    """The plain data of a config's file, upon that of the file that it names as its `base`. Raises ConfigError.
+
+    `dependents`: the files that have this one as their base.
+    """
     try:
         data = read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The config {path} can't be read: {getattr(error, 'strerror', None) or error}.") from error
+        of_whom = f", the base of {dependents[-1]}," if dependents else ""
+        told = getattr(error, "strerror", None) or error
+        raise ConfigError(f"The config {path}{of_whom} can't be read: {told}.") from error
     except ValueError as error:
         raise ConfigError(f"The config {path} is not YAML: {error}.") from error
     if data is None:
         raise ConfigError(f"The config {path} is empty; begin with `model: …`.")
     if not isinstance(data, dict):
         raise ConfigError(f"The config {path} holds {type(data).__name__}, not fields; begin with `model: …`.")
-    return data
+    if "base" not in data:
+        return data
+    base = data.pop("base")
+    if not isinstance(base, str):
+        raise ConfigError(f"base is {base!r} in {path}; write another config's path from there, such as nft.yaml.")
+    chain = [*dependents, path]
+    if any((path.parent / base).resolve() == each.resolve() for each in chain):
+        raise ConfigError(f"base is {base} in {path}, which leads back to itself; name a config that stands alone.")
+    return _upon(read_config(path.parent / base, chain), data)
+
+
+def _upon(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The base with its fields changed, section by section."""
+    changed = dict(base)
+    for name, value in changes.items():
+        old = base.get(name)
+        if name not in WHOLE and isinstance(old, dict) and isinstance(value, dict):
+            value = _upon(old, value)
+        changed[name] = value
+    return changed
 
 
 def parse_config(

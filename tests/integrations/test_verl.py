@@ -212,7 +212,7 @@ def test_the_run_file_is_the_papers_7b_recipe(tmp_path):
     """verl's checks pass, and its numbers are those of our own recipe, whose sources are beside them."""
     config = run_file(f"actor_rollout_ref.model.path={write_tiny_model(tmp_path)}")
     validate_config(config, use_reference_policy=False, use_critic=False)
-    recipe = yaml.safe_load((ROOT / "configs" / "math_nft_7b.yaml").read_text())
+    recipe = yaml.safe_load((ROOT / "configs" / "paper" / "nft_7b.yaml").read_text())
     rollout, training, objective = recipe["rollout"], recipe["training"], recipe["objective"]
     actor, sampler = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
     assert (config.data.train_batch_size, sampler.n) == (rollout["questions"], rollout["completions"])

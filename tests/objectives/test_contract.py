@@ -16,8 +16,6 @@ BOUNDS = {  # above, at least
     "dapo": {
         "clip_low": (0, None),
         "clip_high": (0, None),
-        "overlong_from": (None, 0),
-        "overlong_to": (None, 1),
     },
     "dppo": {"delta": (0, None), "cap": (0, None)},
     "dr_grpo": {"clip": (0, None), "clip_high": (0, None)},

@@ -52,7 +52,7 @@ def rendered(options: BenchmarkOptions, template: str, folder: Path) -> str:
 @pytest.mark.parametrize("name", ["7b", "32b"])
 @pytest.mark.parametrize("part", ["task", "evaluation"])
 def test_the_recipes_ask_in_dapos_words_and_say_step_by_step_once(name: str, part: str, tmp_path: Path) -> None:
-    config = load_config(CONFIGS / f"math_nft_{name}.yaml")
+    config = load_config(CONFIGS / f"paper/nft_{name}.yaml")
     options = config.task if part == "task" else config.evaluation.task
     assert isinstance(options, BenchmarkOptions)
     assert rendered(options, TEMPLATES[name], tmp_path) == (
@@ -62,7 +62,7 @@ def test_the_recipes_ask_in_dapos_words_and_say_step_by_step_once(name: str, par
 
 def test_the_recipes_other_sets_are_asked_as_they_are_said_to_be(tmp_path: Path) -> None:
     """Each `negaware evaluate` line in the 7B run file, by its own text: all five sets, a system message each, once."""
-    lines = [line for line in (CONFIGS / "math_nft_7b.yaml").read_text().splitlines() if "negaware evaluate" in line]
+    lines = [line for line in (CONFIGS / "paper/nft_7b.yaml").read_text().splitlines() if "negaware evaluate" in line]
     asked = {}
     for line in lines:
         options = parse_task(line.split('"')[1])
