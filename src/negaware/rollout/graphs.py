@@ -6,6 +6,7 @@ values; neither sampling nor sequences. H heads with keys and values, D their wi
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
@@ -87,6 +88,9 @@ class GraphDecoder:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.decoder = model.get_decoder()
+        # transformers renames it, one family after another, and will drop the old name.
+        named = inspect.signature(self.decoder.forward).parameters
+        self.cache_name = "cache" if "cache" in named else "past_key_values"
         self.config = model.config.get_text_config(decoder=True)
         self.lengths: list[int] = []  # tokens in each row
         self.num_rows = self.num_columns = 0  # of the buffers
@@ -132,8 +136,8 @@ class GraphDecoder:
             input_ids=tokens,
             attention_mask=mask,
             position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-            past_key_values=prefilled,
             use_cache=True,
+            **{self.cache_name: prefilled},
         ).last_hidden_state[:, -1]
         source_rows = torch.arange(len(prompts), device=device).repeat_interleave(num_completions)
         layers: list[Any] = (
@@ -219,8 +223,8 @@ class GraphDecoder:
                 input_ids=tokens,
                 attention_mask=attention_masks(windows, columns, positions, additive),
                 position_ids=positions[:, None],
-                past_key_values=cache,
                 use_cache=True,
+                **{self.cache_name: cache},
             ).last_hidden_state[:, -1]
             return hidden
 
