@@ -54,7 +54,7 @@ def test_the_clip(name, gradient):
 def test_an_answer_that_counts_for_nothing_is_not_clipped():
     for log_ratio in (-1.0, 1.0):
         for name in ("grpo", "dapo", "gspo", "dppo"):
-            assert counts(name, group([log_ratio], [True], old=-2.0))["at_clip"] == 0
+            assert counts(name, group([log_ratio], [True], old=-1.0))["at_clip"] == 0
         assert counts("psr_nsr", group([log_ratio], [True]), positive_weight=0.0)["at_clip"] == 0
         assert counts("psr_nsr", group([log_ratio], [False]), negative_weight=0.0)["at_clip"] == 0
 
@@ -73,6 +73,8 @@ def test_dppos_distance(gradient):
     for delta, counted in ((right, 0), ((right + wrong) / 2, 1), (wrong, 1), (math.nextafter(wrong, 0), 2)):
         assert counts("dppo", tensors, delta=delta)["at_clip"] == counted
         assert int((gradient(OBJECTIVES["dppo"], tensors, delta=delta) == 0).sum()) == counted
+    turned = group([-0.5, 0.5], [True, False], old=-1.0)  # as far, but not where it is pushed
+    assert counts("dppo", turned, delta=0.01)["at_clip"] == 0
 
 
 def test_nfts_floor_and_the_clamp_of_the_pass_rate():

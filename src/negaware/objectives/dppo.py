@@ -37,8 +37,8 @@ def dppo(
         raise ValueError(f"delta is {delta} and cap is {cap}; both must be above 0 (0.15 and 5 are usual).")
     log_ratios = log_ratio(answers.logprobs, answers.old_logprobs, answers.mask)
     kept, advantage = answers.mask.bool(), centred(answers)[:, None]
-    old = torch.where(kept, answers.old_logprobs.detach(), 0).exp()
-    new = torch.where(kept, answers.logprobs.detach(), 0).exp()
+    old = torch.where(kept, answers.old_logprobs, 0).exp()
+    new = torch.where(kept, answers.logprobs, 0).exp()
     away = ((advantage > 0) & (log_ratios > 0)) | ((advantage < 0) & (log_ratios < 0))
     left_out = away & ((new - old).abs() > delta) & kept
     ratios = capped_exp(log_ratios.detach())
