@@ -167,9 +167,9 @@ def test_a_ratio_of_whole_answers_is_summed():
 @pytest.mark.parametrize("name", ["real", "infonca"])
 def test_a_loss_of_whole_groups_is_refused(name, monkeypatch):
     """verl's policy losses aren't told which answers are of one group."""
-    monkeypatch.setattr("negaware.integrations.verl.OBJECTIVE", OBJECTIVES[name])
     given, _ = answers(torch.float64)
     config = actor_config()
+    monkeypatch.setattr("negaware.integrations.verl.OBJECTIVE", OBJECTIVES[name])
     with pytest.raises(
         ValueError, match=f"the objective {name} compares all answers of a group, and nobody said which"
     ):
