@@ -27,7 +27,7 @@ COMMAND = "negaware.cli:entry"
 """What the shell calls; it takes its arguments from `sys.argv`."""
 PRELOADED = (
     *("negaware.cli", "negaware.train", "negaware.verifiers.grade", "negaware.studies.study"),
-    *("tiny_run", "plotly.offline"),
+    *("tiny_run", "plotly.offline", "matplotlib.figure", "matplotlib.backends.backend_pdf"),
 )
 
 

@@ -179,13 +179,13 @@ def test_a_run_killed_and_resumed_is_the_built_in_ones(folder: Path, tmp_path: P
 
 def test_compare_takes_it(folder: Path, tmp_path: Path) -> None:
     own = "my_losses:as_nft"
-    ended = negaware(
-        *("compare", folder / "tiny.yaml", "--objectives", f"nft,{own}", "--run.steps", 1, "--run.folder", tmp_path)
-    )
+    command = ("compare", folder / "tiny.yaml", "--objectives", f"nft,{own}", "--run.folder", tmp_path / "study")
+    ended = negaware(*command, "--dry-run")
     assert ended.code == 0, ended.err
-    runs = [tmp_path / "runs" / name for name in ("nft-seed0", "my_losses.as_nft-seed0")]
-    assert timeless_metrics(runs[0]) == timeless_metrics(runs[1])
-    assert {path.stem for path in (tmp_path / "results").iterdir()} == {"nft-seed0", "my_losses.as_nft-seed0"}
+    assert "1  nft-seed0               to do\n   2  my_losses.as_nft-seed0  to do\n" in ended.out
+    command = ("compare", folder / "tiny.yaml", "--objectives", f"{own},my_losses:mean")
+    sentence = refused(negaware(*command, "--run.folder", tmp_path / "study"))
+    assert sentence.startswith("variant my_losses.mean: objective: the loss my_losses:mean gives a tensor of shape []")
 
 
 def test_a_dry_run_checks_it_and_loads_nothing(folder: Path) -> None:

@@ -17,16 +17,36 @@ from negaware.studies.study import study_command
 from tiny_run import write_tiny_config
 
 
-def test_compare_runs_each_objective_once(tmp_path: Path) -> None:
+def test_a_run_that_fails_stops_no_other(tmp_path: Path) -> None:
+    """The first diverges: what it said stands at the end, with its log. Its study's file goes on."""
+    config = write_tiny_config(tmp_path, run__folder=None, run__steps=1)
+    command = ("compare", config, "--vary", "training.learning_rate=1e38,1e-2", "--seeds", "3")
+    ended = negaware(*command, cwd=tmp_path)
+    assert ended.code == 2
+    assert ended.err.startswith(
+        "negaware: error: learning_rate=1e+38-seed3 failed: The loss of optimizer step 2 is nan"
+    )
+    log = "runs/tiny-compare/runs/learning_rate=1e+38-seed3.log"
+    assert f" ({log})\nThe same command goes on with what is left.\n" in ended.err
+    assert "Traceback" not in ended.err
+    assert "is nan" in (tmp_path / log).read_text()
+    folder = tmp_path / "runs/tiny-compare"
+    assert [(run.variant, run.seed) for run in read_results(folder).runs] == [("learning_rate=0.01", 3)]
+    assert not (tmp_path / "runs/tiny").exists()  # where `train` goes
+    dry = negaware("study", folder / "study.yaml", "--dry-run", cwd=tmp_path)
+    assert "2 runs, 1 done, 1 to do" in dry.out
+
+
+@pytest.mark.slow
+def test_compare_runs_each_objective_and_seed_once(tmp_path: Path) -> None:
     """Without run.folder it has a folder of its own; its file is a study that goes on."""
     config = write_tiny_config(tmp_path, run__folder=None, run__steps=1)
-    command = ["compare", str(config), "--objectives", "nft,grpo", "--seeds", "3"]
+    command = ["compare", str(config), "--objectives", "nft,grpo", "--seeds", "0,1"]
     ended = negaware(*command, cwd=tmp_path)
     assert ended.code == 0, ended.err
     folder = tmp_path / "runs/tiny-compare"
-    assert not (tmp_path / "runs/tiny").exists()
     results = read_results(folder)
-    assert [(run.variant, run.seed) for run in results.runs] == [("nft", 3), ("grpo", 3)]
+    assert [(run.variant, run.seed) for run in results.runs] == [("nft", 0), ("nft", 1), ("grpo", 0), ("grpo", 1)]
     assert results.reference == "nft"
     before = {path: path.stat().st_mtime_ns for path in folder.glob("results/*.json")}
     for again in (command, ["study", str(folder / "study.yaml")]):  # every run is done, so none is started anew

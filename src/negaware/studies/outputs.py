@@ -11,6 +11,7 @@ from negaware.config import parse_config
 from negaware.planning.report import rollout_lines
 from negaware.runs.progress import format_seconds
 from negaware.studies.check import Checked
+from negaware.studies.figures import write_figures
 from negaware.studies.folder import StudyFolder
 from negaware.studies.options import StudyOptions, assignments
 from negaware.studies.progress import Pace, last_line
@@ -18,15 +19,18 @@ from negaware.studies.results import StudyResults
 from negaware.studies.tables import write_tables
 
 
-def write_outputs(folder: StudyFolder, results: StudyResults, console: Console) -> None:
+def write_outputs(folder: StudyFolder, results: StudyResults) -> None:
     """Writes everything that is made of the finished runs, and says where it is."""
     if not results.runs:
         return
     folder.write_tables(results)
+    console = Console()
     for table in write_tables(results, folder.path):
-        console.print(table.rich())
-    for name in ("figures.csv", "outcomes.csv", "tables.md", "tables.tex"):
-        console.print(f"{folder.path / name}", soft_wrap=True, highlight=False)
+        console.print(table.rich(), width=None if console.is_terminal else 200)
+    write_figures(results, folder.path)
+    print(f"data     {folder.path / 'figures.csv'}, {folder.path / 'outcomes.csv'}")
+    print(f"tables   {folder.path / 'tables.md'}, {folder.path / 'tables.tex'}")
+    print(f"figures  {folder.path / 'figures'}")
 
 
 def matrix_lines(

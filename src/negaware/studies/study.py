@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from rich.console import Console
-
 from negaware.ranks import joined_ranks
 from negaware.runs.folder import replace_file
 from negaware.runs.interrupt import Interrupt
@@ -49,7 +47,7 @@ def run_study(study: StudyOptions, text: str, base: Path, path: Path, jobs: int,
         _write_study(folder, text)
         if checked.waiting:
             failures = _Runs(study, base, folder, checked, pace, jobs).all()
-    write_outputs(folder, results_of(folder, study), Console())
+    write_outputs(folder, results_of(folder, study))
     for name, sentence in failures.items():
         print(f"negaware: error: {name} failed: {sentence} ({folder.log_path(name)})", file=sys.stderr)
     if failures:
@@ -175,5 +173,5 @@ def _run_among_ranks(study: StudyOptions, text: str, base: Path, path: Path) -> 
             if ranks.is_first:
                 folder.write_tables(results_of(folder, study))
     if ranks.is_first:
-        write_outputs(folder, results_of(folder, study), Console())
+        write_outputs(folder, results_of(folder, study))
     return 0
