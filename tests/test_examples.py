@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from negaware.studies.matrix import jobs_of
+from negaware.studies.options import read_study
+
 ROOT = Path(__file__).parents[1]
 REASONS = {"correct", "wrong", "no_answer"}
 
@@ -43,3 +46,14 @@ def test_the_example_in_trl_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "'refill/questions_asked':" in done.stdout
     assert (tmp_path / "model.safetensors").exists()
+
+
+def test_the_example_of_a_study_can_be_run() -> None:
+    """Its runs' configs are whole; that a study runs is shown on smaller ones."""
+    path = ROOT / "examples/study.yaml"
+    study = read_study(path)
+    assert study.folder is not None
+    jobs = jobs_of(study, path.parent / study.base, path.parent / study.folder)
+    assert [job.name for job in jobs] == [f"{name}-seed{seed}" for seed in range(3) for name in ("nft", "rft")]
+    assert {(job.variant, job.config["objective"]["name"]) for job in jobs} == {("nft", "nft"), ("rft", "rft")}
+    assert {job.steps for job in jobs} == {4}

@@ -36,7 +36,7 @@ def open_run_folder(
     """
     path = config.run.folder
     assert path is not None
-    if resume and path.is_dir() and any(path.iterdir()):
+    if resume and not RunFolder.is_empty(path):
         folder = RunFolder.open(path)
         _require_same_config(folder.read_config(), config.resolved(), path, own)
         folder.read_environment()

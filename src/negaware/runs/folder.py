@@ -70,11 +70,17 @@ class RunFolder:
         return run
 
     @staticmethod
+    def is_empty(path: Path) -> bool:
+        """Whether nothing is there, or only what a kill has left in the very moment of a run's making."""
+        torn = {_ENVIRONMENT, *(f".{name}.partial" for name in (_ENVIRONMENT, _CONFIG))}
+        return not path.is_dir() or {each.name for each in path.iterdir()} <= torn
+
+    @staticmethod
     def require_free(path: Path, *, force: bool = False) -> bool:
         """ValueError where `create` would refuse; whether there is a run to delete first. It touches nothing."""
         if path.exists() and not path.is_dir():
             raise ValueError(f"run folder {path} is a file; choose another path")
-        if not path.is_dir() or not any(path.iterdir()):
+        if RunFolder.is_empty(path):
             return False
         if not _is_run(path):
             raise ValueError(

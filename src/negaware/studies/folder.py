@@ -100,7 +100,7 @@ class StudyFolder:
             return None
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            given = {field.name: content[field.name] for field in fields(RunResult)}
+            given = {field.name: content[field.name] for field in fields(RunResult) if field.name in content}
             given["metrics"] = tuple(given["metrics"])
             return Stored(RunResult(**given), content["config"], content["own_files"])
         except (ValueError, LookupError, TypeError, AttributeError) as error:
