@@ -5,8 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from negaware.runs.folder import RunFolder
-from negaware.runs.summary import before_after_table, compare_table
+from negaware.runs.summary import before_after_table
 
 SUMMARY = {
     "before": {
@@ -72,45 +71,6 @@ def test_the_same_table_on_a_terminal_and_as_markdown():
     assert lines[3] in printed  # what is printed can be pasted
     for row in table.rows:
         assert all(cell in console.file.getvalue() for cell in row)
-
-
-def finished(path, accuracy, seconds) -> RunFolder:
-    run = RunFolder.create(path, {})
-    run.log(1, {"train/entropy": 0.9})
-    run.log(2, {"train/entropy": accuracy / 2})
-    after = {"greedy_accuracy": {"value": accuracy, "low": accuracy - 0.05, "high": accuracy + 0.05}}
-    run.write_summary({"before": {}, "after": after, "train_seconds": seconds, "total_seconds": seconds + 60})
-    return run
-
-
-def test_compare_has_a_row_a_run_and_the_mean_over_seeds(tmp_path):
-    runs = {
-        "nft": [finished(tmp_path / f"nft-{seed}", 0.6 + 0.1 * seed, 100.0 + seed) for seed in range(3)],
-        "rft": [finished(tmp_path / "rft-0", 0.5, 90.0)],
-    }
-    rows = compare_table(runs).rows
-    assert rows[0] == ("nft", "nft-0", "60.0% [55.0%, 65.0%]", "0.300", "1:40", "2:40")
-    # 0.7 ± 4.303 · 0.1 / √3
-    assert rows[3] == ("nft", "mean of 3", "70.0% [45.2%, 94.8%]", "0.350", "1:41", "2:41")
-    assert rows[4] == ("rft", "rft-0", "50.0% [45.0%, 55.0%]", "0.250", "1:30", "2:30")
-    assert len(rows) == 5
-
-
-def test_compare_shows_unfinished_runs_by_their_last_evaluation_and_makes_no_mean_without_one(tmp_path):
-    young = RunFolder.create(tmp_path / "young", {})
-    going = RunFolder.create(tmp_path / "going", {})
-    for step, accuracy in ((0, 0.3), (5, 0.4)):
-        going.log(
-            step, {"evaluation/accuracy": accuracy, "evaluation/accuracy_low": 0.2, "evaluation/accuracy_high": 0.5}
-        )
-    going.log(6, {"train/entropy": 0.7})
-    assert compare_table({"nft": [young, going]}).rows == (
-        ("nft", "young", "–", "–", "–", "not finished"),
-        ("nft", "going", "40.0% [20.0%, 50.0%] on the way", "0.700", "–", "not finished"),
-    )
-    # Another measure than the final one, so no mean joins the two.
-    done = finished(tmp_path / "done", 0.6, 100.0)
-    assert [row[1] for row in compare_table({"nft": [done, going]}).rows] == ["done", "going"]
 
 
 @pytest.mark.parametrize("cell", ["a|b"])

@@ -5,9 +5,7 @@ A table is made once, as text cells, and shown on a terminal, as Markdown or in 
 
 from __future__ import annotations
 
-import math
 import re
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +14,7 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from negaware.estimates import Estimate, student_t
-from negaware.runs.folder import RunFolder
-from negaware.runs.progress import format_seconds
+from negaware.estimates import Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,59 +135,6 @@ def before_after_table(summary: Mapping[str, Any]) -> Table:
     return Table("Held-out problems, before and after training", columns, tuple(rows), notes)
 
 
-def compare_table(runs: Mapping[str, Sequence[RunFolder]]) -> Table:
-    """Runs side by side, by the name of what they try (an objective), each the same but for its seed.
-
-    One row a run, with the interval of its own evaluation; below several, their mean with Student's interval over them.
-    """
-    rows: list[tuple[str, ...]] = []
-    notes: list[str] = []
-    for name, folders in runs.items():
-        finals = [_final(folder) for folder in folders]
-        notes += cautions(final.accuracy for final in finals)
-        rows += [(name, *final.cells(folder.path.name)) for final, folder in zip(finals, folders, strict=True)]
-        if len(folders) > 1 and all(final.accuracy and not final.on_the_way for final in finals):
-            rows.append((name, *_mean(finals).cells(f"mean of {len(finals)}")))
-    columns = ("objective", "run", "final held-out accuracy [95%]", "last entropy", "training", "whole run")
-    return Table("Runs compared", columns, tuple(rows), tuple(dict.fromkeys(notes)))
-
-
-@dataclass(frozen=True, slots=True)
-class _Final:
-    """What a run came to; None: not known, or not yet."""
-
-    accuracy: Estimate | None
-    entropy: float | None
-    train_seconds: float | None
-    total_seconds: float | None
-    on_the_way: bool = False
-    """Whether the accuracy is the last of those measured on the way, another measure than the final one."""
-
-    def cells(self, run: str) -> tuple[str, ...]:
-        return (
-            run,
-            f"{self.accuracy or '–'}{' on the way' if self.on_the_way else ''}",
-            "–" if self.entropy is None else f"{self.entropy:.3f}",
-            "–" if self.train_seconds is None else format_seconds(self.train_seconds),
-            "not finished" if self.total_seconds is None else format_seconds(self.total_seconds),
-        )
-
-
-def _final(folder: RunFolder) -> _Final:
-    """From the summary, or from the last evaluation where the run wrote none."""
-    summary, metrics = folder.read_summary() or {}, folder.read_metrics()
-    after = read_estimates(summary, "after")
-    entropies = [line["train/entropy"] for line in metrics if line.get("train/entropy") is not None]
-    logged = [] if after else logged_estimates(metrics)
-    return _Final(
-        accuracy=after.get("greedy_accuracy") or next(iter(after.values()), None) or (logged[-1] if logged else None),
-        entropy=entropies[-1] if entropies else None,
-        train_seconds=summary.get("train_seconds"),
-        total_seconds=summary.get("total_seconds"),
-        on_the_way=bool(logged),
-    )
-
-
 def logged_estimates(metrics: Sequence[Mapping[str, Any]]) -> list[Estimate]:
     """The held-out accuracies that were measured on the way, in order: one measure, from step 0 to the last."""
     key = "evaluation/accuracy"
@@ -201,20 +144,3 @@ def logged_estimates(metrics: Sequence[Mapping[str, Any]]) -> list[Estimate]:
         for line, number in zip(metrics, numbers, strict=True)
         if line.get(key) is not None
     ]
-
-
-def _mean(finals: Sequence[_Final]) -> _Final:
-    accuracies = [final.accuracy.value for final in finals if final.accuracy]
-    mean, degrees = statistics.fmean(accuracies), len(accuracies) - 1
-    half = student_t(degrees) * statistics.stdev(accuracies) / math.sqrt(len(accuracies))
-
-    def average(values: Sequence[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return statistics.fmean(known) if len(known) == len(values) else None
-
-    return _Final(
-        accuracy=Estimate(mean, max(0.0, mean - half), min(1.0, mean + half)),
-        entropy=average([final.entropy for final in finals]),
-        train_seconds=average([final.train_seconds for final in finals]),
-        total_seconds=average([final.total_seconds for final in finals]),
-    )

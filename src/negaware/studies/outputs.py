@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from negaware.studies.check import Checked
 from negaware.studies.figures import write_figures
 from negaware.studies.folder import StudyFolder
 from negaware.studies.options import StudyOptions, assignments
+from negaware.studies.page import write_page
 from negaware.studies.progress import Pace, last_line
 from negaware.studies.results import StudyResults
 from negaware.studies.tables import write_tables
@@ -24,13 +26,15 @@ def write_outputs(folder: StudyFolder, results: StudyResults) -> None:
     if not results.runs:
         return
     folder.write_tables(results)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 200)  # a pipe has no width, and rich would take 80
     for table in write_tables(results, folder.path):
-        console.print(table.rich(), width=None if console.is_terminal else 200)
+        console.print(table.rich())
     write_figures(results, folder.path)
+    page = write_page(results, folder.path)
     print(f"data     {folder.path / 'figures.csv'}, {folder.path / 'outcomes.csv'}")
     print(f"tables   {folder.path / 'tables.md'}, {folder.path / 'tables.tex'}")
     print(f"figures  {folder.path / 'figures'}")
+    print(f"page     {page}")
 
 
 def matrix_lines(
