@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,22 @@ def test_the_tidy_tables_hold_every_figure(straight: Path) -> None:
     run = results.runs[0]
     assert float(one["correct_share"]) == run.after["avg_at_2"][one["problem"]]
     assert (one["question"], one["completions"]) == (run.questions[one["problem"]], "2")
+
+
+def test_figures_and_a_page_with_the_sampled_answers_stand_beside_the_tables(straight: Path) -> None:
+    assert {path.name for path in (straight / "figures").iterdir()} == {
+        f"{name}.{kind}"
+        for name in ("learning_curves", "entropy", "final_accuracy", "differences")
+        for kind in ("svg", "png", "pdf")
+    }
+    page = (straight / "report.html").read_text(encoding="utf-8")
+    (content,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    data = json.loads(content)
+    assert [(run["label"], run["seed"]) for run in data["runs"]] == [
+        *(("nft-seed0", 0), ("nft-seed1", 1), ("rft-seed0", 0), ("rft-seed1", 1)),
+    ]
+    assert {answer["run"] for answer in data["answers"]} == {0, 1, 2, 3}
+    assert "straight: 2 variants, 2 seeds</h1>" in page
 
 
 def test_a_variant_that_has_changed_is_refused(straight: Path) -> None:
