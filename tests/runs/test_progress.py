@@ -10,6 +10,7 @@ import sys
 
 import pytest
 from rich.console import Console
+from rich.live import Live
 
 from negaware.runs import progress as module
 from negaware.runs.progress import Progress, format_seconds
@@ -141,3 +142,23 @@ def test_a_real_terminal_gets_the_live_display():
 )
 def test_format_seconds(seconds, text):
     assert format_seconds(seconds) == text
+
+
+@pytest.mark.parametrize("interactive", [True, False], ids=["live display", "plain lines"])
+def test_a_line_for_a_terminal_that_has_just_been_closed_is_lost_and_ends_nothing(interactive):
+    """Its SIGHUP, on which a run saves its step, comes a moment later."""
+    master, slave = pty.openpty()
+    with os.fdopen(slave, "w") as terminal:
+        progress = Progress(10, Console(file=terminal, force_terminal=True, force_interactive=interactive))
+        if interactive:
+            progress._live = Live(console=progress._console, auto_refresh=False)
+        os.close(master)
+        progress.note("a line")
+        progress.phase("training", announce=True)
+        progress.step_done(1, METRICS)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), slave)  # what is still in its buffer
+
+
+def test_a_disk_that_fails_is_told():
+    with pytest.raises(OSError, match="No space left"), open("/dev/full", "w") as file:
+        Progress(10, Console(file=file)).note("a line")

@@ -144,7 +144,8 @@ def test_every_answer_has_a_verdict():
 
 
 def test_a_micro_batch_lies_on_the_device_that_it_is_made_for():
-    batch = collate([Row(tuple(made_up(3, [2, 4])))], "meta")
+    answers = [replace(answer, centred_reward=0.5, reward_std=1.0) for answer in made_up(3, [2, 4])]
+    batch = collate([Row(tuple(answers))], "meta")
     parts = (batch.tokens, batch.positions, batch.segments, batch.source, batch.targets)
     logprobs = torch.zeros(6, device="meta")
     answers = answers_in(batch, logprobs)

@@ -6,10 +6,12 @@ progress.
 
 from __future__ import annotations
 
+import errno
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -29,7 +31,7 @@ class Progress:
         """`start_step` is the last step that was done before this process (0: a new run); `silent` prints nothing."""
         # The stream itself is asked, because FORCE_COLOR would make rich take a pipe for a terminal.
         self._console = console or Console(force_interactive=None if sys.stdout.isatty() and not silent else False)
-        self._silent = silent
+        self._silent, self._on_terminal = silent, self._console.file.isatty()
         self._live: Live | None = None
         self._num_steps, self._start_step, self._step = num_steps, start_step, start_step
         self._metrics: dict[str, float] = {}
@@ -80,12 +82,23 @@ class Progress:
         if self._live is None:
             self._print(text)
         else:
-            self._console.print(Text(text))
+            with self._terminal_may_close():
+                self._console.print(Text(text))
 
     def _print(self, line: str) -> None:
         # Not through the console, which would wrap the line at 80 columns.
         if not self._silent:
-            print(line, file=self._console.file, flush=True)
+            with self._terminal_may_close():
+                print(line, file=self._console.file, flush=True)
+
+    @contextmanager
+    def _terminal_may_close(self) -> Iterator[None]:
+        """A block whose line may be lost: a terminal that closes is met by a write before its SIGHUP is heard."""
+        try:
+            yield
+        except OSError as error:
+            if not (self._on_terminal and error.errno == errno.EIO):
+                raise
 
     def _time_left(self) -> str | None:
         """By the steps of this process alone, since those before a resumption may have run elsewhere."""
