@@ -128,8 +128,15 @@ def test_hostile_labels_config_and_metrics_are_only_text(open_report, write_run)
     assert page.locator("img").count() == 0
 
 
-@pytest.mark.parametrize("width", [1280, 400])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("scheme", "width"),
+    [
+        ("light", 400),
+        ("dark", 1280),
+        pytest.param("light", 1280, marks=pytest.mark.slow),
+        pytest.param("dark", 400, marks=pytest.mark.slow),
+    ],
+)
 def test_fits_the_window_in_light_and_dark(open_report, two_runs, width, scheme):
     page = open_report(two_runs, viewport={"width": width, "height": 800}, color_scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") == width

@@ -17,6 +17,7 @@ from negaware.studies.study import study_command
 from tiny_run import write_tiny_config
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_stops_no_other(tmp_path: Path) -> None:
     """The first diverges: what it said stands at the end, with its log. Its study's file goes on."""
     config = write_tiny_config(tmp_path, run__folder=None, run__steps=1)

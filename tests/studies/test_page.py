@@ -160,6 +160,7 @@ def test_it_fits_the_window(open_page, written, width):
     assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
+@pytest.mark.slow
 def test_results_alone_make_a_page_and_run_folders_add_their_answers(tmp_path, open_page):
     results = study(problems=60)
     page = open_page(write_page(results, tmp_path))
