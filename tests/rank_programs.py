@@ -37,7 +37,7 @@ from negaware.training.options import TrainingOptions
 from negaware.training.step import LossSettings, NonFiniteLossError, Trainer
 from negaware.types import Problem, Verdict
 from tiny_models import LORA, adapters, llama
-from training.made_groups import sampled_groups
+from training.made_groups import off_policy, sampled_groups
 
 
 @contextmanager
@@ -62,14 +62,15 @@ def train_whole_and_shared(arguments: Sequence[str]) -> None:
     """Gradients, metrics and weights after two optimizer steps equal those of a trainer that isn't sharded."""
     folder, dtype, activations, offload, num_groups, objective, ratio, trained = arguments
     lora = LORA if trained == "adapters" else None
+    recomputes = dtype == "bfloat16" and not OBJECTIVES[objective].sees_groups
     options = TrainingOptions(
         compute_dtype=dtype,  # type: ignore[arg-type]
         activations=activations,  # type: ignore[arg-type]
         offload=offload,  # type: ignore[arg-type]
         learning_rate=1e-3,
         micro_batch_tokens=60,
-        old_logprobs="recomputed" if dtype == "bfloat16" else "recorded",
-        importance_weight_cap=2.0 if dtype == "bfloat16" else None,
+        old_logprobs="recomputed" if recomputes else "recorded",
+        importance_weight_cap=2.0 if recomputes else None,
     )
     loss = LossSettings(OBJECTIVES[objective], {"ratio": ratio} if objective == "nft" else {}, 1.0, 14)
     with joined_ranks() as ranks:
@@ -85,6 +86,8 @@ def train_whole_and_shared(arguments: Sequence[str]) -> None:
         alone = load_policy(folder, torch.float32 if lora is None else compute_dtype(dtype), lora=lora).model
         alone.load_state_dict(whole, strict=False)
         groups = sampled_groups(alone, num_groups=int(num_groups))
+        if loss.objective.sees_groups:  # or the log-ratios that ranks exchange would be 0 but for rounding
+            groups = off_policy(groups)
         with gradients_kept() as of_shards:
             trainer = Trainer(policy.model, loss, options, 10, ranks, sharded)
             metrics = trainer.step(groups, 0)
@@ -96,6 +99,8 @@ def train_whole_and_shared(arguments: Sequence[str]) -> None:
             tolerance *= 2  # an adapter's gradient is the small rest of larger ones
         # AdamW's first step moves what has a gradient by rounding alone as far as all else; the ratios show it.
         later = 20 if loss.objective.sees_groups else 1
+        if later * tolerance > 1:  # which says nothing
+            of_shards, of_whole = of_shards[:1], of_whole[:1]
         for step, (ours, theirs) in enumerate(zip(of_shards, of_whole, strict=True)):
             assert ours.keys() == theirs.keys()
             for name in ours:

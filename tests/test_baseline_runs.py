@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from negaware.config import parse_config
+from negaware.rollout.collect import NothingToLearnError
 from negaware.rollout.records import group_from_json
 from negaware.train import train
 from tiny_run import contents, timeless_metrics, tiny_config
@@ -61,3 +62,20 @@ def test_a_resumed_run_trains_on_the_rewards_of_the_groups_that_waited(tmp_path:
     train(parse_config(tiny_config(tmp_path, **changes | {"run__folder": str(again)})), resume=True)
     assert timeless_metrics(again) == metrics
     assert contents(again / "model") == contents(straight / "model")
+
+
+def test_a_resumed_run_remembers_how_many_questions_have_taught_nothing(tmp_path: Path) -> None:
+    (tmp_path / "never_right.py").write_text("def judge(text, problem):\n    return False\n")
+    changes = {
+        "evaluation__during": None,
+        "rollout__filter": "none",
+        "rollout__max_sampled_questions": 8,
+        "run__checkpoint_every": 1,
+        "task__verifier": "never_right:judge",
+    }
+    config = parse_config(tiny_config(tmp_path, **changes))
+    for resume in (False, True):
+        with pytest.raises(NothingToLearnError, match="4 questions of this step nor of the 4 asked before them"):
+            train(config, resume=resume, judges=tmp_path)
+        assert config.run.folder is not None
+        assert [line["step"] for line in read_lines(config.run.folder / "metrics.jsonl")] == [0, 1]

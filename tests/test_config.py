@@ -228,6 +228,10 @@ REFUSED = [
     ({"rollout.filter": "all"}, "rollout.filter is 'all'; it must be one of informative, none."),
     ({"task": {"kind": "dataset", "path": "a.jsonl", "extract": "box"}}, "task.extract: there is no method 'box'; did you "
      "mean 'boxed'? (auto, or some of boxed, answer_is, hashes, bare, last_number)."),
+    ({"task": {"kind": "arithmetic", "extract": None}}, "task.extract: there is no method None (auto, or some of boxed, "
+     "answer_is, hashes, bare, last_number)."),
+    ({"task": {"kind": "reasoning_gym", "name": "chain_sum", "extract": "boxed"}}, "task: prompt asks for an answer between "
+     "<answer> tags, which extract doesn't look for; set prompt to boxed or other words of yours, or leave extract out."),
     ({"task": {"kind": "arithmetic", "low": 5, "high": 4}}, "task: low must not exceed high, got low=5 and high=4."),
     ({"task": {"kind": "benchmark", "name": "math", "split": "test"}}, "task: split is for gsm8k alone, math has one split; "
      "leave it out."),

@@ -104,6 +104,15 @@ def test_a_config_is_written_upon_another(tmp_path: Path) -> None:
     assert config.task.model_dump(exclude_defaults=True) == {"low": 3}
 
 
+def test_a_model_in_its_short_form_is_its_name(tmp_path: Path) -> None:
+    write(tmp_path / "lora.yaml", WHOLE.replace("model: m", "model: {name: m, lora: {rank: 4}}"))
+    write(tmp_path / "plain.yaml", WHOLE)
+    for base, model in (("lora", "other"), ("plain", "{lora: {rank: 4}}")):
+        config = load_config(write(tmp_path / "last.yaml", f"base: {base}.yaml\nmodel: {model}\n"))
+        assert config.model.lora is not None
+        assert (config.model.name, config.model.lora.rank) == ("other" if base == "lora" else "m", 4)
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [

@@ -197,6 +197,8 @@ def _upon(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     changed = dict(base)
     for name, value in changes.items():
         old = base.get(name)
+        if name == "model":  # its short form is its name
+            old, value = ({"name": one} if isinstance(one, str) else one for one in (old, value))
         if name not in WHOLE and isinstance(old, dict) and isinstance(value, dict):
             value = _upon(old, value)
         changed[name] = value

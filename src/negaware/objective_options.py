@@ -26,7 +26,7 @@ LOSS = Purpose("loss", "a loss", "my_losses:my_loss")
 REDUCTION = Field(
     default=None,
     description="How the loss of its tokens is added up: token_mean, sequence_mean or constant; by default as its "
-    "paper does.",
+    "paper does. A loss of whole groups (real, infonca) has group_mean alone.",
 )
 
 

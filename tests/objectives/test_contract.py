@@ -54,7 +54,7 @@ NUMBERS = [
     (name, option, above is not None)
     for name, options in BOUNDS.items()
     for option, (above, at_least) in options.items()
-    if (above, at_least) != (None, None) and not option.startswith("overlong")
+    if (above, at_least) != (None, None)
 ]
 
 

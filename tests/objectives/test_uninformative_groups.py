@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from negaware.objectives import OBJECTIVES
-from negaware.objectives.contract import Answers, made_up_answers, reads_rewards, teaching_rates
+from negaware.objectives.contract import Answers, Objective, Terms, made_up_answers, reads_rewards, teaching_rates
 
 LEARNS = {
     # all wrong; all right: the weight on the log-probability of each token at R = 1, minus its gradient
@@ -77,3 +77,12 @@ def test_the_table_has_every_objective_of_ours():
 
 def test_which_objectives_read_rewards():
     assert {name for name, entry in OBJECTIVES.items() if reads_rewards(entry, {})} == REWARDED
+
+
+def test_a_loss_that_divides_by_a_rate_of_0_is_no_loss_of_all_groups():
+    def divides(answers: Answers) -> Terms:
+        rate = answers.pass_rate[:, None]
+        return Terms(torch.where(answers.mask & (rate > 0), -answers.logprobs / rate, 0.0))
+
+    with pytest.raises(ValueError, match="divides has no finite gradient on a group whose answers are all wrong"):
+        teaching_rates(Objective("divides", divides, "token_mean"), {})

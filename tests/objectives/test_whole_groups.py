@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
-from negaware.objectives import OBJECTIVES, Answers, of_groups
+from negaware.objectives import OBJECTIVES, Answers, Objective, of_groups
 from negaware.objectives.ops import reduce_loss
 from negaware.objectives.whole_groups import Whole, WholeGroups
 
@@ -215,3 +215,26 @@ def test_what_is_no_loss_of_groups_is_told(function, said):
     answers = Answers(*group_of([[0.0], [0.0]], [True, False]))
     with pytest.raises(ValueError, match=said):
         of_groups(function)(answers)
+
+
+def test_groups_may_be_compared_with_each_other(gradient):
+    """A loss of one's own may: it sees all groups of the mini-batch, wherever its answers are."""
+
+    @of_groups
+    def apart(groups: WholeGroups) -> torch.Tensor:
+        sums = groups.sums(groups.log_ratio)
+        return (sums - sums.mean()).square()
+
+    logprobs = torch.tensor([[0.1, -0.2], [0.3, 0.0], [0.4, 0.2], [-0.1, 0.6]], dtype=torch.float64)
+    mask, right = torch.ones(4, 2, dtype=torch.bool), torch.tensor([True, False] * 2)
+    group, rate = torch.tensor([0, 0, 1, 1]), torch.full((4,), 0.5, dtype=torch.float64)
+    objective = Objective("apart", apart, "group_mean")
+    tensors = (logprobs, torch.zeros_like(logprobs), mask, right, rate, group)
+    expected = gradient(objective, tensors)
+    assert expected.abs().min() > 0.1
+    groups = WholeGroups(logprobs.sum(1), mask.sum(1), right, group)
+    for index in range(4):
+        leaf, *others = (tensor[index : index + 1].clone() for tensor in tensors)
+        answers = Answers(leaf.requires_grad_(), *others, whole=Whole(groups, torch.tensor([index])))
+        objective.terms(answers).per_token.sum().backward()
+        torch.testing.assert_close(leaf.grad, expected[index : index + 1], rtol=1e-9, atol=1e-12)

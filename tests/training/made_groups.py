@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 from transformers import PreTrainedModel
 
@@ -30,3 +31,18 @@ def sampled_groups(
         num_right = choose.randint(1, num_answers - 1)
         rights.append(choose.sample([True] * num_right + [False] * (num_answers - num_right), num_answers))
     return [make_group(*each) for each in zip(prompts, answers, rights, strict=True)]
+
+
+def off_policy(groups: list[Group], size: float = 0.3) -> list[Group]:
+    """The groups with other recorded log-probabilities, so that no ratio is 1."""
+    noise = random.Random(1)
+    return [
+        replace(
+            group,
+            completions=tuple(
+                replace(done, logprobs=tuple(p + noise.uniform(-size, size) for p in done.logprobs))
+                for done in group.completions
+            ),
+        )
+        for group in groups
+    ]

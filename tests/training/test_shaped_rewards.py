@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from made_groups import make_group, sampled_groups
-from test_step import off_policy, relative, train_without_updating
+from made_groups import make_group, off_policy, sampled_groups
+from test_step import relative, train_without_updating
 
 from negaware.objectives import OBJECTIVES
 from negaware.objectives.credit import centred, standardised

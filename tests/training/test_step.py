@@ -2,12 +2,11 @@
 
 import dataclasses
 import math
-import random
 from dataclasses import replace
 
 import pytest
 import torch
-from made_groups import make_group, sampled_groups
+from made_groups import make_group, off_policy, sampled_groups
 
 from negaware.models.logprobs import head_of
 from negaware.models.residual import keep_residual_float32
@@ -41,21 +40,6 @@ OTHERS = {
 }
 ALL = FORMS | OTHERS
 FORM_BY_FORM = [*FORMS, "real", *(pytest.param(form, marks=pytest.mark.slow) for form in OTHERS if form != "real")]
-
-
-def off_policy(groups: list[Group], size: float = 0.3) -> list[Group]:
-    """The groups with other recorded log-probabilities, so that no ratio is 1."""
-    noise = random.Random(1)
-    return [
-        dataclasses.replace(
-            group,
-            completions=tuple(
-                dataclasses.replace(done, logprobs=tuple(p + noise.uniform(-size, size) for p in done.logprobs))
-                for done in group.completions
-            ),
-        )
-        for group in groups
-    ]
 
 
 def train_without_updating(trainer: Trainer, groups: list[Group], seed: int = 0) -> tuple[torch.Tensor, dict]:

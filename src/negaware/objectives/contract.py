@@ -247,10 +247,19 @@ def reads_rewards(objective: Objective, options: Mapping[str, Any]) -> bool:
 
 
 def teaching_rates(objective: Objective, options: Mapping[str, Any]) -> frozenset[float]:
-    """0.0 if groups that are all wrong have a gradient, 1.0 if those that are all right have one."""
+    """0.0 if groups that are all wrong have a gradient, 1.0 if those that are all right have one.
+
+    ValueError for a gradient that isn't finite there.
+    """
     found = {}
     for right in (False, True):
         sides = gradient_weights(objective, made_up_answers([right] * 8), options)
+        if not all(bool(side.isfinite()) for side in sides):
+            raise ValueError(
+                f"The loss {objective.name} has no finite gradient on a group whose answers are all "
+                f"{'right' if right else 'wrong'}, and rollout.filter none trains on those too; mend it (does it "
+                "divide by a pass rate?), or set the filter to informative."
+            )
         found[float(right)] = any(bool(side != 0) for side in sides)
     return frozenset(rate for rate, teaches in found.items() if teaches)
 

@@ -39,9 +39,9 @@ def of_groups(function: Callable[Concatenate[WholeGroups, P], Tensor]) -> Callab
             losses = function(replace(groups, log_ratio=sums), *arguments, **options)
             _require_losses(losses, groups.num_groups)
             (slopes,) = torch.autograd.grad(losses.sum(), sums)
-        shares = losses.detach() / groups.sums(groups.length).clamp(min=1)
+        per_token = losses.detach() / groups.sums(groups.length).clamp(min=1)
         # log R − sg(log R) is 0: it carries the gradient of log R, whose value is in the group's loss.
-        loss = shares[groups.group[places], None] + slopes[places, None] * (log_ratios - log_ratios.detach())
+        loss = per_token[groups.group[places], None] + slopes[places, None] * (log_ratios - log_ratios.detach())
         counts = {"at_log_ratio_cap": (log_ratios.abs() > LOG_RATIO_CAP).sum()}
         return Terms(torch.where(kept, loss, torch.zeros_like(loss)), counts)
 
@@ -50,15 +50,14 @@ def of_groups(function: Callable[Concatenate[WholeGroups, P], Tensor]) -> Callab
 
 
 def _groups_of(answers: Answers, log_ratios: Tensor, name: str) -> tuple[WholeGroups, Tensor]:
-    """The groups of which answers are given, and where these stand in them."""
+    """The groups that the loss compares, and where the answers given stand in them."""
     if answers.group is None:
         raise ValueError(
             f"the objective {name} compares all answers of a group, and nobody said which answers are of one group; "
             "give `group` too (TRL and verl don't tell it, so take another objective there)."
         )
     if answers.whole is not None:
-        of_answers = answers.whole.groups.group[answers.whole.places]
-        return answers.whole.groups.only(of_answers, answers.whole.places)
+        return answers.whole.groups, answers.whole.places
     numbers = answers.group.unique(return_inverse=True)[1]
     groups = WholeGroups(log_ratios.sum(1), answers.mask.bool().sum(1), answers.correct, numbers)
     return groups, torch.arange(len(numbers), device=numbers.device)

@@ -43,6 +43,5 @@ def infonca(
     scores = beta * groups.log_ratio
     likelihood = scores - groups.log_sum_exp(scores)[groups.group] + sft_weight * groups.mean_log_ratio
     right = groups.correct.to(scores.dtype)
-    # Selected, not multiplied: a wrong answer's log-ratio may be infinite.
-    total = groups.sums(torch.where(groups.correct, likelihood, 0))
+    total = groups.sums(likelihood * right)
     return torch.where(groups.is_informative, -total / groups.sums(right).clamp(min=1), 0)

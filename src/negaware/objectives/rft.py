@@ -1,6 +1,7 @@
 """Rejection-sampling fine-tuning: maximum likelihood on the right answers; wrong ones are thrown away.
 
-It is NFT with negative weight 0, under the same prompt weight.
+It is NFT with negative weight 0, under the same prompt weight, on groups that have right and wrong answers; one that is
+all right, which NFT gives no weight, is fitted too.
 """
 
 from __future__ import annotations

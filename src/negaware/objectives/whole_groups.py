@@ -54,13 +54,6 @@ class WholeGroups:
         counts = counts if among is None else counts & among
         return torch.where(counts, values, -torch.inf).logsumexp(1)
 
-    def only(self, groups: Tensor, places: Tensor) -> tuple[WholeGroups, Tensor]:
-        """The groups with these numbers, numbered anew; and where the answers that stand at `places` stand then."""
-        kept = torch.isin(self.group, groups)
-        numbers = self.group[kept].unique(return_inverse=True)[1]
-        found = WholeGroups(self.log_ratio[kept], self.length[kept], self.correct[kept], numbers)
-        return found, (kept.cumsum(0) - 1)[places]
-
 
 @dataclass(frozen=True, slots=True)
 class Whole:

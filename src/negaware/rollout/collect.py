@@ -253,9 +253,11 @@ class Collector:
             else "The questions are too hard for this model or their answers aren't recognised: in a new run, choose "
             "an easier task or another extraction, or raise rollout.max_new_tokens if many are cut off"
         )
+        before = self.state.num_barren - len(sampled)
+        others = f" nor of the {before} asked before them" if before > 0 else ""
         return NothingToLearnError(
-            f"None of the {len(sampled)} questions of this step had both right and wrong answers ({all_right} all "
-            f"right, {len(sampled) - all_right} all wrong, {truncated} answers cut at the length limit).",
+            f"None of the {len(sampled)} questions of this step{others} had both right and wrong answers ({all_right} "
+            f"all right, {len(sampled) - all_right} all wrong, {truncated} answers cut at the length limit).",
             why,
             f"; more answers a question (rollout.completions is {self.options.completions}) help too. To go on with "
             f"this run, --resume it with a higher rollout.max_sampled_questions than {self.options.question_budget}.",

@@ -50,7 +50,7 @@ class _Options(BaseModel):
 
 def _known_methods(value: object) -> object:
     """One method is a list of one. ValueError for a name that is no method's, and for no name at all."""
-    if value is None or value == "auto":
+    if value == "auto":
         return value
     methods, known = tuple(value) if isinstance(value, list | tuple) else (value,), get_args(Method)
     if not methods:
@@ -62,8 +62,12 @@ def _known_methods(value: object) -> object:
     return methods
 
 
+def _known_methods_or_own(value: object) -> object:
+    return None if value is None else _known_methods(value)
+
+
 Extract = Annotated[Literal["auto"] | tuple[Method, ...], BeforeValidator(_known_methods)]
-OwnExtract = Annotated[Literal["auto"] | tuple[Method, ...] | None, BeforeValidator(_known_methods)]
+OwnExtract = Annotated[Literal["auto"] | tuple[Method, ...] | None, BeforeValidator(_known_methods_or_own)]
 """Of a task that has its own way, None."""
 
 
@@ -153,6 +157,15 @@ class ReasoningGymOptions(_TaskOptions):
     extract: OwnExtract = None
     """Where an answer is looked for in a text: a method, methods in order of preference, or auto. None: in the last
     `<answer>` tag, or the whole text where there is none."""
+
+    @model_validator(mode="after")
+    def _finds_what_is_asked_for(self) -> ReasoningGymOptions:
+        if self.extract is not None and self.prompt == ANSWER_TAG_PROMPT:
+            raise ValueError(
+                "prompt asks for an answer between <answer> tags, which extract doesn't look for; set prompt to boxed "
+                "or other words of yours, or leave extract out"
+            )
+        return self
 
 
 class DatasetOptions(_TaskOptions):
