@@ -33,12 +33,13 @@ PRELOADED = (
 
 @dataclass(frozen=True)
 class Fault:
-    """The process sends itself `signal` when `place` ("module:function" or "module:Class.method") is called for the
-    `call`-th time."""
+    """The process, or one that it forks, sends itself `signal` when `place` ("module:function" or
+    "module:Class.method") is called for the `call`-th time; or its parent."""
 
     signal: str
     place: str
     call: int = 1
+    to_parent: bool = False
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def _install(fault: Fault) -> None:
         nonlocal num_calls
         num_calls += 1
         if num_calls == fault.call:
-            os.kill(os.getpid(), signal.Signals[fault.signal])
+            os.kill(os.getppid() if fault.to_parent else os.getpid(), signal.Signals[fault.signal])
         return original(*arguments, **options)
 
     setattr(owner, name, signalling)

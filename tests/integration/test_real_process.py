@@ -26,7 +26,7 @@ def start(config: Path, *options: str) -> subprocess.Popen[str]:
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not path.exists():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -47,7 +47,7 @@ def members(group: int) -> list[str]:
 
 
 def assert_all_gone(group: int) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while left := members(group):
         assert time.monotonic() < deadline, left
         time.sleep(0.05)
@@ -71,7 +71,7 @@ def test_ctrl_c_in_a_terminal(config: Path, tmp_path: Path) -> None:
     wait_for(tmp_path / "run/answers/000002.jsonl", process)
     assert any("forkserver" in command for command in members(process.pid))
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 130
     assert err == "\nInterrupted. --resume goes on from the last finished step.\n"
     last = [line.split("/")[0].removeprefix("step ") for line in out.splitlines() if line.startswith("step ")][-1]
@@ -85,7 +85,7 @@ def test_kill_leaves_no_worker_behind(config: Path, tmp_path: Path) -> None:
     wait_for(tmp_path / "run/answers/000002.jsonl", process)
     assert len(members(process.pid)) > 1
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert_all_gone(process.pid)
 
 
@@ -96,7 +96,7 @@ def test_ctrl_c_while_it_starts(config: Path, seconds: float) -> None:
     process = start(config)
     time.sleep(seconds)
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 130
     assert err == "\nInterrupted. --resume goes on from the last finished step.\n"
     assert_all_gone(process.pid)

@@ -54,7 +54,7 @@ def test_its_runs_end_with_a_checkpoint(tmp_path: Path, name: str) -> None:
         os.killpg(process.pid, signal.SIGINT)
     else:
         os.kill(process.pid, signal.Signals[name])
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 130
     assert err == "\nInterrupted. The same command goes on from the last finished step of each run.\n"
     assert out.endswith("Stopping: each run ends after its step, with a checkpoint.\n")
@@ -72,7 +72,7 @@ def test_a_killed_study_leaves_no_run_behind(tmp_path: Path) -> None:
         wait_for(tmp_path / f"study/runs/{variant}-seed0/answers/000002.jsonl", process)
     assert len(members(process.pid)) >= 3
     process.kill()
-    process.communicate(timeout=120)
+    process.communicate(timeout=300)
     assert_all_gone(process.pid)
     assert len(checkpoints(tmp_path)) == 2
 
@@ -88,7 +88,7 @@ def test_a_second_study_in_its_folder_is_refused(tmp_path: Path) -> None:
     ):
         pass
     os.kill(process.pid, signal.SIGTERM)
-    process.communicate(timeout=120)
+    process.communicate(timeout=300)
     assert process.returncode == 130
 
 

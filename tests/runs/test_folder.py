@@ -274,10 +274,16 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 
 def test_what_a_kill_left_in_the_moment_of_its_making_is_no_obstacle(tmp_path, monkeypatch):
     folder = tmp_path / "run"
-    monkeypatch.setattr(RunFolder, "write_config", lambda self, config: os._exit(7))
-    if (child := os.fork()) == 0:
+
+    class Killed(BaseException):
+        pass
+
+    def killed(self, config):
+        raise Killed
+
+    monkeypatch.setattr(RunFolder, "write_config", killed)
+    with pytest.raises(Killed):
         RunFolder.create(folder, {})
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     monkeypatch.undo()
     assert [path.name for path in folder.iterdir()] == ["environment.json"]
     assert RunFolder.is_empty(folder)

@@ -82,6 +82,7 @@ def test_a_killed_study_goes_on_elsewhere_and_is_added_to(straight: Path) -> Non
         shutil.rmtree(folder / "runs" / place.stem)
     for place in folder.glob("runs/before-*"):
         place.unlink()
+    made = {place: place.stat().st_mtime_ns for place in folder.glob("runs/*/evaluations/before-*.jsonl")}
 
     write_study(straight.parent, "killed", seeds="0-1", keep="records")
     dry = negaware("study", path, "--dry-run")
@@ -93,7 +94,8 @@ def test_a_killed_study_goes_on_elsewhere_and_is_added_to(straight: Path) -> Non
     assert timeless_results(folder) == timeless_results(straight)
     assert {place: place.stat().st_mtime_ns for place in done} == done
     assert not any((folder / "runs" / place.stem).exists() for place in done)
-    assert not list(folder.glob("runs/*/evaluations/before-*"))  # taken from the results
+    evaluated = {place: place.stat().st_mtime_ns for place in folder.glob("runs/*/evaluations/before-*.jsonl")}
+    assert evaluated == made  # none is made again: it is taken from the results
     assert not list(folder.glob("runs/*/model"))
 
 
@@ -184,20 +186,19 @@ def test_a_variant_that_has_changed_is_refused(straight: Path) -> None:
 
 @pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.slow)])
 def test_a_study_that_is_stopped_leaves_nothing_running(tmp_path: Path, name: str) -> None:
-    """The signal meets the study alone; its runs are told, and go on from where they were."""
+    """The signal meets the study alone, while its run is in its second step: that is told, and ends after it."""
     write_tiny_config(tmp_path, run__steps=100_000, run__checkpoint_every=100_000, training__learning_rate=1e-9)
     path = write_study(tmp_path, "stopped", seeds=0, variants={"nft": None}, reference="nft")
-    ended = negaware("study", path, faults=[Fault(name, "negaware.studies.progress:StudyProgress.show", 5)])
+    ended = negaware("study", path, faults=[Fault(name, "negaware.train:_Run.log", 3, to_parent=True)])
     assert ended.code == 130, ended.err
     assert "Stopping: each run ends after its step, with a checkpoint." in ended.out
     assert ended.err == "\nInterrupted. The same command goes on from the last finished step of each run.\n"
     folder = StudyFolder(tmp_path / "stopped")
     with folder.locked():  # every process that had the lock has gone
         pass
-    metrics = folder.path / "runs/nft-seed0/metrics.jsonl"
-    steps = metrics.read_text().count("\n") - 1 if metrics.exists() else -1
-    if steps >= 0:
-        assert [path.name for path in folder.path.glob("runs/*/checkpoints/*")] == [f"step-{steps:06d}"]
+    steps = (folder.path / "runs/nft-seed0/metrics.jsonl").read_text().count("\n") - 1
+    assert steps >= 2
+    assert [path.name for path in folder.path.glob("runs/*/checkpoints/*")] == [f"step-{steps:06d}"]
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
