@@ -126,6 +126,15 @@ def test_a_row_lies_at_its_estimate_and_the_margin_is_drawn():
     assert second.lines[1].get_color() == finals.axes[1].lines[1].get_color()  # nft's
 
 
+def test_variants_that_began_otherwise_have_no_line_in_common():
+    whole = study(problems=40)
+    with paper_style():
+        assert lines(finals_figure(whole).axes[0], "#5f6772")
+        runs = [replace(run, before=run.after) if run.variant == "nft" else run for run in whole.runs]
+        figure = finals_figure(replace(whole, runs=tuple(runs)))
+    assert not any(lines(axes, "#5f6772") for axes in figure.axes)
+
+
 def test_what_was_not_measured_is_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr(canvas, "FORMATS", ("svg",))
     results = study(("nft", "rft"), (0,), problems=10)

@@ -136,9 +136,32 @@ def test_seeds_far_apart_widen_an_accuracy_and_it_stays_inside():
 
 
 def test_before_training_is_one_measurement():
-    before = before_training(study({"rft": table(0.5)}))["avg_at_4"]
-    assert before == clustered_estimate([0.25] * 60, 4)
+    before = before_training(study({"rft": table(0.5), "nft": table(0.6)}))
+    assert [*before] == [None]
+    found, expected = before[None]["avg_at_4"], clustered_estimate([0.25] * 60, 4)
+    assert (found.value, found.low, found.high) == pytest.approx((expected.value, expected.low, expected.high))
     assert before_training(StudyResults("none", ("rft",), (0,), "rft", ())) == {}
+
+
+def test_variants_that_began_otherwise_have_each_their_own_figure_before_training():
+    """Of a variant whose runs themselves began otherwise, it is that of its seeds."""
+    whole = study({"rft": table(0.5, 2), "warm": table(0.6, 2), "apart": table(0.6, 2)})
+    began = {"rft": [0.0, 0.0], "warm": [0.75, 0.75], "apart": [0.25, 0.75]}
+    runs = tuple(
+        replace(run, before={"avg_at_4": dict.fromkeys(run.after["avg_at_4"], began[run.variant][run.seed])})
+        for run in whole.runs
+    )
+    before = before_training(replace(whole, runs=runs))
+    assert {name: found["avg_at_4"].value for name, found in before.items()} == {"rft": 0, "warm": 0.75, "apart": 0.5}
+    widths = {name: found["avg_at_4"].high - found["avg_at_4"].low for name, found in before.items()}
+    assert widths["apart"] > 0.9 > 0.2 > widths["warm"]
+
+
+def test_the_same_ids_of_other_questions_are_refused():
+    """An id may be a file's name and a row: two files of the same name, or one that was edited in between."""
+    runs = [run_result(name, 0, [1.0, 0.5], ["1+1", last]) for name, last in (("rft", "2+2"), ("nft", "2+3"))]
+    with pytest.raises(ValueError, match=r"nft \(seed 0\) and rft \(seed 0\) were measured on different problems"):
+        comparisons(StudyResults("bad", ("rft", "nft"), (0,), "rft", tuple(runs)))
 
 
 def test_different_problems_are_refused():
@@ -211,3 +234,17 @@ def test_a_figure_that_a_run_lacks_has_no_mean():
     assert "processor_seconds" not in means
     assert means["train_seconds"].value == 61
     assert seed_mean([5.0, 0.0, 0.1]).low == 0  # never below
+
+
+def test_an_interval_of_a_share_ends_at_1():
+    """Where a few steps or a curve are all but full; a time's interval has no such end."""
+    shares = ({"step": 1.0, "rollout/informative_share": 1.0}, {"step": 1.0, "rollout/informative_share": 0.7})
+    curves = [[0.9, 1.0], [0.6, 0.9]]
+    runs = [
+        run_result("rft", seed, [0.5], metrics=(line, *({"step": s, "evaluation/accuracy": curve[s]} for s in (0, 1))))
+        for seed, (line, curve) in enumerate(zip(shares, curves, strict=True))
+    ]
+    means = variant_figures(StudyResults("s", ("rft",), (0, 1), "rft", tuple(runs)))[0].means
+    assert (means["informative_share"].value, means["informative_share"].high) == (pytest.approx(0.85), 1)
+    assert (means["area"].value, means["area"].high) == (pytest.approx(0.85), 1)
+    assert means["train_seconds"].high > 60.5

@@ -142,6 +142,8 @@ def test_the_tidy_tables_hold_every_figure(straight: Path) -> None:
             if found:
                 expected = [line[f"evaluation/accuracy{end}"] for end in ("", "_low", "_high")]
                 assert [float(found[name]) for name in ("value", "low", "high")] == expected
+        spent = by_place[run.variant, run.seed, 3, "total_processor_seconds"]
+        assert float(spent["value"]) == run.processor_seconds > run.metrics[-1]["processor_seconds"]
         final = by_place[run.variant, run.seed, 3, "avg_at_2"]
         assert float(final["value"]) == pytest.approx(sum(run.after["avg_at_2"].values()) / 4)
         assert 0 <= float(final["low"]) <= float(final["value"]) <= float(final["high"]) <= 1

@@ -1,6 +1,7 @@
 """A study's tables: what stands in them and below them, and LaTeX that is whole."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from made_up_study import study
@@ -29,6 +30,17 @@ def test_every_variant_has_a_row_and_every_figure_a_column():
         "61 [59, 63]",
         "110 [85, 135]",
     )
+
+
+def test_variants_that_began_otherwise_have_each_a_row_before_training():
+    whole = study({"rft": RFT, "nft": NFT})
+    runs = tuple(
+        replace(run, before={"avg_at_4": dict.fromkeys(run.after["avg_at_4"], 0.75)}) if run.variant == "nft" else run
+        for run in whole.runs
+    )
+    table = variants_table(replace(whole, runs=runs))
+    shown = [(row[0], row[2].split()[0]) for row in table.rows[:2]]
+    assert shown == [("rft, before training", "25.0%"), ("nft, before training", "75.0%")]
 
 
 def test_a_difference_says_what_it_was_tested_for():

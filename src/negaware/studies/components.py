@@ -103,8 +103,8 @@ def quantile(mean: CrossedMean, tail: ArrayLike) -> Array:
     """How many standard errors from the mean such a tail begins: Cochran and Cox's (1950) mean of Student's quantiles.
 
     w t(S − 1) + (1 − w) t(C − 1), where w is the share of the variance that the seeds alone tell, A / (A + B − E).
-    Satterthwaite's (1946) degrees are too many where seeds are few: by chance A is often too small, and he then counts
-    on the problems' degrees. Infinite where one seed and one problem leave the variance unknown.
+    Satterthwaite's (1946) degrees are too many where seeds are few: by chance A is often too small, and they are then
+    nearly those of the problems. Infinite where one seed and one problem leave the variance unknown.
     """
     import numpy as np
     from scipy.special import stdtrit

@@ -210,10 +210,10 @@ def _is_alive(process: str) -> bool:
 
 _FIGURES = ("study", "variant", "seed", "step", "measure", "value", "low", "high")
 _OUTCOMES = ("study", "variant", "seed", "moment", "measure", "problem", "question", "correct_share", "completions")
-Row = tuple[Any, ...]
+Cells = tuple[Any, ...]
 
 
-def _figures(results: StudyResults) -> Iterator[Row]:
+def _figures(results: StudyResults) -> Iterator[Cells]:
     for run in results.runs:
         place = (results.name, run.variant, run.seed)
         for line in run.metrics:
@@ -226,11 +226,13 @@ def _figures(results: StudyResults) -> Iterator[Row]:
                 questions = [run.questions[problem] for problem in problems]
                 found = clustered_estimate([*problems.values()], run.completions[measure], questions)
                 yield (*place, step, measure, found.value, found.low, found.high)
-        for name in ("train_seconds", "total_seconds"):
-            yield (*place, run.steps, name, getattr(run, name), "", "")
+        times = {"train_seconds": run.train_seconds, "total_seconds": run.total_seconds}
+        if run.processor_seconds is not None:  # the last step's own line ends before the evaluation that follows it
+            times["total_processor_seconds"] = run.processor_seconds
+        yield from ((*place, run.steps, name, value, "", "") for name, value in times.items())
 
 
-def _outcomes(results: StudyResults) -> Iterator[Row]:
+def _outcomes(results: StudyResults) -> Iterator[Cells]:
     for run in results.runs:
         for moment, measures in ("before", run.before), ("after", run.after):
             for measure, problems in measures.items():
@@ -239,7 +241,7 @@ def _outcomes(results: StudyResults) -> Iterator[Row]:
                     yield (*place, problem, run.questions[problem], share, run.completions[measure])
 
 
-def _csv(columns: tuple[str, ...], rows: Iterator[Row]) -> str:
+def _csv(columns: tuple[str, ...], rows: Iterator[Cells]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

@@ -22,7 +22,7 @@ _ROW, _PANEL = 0.145, 0.3  # inches
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ForestRow:
     """One line of a forest plot, in per cent or points: a variant's number and name, its estimate, and its seeds."""
 
     number: int
@@ -36,23 +36,23 @@ class Panel:
     """The rows of one measure. `line` is drawn across them; `margin` is the half width of the margin of equivalence."""
 
     title: str
-    rows: tuple[Row, ...]
+    rows: tuple[ForestRow, ...]
     line: float | None = None
     margin: float | None = None
 
 
 def finals_figure(results: StudyResults) -> Figure | None:
-    """Final accuracy of every variant, a panel a measure; None where no run is done."""
+    """Final accuracy of every variant, a panel a measure, with a line where all were before; None without a run."""
     if not results.runs:
         return None
     numbers = {variant: number for number, variant in enumerate(results.variants)}
-    figures, before = variant_figures(results), before_training(results)
+    figures, before = variant_figures(results), before_training(results).get(None, {})
     panels = []
     for measure in results.measures():
         rows = []
         for one in figures:
             seeds = tuple(statistics.fmean(run.after[measure].values()) for run in results.of(one.variant))
-            rows.append(Row(numbers[one.variant], one.variant, one.accuracy[measure], seeds))
+            rows.append(ForestRow(numbers[one.variant], one.variant, one.accuracy[measure], seeds))
         line = before[measure].value if measure in before else None
         panels.append(Panel(measure_name(measure), tuple(rows), line))
     return _forest(panels, "final held-out accuracy (%)", _finals_legend) if panels else None
@@ -66,7 +66,9 @@ def differences_figure(results: StudyResults) -> Figure | None:
     found = comparisons(results)
     panels = []
     for measure in results.measures():
-        rows = tuple(Row(numbers[one.variant], one.variant, one.change) for one in found if one.measure == measure)
+        rows = tuple(
+            ForestRow(numbers[one.variant], one.variant, one.change) for one in found if one.measure == measure
+        )
         if rows:
             panels.append(Panel(measure_name(measure), rows, 0.0, results.margins.get(measure)))
     axis = f"difference to {printable(results.reference)} (points)"

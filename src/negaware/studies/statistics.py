@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from negaware.estimates import Estimate, clustered_estimate, share_interval, student_t
+from negaware.estimates import Estimate, share_interval, student_t
 from negaware.studies.components import crossed_change, crossed_mean, equivalence_p, interval, quantile, two_sided_p
 from negaware.studies.results import RunResult, StudyResults
 
@@ -28,6 +28,8 @@ LAST_PART = 0.1
 """ "At the end" is the mean of this part of the steps: the last one alone is noisy."""
 
 Verdict = Literal["better", "worse", "matches", "undecided"]
+Moment = Literal["before", "after"]
+"""Of an evaluation: before training, or after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,10 @@ def variant_figures(results: StudyResults) -> list[VariantFigures]:
     shown = []
     for variant in results.variants:
         if runs := results.of(variant):
-            means = {name: seed_mean([figure(run) for run in runs]) for name, figure in SEED_FIGURES.items()}
+            means = {
+                name: seed_mean([figure(run) for run in runs], most=1.0 if name in SHARES else math.inf)
+                for name, figure in SEED_FIGURES.items()
+            }
             shown.append(
                 VariantFigures(
                     variant,
@@ -103,27 +108,33 @@ def variant_figures(results: StudyResults) -> list[VariantFigures]:
     return shown
 
 
-def before_training(results: StudyResults) -> dict[str, Estimate]:
-    """The accuracy before training by measure: one evaluation for all runs, so its interval is that of the problems."""
-    first = next(iter(results.runs), None)
-    if first is None:
-        return {}
-    return {
-        measure: clustered_estimate(
-            list(values.values()), first.completions.get(measure, 1), [first.questions.get(one, one) for one in values]
-        )
-        for measure, values in first.before.items()
-        if values and measure in results.measures()
-    }
+def before_training(results: StudyResults) -> dict[str | None, dict[str, Estimate]]:
+    """The accuracy before training by variant and measure; under None alone where every run began alike.
+
+    Runs that began alike share one evaluation, so its interval is that of the problems. Those of a variant that didn't
+    are taken as seeds. ValueError where runs were measured on different problems.
+    """
+    if _began_alike(results.runs):
+        return {None: _before(results, results.runs)} if results.runs and results.runs[0].before else {}
+    return {variant: _before(results, runs) for variant in results.variants if (runs := results.of(variant))}
 
 
-def accuracy(results: StudyResults, runs: Sequence[RunResult], measure: str) -> Estimate:
+def _began_alike(runs: Sequence[RunResult]) -> bool:
+    return all(run.before == runs[0].before for run in runs)
+
+
+def _before(results: StudyResults, runs: Sequence[RunResult]) -> dict[str, Estimate]:
+    measures = [name for name in results.measures() if all(run.before.get(name) for run in runs)]
+    return {name: accuracy(results, runs[:1] if _began_alike(runs) else runs, name, "before") for name in measures}
+
+
+def accuracy(results: StudyResults, runs: Sequence[RunResult], measure: str, moment: Moment = "after") -> Estimate:
     """The mean of some runs in a measure, with an interval for seeds and problems both; it stays inside [0, 1].
 
     With one seed it is that of these problems alone.
     """
     sizes = [len(cluster) for cluster in _clusters(results, measure)]
-    mean = crossed_mean(_sums(results, runs, measure), sizes)
+    mean = crossed_mean(_sums(results, runs, measure, moment), sizes)
     answers = sum(sizes) * len(runs) * min(run.completions.get(measure, 1) for run in runs)
     return share_estimate(float(mean.value), float(mean.variance), float(quantile(mean, 0.025)), sizes, answers)
 
@@ -243,8 +254,8 @@ def _border(outside: Callable[[float], bool], end: float, inside: float) -> floa
     return inside
 
 
-def seed_mean(values: Sequence[float | None]) -> Estimate | None:
-    """The mean over seeds of a figure that can't be negative, with Student's interval.
+def seed_mean(values: Sequence[float | None], most: float = math.inf) -> Estimate | None:
+    """The mean over seeds of a figure that is from 0 to `most`, with Student's interval, which stays inside too.
 
     None where a run hasn't the figure. No interval for one seed, nor where all are equal: their spread isn't known.
     """
@@ -255,7 +266,7 @@ def seed_mean(values: Sequence[float | None]) -> Estimate | None:
     if len(set(known)) == 1:
         return Estimate(mean)
     half = student_t(len(known) - 1) * statistics.stdev(known) / math.sqrt(len(known))
-    return Estimate(mean, max(0.0, mean - half), mean + half)
+    return Estimate(mean, max(0.0, mean - half), min(most, mean + half))
 
 
 def area(run: RunResult) -> float | None:
@@ -294,6 +305,8 @@ SEED_FIGURES: dict[str, Callable[[RunResult], float | None]] = {
 }
 """What a run has one of: area under the held-out curve, entropy (nats) and length (tokens) of answers at the end,
 share of informative groups over the run, and its times."""
+SHARES = ("area", "informative_share")
+"""Those of SEED_FIGURES that can't be above 1."""
 
 
 def _mean(run: RunResult, measure: str) -> float:
@@ -309,16 +322,25 @@ def _clusters(results: StudyResults, measure: str) -> list[list[str]]:
     return list(members.values())
 
 
-def _sums(results: StudyResults, runs: Sequence[RunResult], measure: str) -> np.ndarray:
-    """[seeds, clusters]: the sum of a measure over each cluster's problems. ValueError where problems differ."""
+def _sums(results: StudyResults, runs: Sequence[RunResult], measure: str, moment: Moment = "after") -> np.ndarray:
+    """[seeds, clusters]: the sum of a measure over each cluster's problems. ValueError where problems differ.
+
+    Problems are equal where their ids and their questions are: an id may be no more than a file's name and a row.
+    """
     import numpy as np
 
     first = results.runs[0]
     for run in runs:
-        if run.after[measure].keys() != first.after[measure].keys():
+        if _problems(run, measure, moment) != _problems(first, measure, "after"):
             raise ValueError(
                 f"{run.variant} (seed {run.seed}) and {first.variant} (seed {first.seed}) were measured on different "
                 f"problems in {measure}; let all variants of a study have the same task and evaluation."
             )
     clusters = _clusters(results, measure)
-    return np.array([[math.fsum(run.after[measure][one] for one in cluster) for cluster in clusters] for run in runs])
+    found = [getattr(run, moment)[measure] for run in runs]
+    return np.array([[math.fsum(shares[one] for one in cluster) for cluster in clusters] for shares in found])
+
+
+def _problems(run: RunResult, measure: str, moment: Moment) -> dict[str, str]:
+    """The id of each problem that it was measured on, with its question."""
+    return {problem: run.questions.get(problem, problem) for problem in getattr(run, moment)[measure]}

@@ -54,9 +54,10 @@ def variants_table(results: StudyResults) -> Table:
     measures, figures = results.measures(), variant_figures(results)
     before = before_training(results)
     rows = []
-    if before:
-        shown = (str(before.get(measure, "–")) for measure in measures)
-        rows.append(("before training", "–", *shown, *["–"] * len(_SEED_COLUMNS)))
+    for variant, accuracies in before.items():
+        shown = (str(accuracies.get(measure, "–")) for measure in measures)
+        name = "before training" if variant is None else f"{variant}, before training"
+        rows.append((name, "–", *shown, *["–"] * len(_SEED_COLUMNS)))
     for one in figures:
         means = (_shown(one.means.get(name), show) for name, (_, show) in _SEED_COLUMNS.items())
         rows.append((one.variant, str(len(one.seeds)), *(str(one.accuracy[measure]) for measure in measures), *means))
@@ -64,7 +65,7 @@ def variants_table(results: StudyResults) -> Table:
     notes = (
         *_ALWAYS[:2],
         *_missing(results, figures),
-        *cautions([*before.values(), *(value for one in figures for value in one.accuracy.values())]),
+        *cautions([value for one in (*before.values(), *(one.accuracy for one in figures)) for value in one.values()]),
     )
     return Table(
         f"{results.name}: variants", (*columns, *(title for title, _ in _SEED_COLUMNS.values())), tuple(rows), notes
