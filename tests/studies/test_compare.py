@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,15 @@ STUDY = "base: tiny.yaml\nvariants: {nft: }\nseeds: 0\n"
         (STUDY.replace("nft: ", "nft: {a: {b: 1}, a.b: 2}"), "variants.nft sets a.b twice; set it once"),
         (STUDY.replace("nft: ", "nft: {trainin.learning_rate: 3}"), "variant nft: trainin is no known field"),
         (STUDY.replace("nft: ", "nft: {objective: {loss: 'my:loss'}}"), "variant nft: objective: loss 'my:loss'"),
+        (
+            STUDY.replace("nft: ", "nft: , few: {evaluation.task.num_problems: 3}"),
+            "nft-seed0 and few-seed0 can't be compared: their held-out problems differ (4 and 3, 'test/3' is not the "
+            "same in both); give all variants the same evaluation.task.",
+        ),
+        (
+            STUDY.replace("nft: ", "nft: , more: {evaluation.final.completions: 4}"),
+            "nft-seed0 and more-seed0 can't be compared: evaluation.final.completions is 2 in the one and 4 in the",
+        ),
         (STUDY.replace("nft: ", "nft: {model: ./nowhere}"), "There is no model folder './nowhere'"),
         (STUDY.replace("nft: ", "nft: {task.path: nowhere.jsonl}"), "nowhere.jsonl"),
     ],
@@ -173,4 +183,7 @@ def test_fields_may_be_nested_and_an_objective_is_taken_whole(tmp_path: Path) ->
     assert {job.steps for job in jobs} == {7}
     assert len({job.beginning for job in jobs[:3]}) == 1
     assert len({job.beginning for job in jobs[:4]}) == 2
+    for field, number in ("objective.loss", 1), ("task.path", 1), ("evaluation.task.path", 2), ("model.name", 2):
+        changed = replace(jobs[0], own_files=jobs[0].own_files | {field: "0" * 16})
+        assert len({jobs[0].beginning, changed.beginning}) == number  # what is trained on, and how, comes later
     assert len({job.config_hash for job in jobs}) == len(jobs)

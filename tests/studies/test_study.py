@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from forked_command import Fault, negaware
+from negaware.studies.check import check
 from negaware.studies.folder import StudyFolder, read_results
 from negaware.studies.options import read_study
 from tiny_run import TIMES, write_tiny_config
@@ -106,6 +107,7 @@ def test_what_a_run_came_to(straight: Path) -> None:
     assert [(run.variant, run.seed) for run in results.runs] == [("nft", 0), ("nft", 1), ("rft", 0), ("rft", 1)]
     assert results.measures() == ["greedy_accuracy", "avg_at_2"]
     for run in results.runs:
+        assert run.margins == {"greedy_accuracy": 0.25}
         place = straight / "runs" / f"{run.variant}-seed{run.seed}"
         summary = json.loads((place / "summary.json").read_text())
         for moment, found in ("before", run.before), ("after", run.after):
@@ -184,6 +186,28 @@ def test_a_variant_that_has_changed_is_refused(straight: Path) -> None:
         f"{folder}/results/nft-seed0.json to have it done again.\n"
     )
     assert not (folder / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "field"), [("test.jsonl", "evaluation.task.path"), ("model/model.safetensors", "model.name")]
+)
+def test_a_file_whose_content_has_changed_is_refused(straight: Path, tmp_path: Path, file: str, field: str) -> None:
+    """An answer put right, or a warm start made again, under the same path; the same content at another time isn't."""
+    shutil.copytree(straight / "results", tmp_path / "study" / "results")
+    for name in ("tiny.yaml", "train.jsonl", "test.jsonl"):
+        shutil.copy(straight.parent / name, tmp_path / name)
+    shutil.copytree(straight.parent / "model", tmp_path / "model")
+    for place in [tmp_path / "tiny.yaml", *tmp_path.glob("study/results/*")]:
+        place.write_text(place.read_text().replace(str(straight.parent), str(tmp_path)))
+    path = write_study(tmp_path, "study")
+    study, base, folder = read_study(path), tmp_path / "tiny.yaml", tmp_path / "study"
+    assert len(check(study, base, folder).done) == 4
+    content = (tmp_path / file).read_bytes()
+    (tmp_path / file).write_bytes(content.replace(b'"answer": "2"', b'"answer": "1"') + b" " * (file != "test.jsonl"))
+    with pytest.raises(ValueError, match=rf"result was made with seed 0: what is in {re.escape(field)} has changed; "):
+        check(study, base, folder)
+    (tmp_path / file).unlink()  # as on a machine that has the results alone
+    assert len(check(study, base, folder).done) == 4
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.slow)])

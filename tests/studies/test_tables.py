@@ -57,6 +57,16 @@ def test_a_difference_says_what_it_was_tested_for():
     assert "no margin was chosen" in " ".join(differences_table(study({"rft": RFT, "nft": NFT})).notes)
 
 
+def test_a_margin_chosen_after_results_is_said():
+    """Results that don't say what it was when they were made are not counted."""
+    whole = study({"rft": RFT, "nft": NFT}, margins={"avg_at_4": 0.02})
+    known = [{"avg_at_4": 0.02}, {"avg_at_4": 0.01}, {}, None, None, {"avg_at_4": 0.02}]
+    runs = [replace(run, margins=margins) for run, margins in zip(whole.runs, known, strict=True)]
+    late = "avg@4: this margin was chosen or changed after 2 of 6 results had been made; it should"
+    assert late in " ".join(differences_table(replace(whole, runs=tuple(runs))).notes)
+    assert "chosen or changed" not in " ".join(differences_table(whole).notes)
+
+
 def test_few_seeds_and_missing_ones_are_said():
     tables = {"rft": RFT, "nft": NFT[:2], "grpo": NFT[:1], "later": []}
     whole = study(tables, seeds={"rft": [0, 1, 2], "nft": [0, 2], "grpo": [7], "later": []})

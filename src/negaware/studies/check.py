@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +40,8 @@ class Checked:
 
 
 def check(study: StudyOptions, base: Path, path: Path) -> Checked:
-    """The study's runs. ValueError where one can't begin, or has changed since it began or was done."""
+    """The study's runs. ValueError where one can't begin, has changed since it began or was done, or can't be compared
+    with the others."""
     for library in NEEDED:
         require_installed(library, "a study")
     folder, own = StudyFolder(path), (base.parent, Path())
@@ -50,8 +50,10 @@ def check(study: StudyOptions, base: Path, path: Path) -> Checked:
     for job in jobs:
         _require_unchanged(job, stored[job.name], folder, own)
     waiting = [job for job in jobs if stored[job.name] is None]
-    configs = {json.dumps(job.config): parse_config(dict(job.config), folders=own) for job in waiting}
-    num_gpus = _require_parts([*configs.values()], own)
+    configs = {job.name: parse_config(dict(job.config), folders=own) for job in waiting}
+    num_gpus, problems = _require_parts(configs, own)
+    problems |= {name: _problems(one) for name, one in stored.items() if one}
+    _require_same_evaluation(jobs, problems)
     for job in waiting:
         place = path / "runs" / job.name
         if not (place / "config.yaml").exists():
@@ -90,16 +92,46 @@ def _complete(config: object, own: Sequence[Path]) -> dict[str, object]:
         return config
 
 
-def _require_parts(configs: Sequence[Config], own: tuple[Path, ...]) -> int:
-    """ValueError unless models, problems and packages are there; how many GPUs are."""
+def _problems(stored: Stored) -> dict[str, str]:
+    result = stored.result
+    return {problem: result.questions[problem] for problem in next(iter(result.after.values()), {})}
+
+
+def _require_same_evaluation(jobs: Sequence[Job], problems: Mapping[str, Mapping[str, str]]) -> None:
+    """StudyError unless all runs are judged by the same measures on the same problems: `problems` are theirs, by name,
+    ids with questions."""
+    first = jobs[0]
+    for job in jobs[1:]:
+        both = f"{first.name} and {job.name} can't be compared"
+        ways = [one.config["evaluation"]["final"]["completions"] for one in (first, job)]
+        if ways[0] != ways[1]:
+            raise StudyError(
+                f"{both}: evaluation.final.completions is {ways[0]} in the one and {ways[1]} in the other; give all "
+                "variants the same."
+            )
+        ours, others = problems[first.name], problems[job.name]
+        if ours != others:
+            differ = [one for one in {**ours, **others} if ours.get(one) != others.get(one)]
+            raise StudyError(
+                f"{both}: their held-out problems differ ({len(ours)} and {len(others)}, {differ[0]!r} is not the same "
+                "in both); give all variants the same evaluation.task."
+            )
+
+
+def _require_parts(configs: Mapping[str, Config], own: tuple[Path, ...]) -> tuple[int, dict[str, dict[str, str]]]:
+    """How many GPUs there are; and by run its held-out problems, ids with questions.
+
+    ValueError unless models, problems and packages are there.
+    """
     seen: set[str] = set()
 
     def is_new(what: object) -> bool:
         text = repr(what)
         return not (text in seen or seen.add(text))  # type: ignore[func-returns-value]
 
-    devices = set()
-    for config in configs:
+    devices, held_out = set(), {}
+    loaded: dict[str, dict[str, str]] = {}
+    for name, config in configs.items():
         devices.add(pick_device(config.device))
         require_trackers(config.run.trackers)
         if config.model.lora:
@@ -109,10 +141,14 @@ def _require_parts(configs: Sequence[Config], own: tuple[Path, ...]) -> int:
         if config.rollout.engine.name == "vllm" and is_new("vllm"):
             import_vllm()
         for task in (config.task, config.evaluation.task):
-            if is_new((task, config.data_dir)):
-                load_task(task, config.data_dir, own).verifier.close()
+            place = repr((task, config.data_dir))
+            if place not in loaded:
+                found = load_task(task, config.data_dir, own)
+                found.verifier.close()
+                loaded[place] = {problem.id: problem.question for problem in found.problems}
+        held_out[name] = loaded[repr((config.evaluation.task, config.data_dir))]
     if "cuda" not in devices:
-        return 0
+        return 0, held_out
     import torch
 
-    return torch.cuda.device_count()
+    return torch.cuda.device_count(), held_out

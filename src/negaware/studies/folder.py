@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,8 @@ class StudyFolder:
 
     def write_result(self, job: Job, run: RunFolder) -> None:
         """Writes what the finished run in its folder came to."""
-        result = collect(job, run)
+        margins = read_study(self.study_path).margins if self.study_path.is_file() else None
+        result = replace(collect(job, run), margins=margins)
         content = asdict(result) | {"config": dict(job.config), "own_files": dict(job.own_files)}
         lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in content.items()]
         replace_file(self.result_path(job.name), "{\n" + ",\n".join(lines) + "\n}\n")

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from negaware.config import Config, ConfigError, parse_config, read_config, set_field
-from negaware.objective_options import LOSS
-from negaware.own_code import find_function
+from negaware.config import ConfigError, parse_config, read_config, set_field
 from negaware.resume import FREE_TO_CHANGE
 from negaware.runs.report_data import flatten
 from negaware.studies.options import StudyError, StudyOptions, assignments
-from negaware.verifiers.judge import JUDGE
+from negaware.studies.own_files import CODE, TRAINING, OwnFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +26,7 @@ class Job:
     config: Mapping[str, Any]
     """Resolved, as plain data."""
     own_files: Mapping[str, str]
-    """The files of its own loss and judges, each with a hash of what is in it."""
+    """By field, a hash of what is in the user's own files: loss, judges, data and model."""
 
     @property
     def name(self) -> str:
@@ -57,7 +55,8 @@ class Job:
         if evaluation["during"]:
             del evaluation["during"]["every"]
         settings = {name: self.config[name] for name in ("model", "device")} | {"evaluation": evaluation}
-        settings |= {"engine": self.config["rollout"]["engine"]["name"], "own_files": dict(self.own_files)}
+        own_files = {field: mark for field, mark in self.own_files.items() if field not in TRAINING}
+        settings |= {"engine": self.config["rollout"]["engine"]["name"], "own_files": own_files}
         return f"before-{_hash(settings | {'dtype': self.config['training']['compute_dtype']})[:12]}"
 
 
@@ -68,6 +67,7 @@ def jobs_of(study: StudyOptions, base: Path, folder: Path) -> list[Job]:
     """
     data, common = read_config(base), assignments(study.overrides, "overrides")
     own = (base.parent, Path())
+    files = OwnFiles(own)
     jobs = []
     for seed in study.seeds:
         for variant, fields in study.variants.items():
@@ -90,36 +90,28 @@ def jobs_of(study: StudyOptions, base: Path, folder: Path) -> list[Job]:
                     raise StudyError(
                         f"margins: variant {variant} isn't judged by {measure}, but by {' and '.join(known)}."
                     )
-            jobs.append(Job(variant, seed, config.resolved(), _own_files(config, own)))
+            jobs.append(Job(variant, seed, config.resolved(), files.of(config)))
     return jobs
-
-
-def _own_files(config: Config, folders: Sequence[Path]) -> dict[str, str]:
-    own = {"objective.loss": (getattr(config.objective, "loss", None), LOSS)}
-    own |= {"task.verifier": (config.task.verifier, JUDGE)}
-    own |= {"evaluation.task.verifier": (config.evaluation.task.verifier, JUDGE)}
-    hashes = {}
-    for field, (name, purpose) in own.items():
-        if name:
-            found = find_function(name, folders, purpose)
-            path = Path(found.folder, *found.module.split("."))
-            file = path / "__init__.py" if path.is_dir() else path.with_name(f"{path.name}.py")
-            hashes[field] = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-    return hashes
 
 
 def depends_on(config: Mapping[str, Any], own_files: Mapping[str, str]) -> dict[str, Any]:
     """All that a run's result depends on, by dotted names."""
     fields = {name: value for name, value in flatten(config).items() if name not in FREE_TO_CHANGE}
-    return fields | {f"the file of {field}": mark for field, mark in own_files.items()}
+    return fields | {
+        f"{'the file of' if field in CODE else 'what is in'} {field}": mark for field, mark in own_files.items()
+    }
 
 
 def change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """The first difference between what a run depended on and what it would depend on now, in words."""
+    """The first difference between what a run depended on and what it would depend on now, in words.
+
+    A file whose hash one of them lacks, since it isn't here or the result is an old one, is taken to be the same.
+    """
     for field in {**before, **now}:
         was, is_now = before.get(field), now.get(field)
-        if was != is_now:
-            return f"{field} has changed" if " " in field else f"{field} was {was!r} there and is {is_now!r} now"
+        if was == is_now or (" " in field and None in (was, is_now)):
+            continue
+        return f"{field} has changed" if " " in field else f"{field} was {was!r} there and is {is_now!r} now"
     return None
 
 

@@ -34,6 +34,8 @@ class RunResult:
     total_seconds: float
     processor_seconds: float | None = None
     machine: str = ""
+    margins: Mapping[str, float] | None = None
+    """The study's when this was made; None: not known."""
 
 
 @dataclass(frozen=True, slots=True)

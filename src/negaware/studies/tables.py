@@ -106,6 +106,12 @@ def _notes(results: StudyResults, found: Sequence[Comparison]) -> Iterable[str]:
             yield f"{measure_name(measure)}: no margin was chosen, so no variant can be said to match."
             continue
         yield f"{measure_name(measure)}: “matches” is a difference within {100 * margin:.3g} points."
+        late = sum(run.margins is not None and run.margins.get(measure) != margin for run in results.runs)
+        if late:
+            yield (
+                f"{measure_name(measure)}: this margin was chosen or changed after {late} of {len(results.runs)} "
+                "results had been made; it should have been chosen before."
+            )
         blind = [one for one in found if one.measure == measure and one.verdict and one.noise >= margin]
         if blind:
             noise = max(one.noise for one in blind)
