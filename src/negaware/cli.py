@@ -85,7 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader of our output has gone (`| head`): nothing is left to say, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        if options.command not in HOW_TO_GO_ON or options.dry_run:
+            return 0
+        return _failed(f"nobody reads the output any more. {HOW_TO_GO_ON[options.command]}")
     except Exception as error:
         if (sentence := sentence_of(error)) is None:
             raise

@@ -13,7 +13,7 @@ import yaml
 
 from negaware.config import ConfigError, load_config, parse_overrides, plain_value
 from negaware.objective_options import OPTIONS, own_options
-from negaware.studies.options import checked_study
+from negaware.studies.options import MAX_NAME, NAME, checked_study
 from negaware.studies.study import run_study
 
 Fields = Mapping[str, Any]
@@ -62,13 +62,13 @@ def _varied(objectives: str | None, vary: Sequence[str]) -> dict[str, list[Any]]
 
 
 def _values(text: str, option: str, example: str) -> list[Any]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"{option} is {text!r}; give different values with commas between, such as {example}.")
     try:
-        return [plain_value(name) for name in names]
+        values = [plain_value(name.strip()) for name in text.split(",") if name.strip()]
     except ValueError as error:
         raise ValueError(f"{option} is {text!r}, which can't be read; write a study's file instead.") from error
+    if not values or any(value in values[:place] for place, value in enumerate(values)):  # 1e-5,0.00001 too
+        raise ValueError(f"{option} is {text!r}; give different values with commas between, such as {example}.")
+    return values
 
 
 def _require_kept(given: Sequence[list[str]], vary: Mapping[str, list[Any]], own: str) -> None:
@@ -104,6 +104,11 @@ def _variants(vary: Mapping[str, list[Any]], own: str, folders: Sequence[Path]) 
         shown = [objective.replace(":", ".")] if "objective" in vary else []
         shown += [f"{field.rpartition('.')[2]}={value}" for field, value in fields.items() if field != "objective"]
         name = "-".join(shown)
+        if not NAME.fullmatch(name) or len(name) > MAX_NAME:
+            raise ValueError(
+                f"--vary makes a variant called {name}, which can't name a file; write a study's file, where you name "
+                "them."
+            )
         if name in variants and variants[name] != fields:
             raise ValueError(f"--vary makes two variants called {name}; write a study's file, where you name them.")
         variants[name] = fields

@@ -93,9 +93,29 @@ def test_a_second_study_in_its_folder_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_nobody_reads_what_it_says(tmp_path: Path) -> None:
+    """As in `negaware study … | head`: its runs are stopped, so all is not well."""
+    process = start(write_study(tmp_path))
+    assert process.stdout
+    process.stdout.close()
+    process.stdout = None
+    _, err = process.communicate(timeout=300)
+    assert (process.returncode, err) == (
+        2,
+        "negaware: error: nobody reads the output any more. The same command goes on from the last finished step of "
+        "each run.\n",
+    )
+    assert_all_gone(process.pid)
+
+
+@pytest.mark.slow
 def test_on_two_ranks(tmp_path: Path) -> None:
     """As torchrun would start it: one run after another, each on both."""
     path = write_study(tmp_path, run__steps=2, training__learning_rate=1e-2)
+    with StudyFolder(tmp_path / "study").locked():
+        refused, _ = negaware_on_ranks(2, "study", path)
+    assert refused.code == 2
+    assert "is running the study in" in refused.err
     first, second = negaware_on_ranks(2, "study", path)
     assert (first.code, second.code) == (0, 0), first.err + second.err
     assert "run 2 of 2: rft-seed0" in first.out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +13,11 @@ import yaml
 from forked_command import negaware
 from negaware import compare
 from negaware.cli import _parser, main
+from negaware.runs.folder import RunFolder
 from negaware.studies.folder import read_results
 from negaware.studies.matrix import jobs_of
 from negaware.studies.options import read_study
-from negaware.studies.study import study_command
+from negaware.studies.study import share_of_machine, study_command
 from tiny_run import write_tiny_config
 
 
@@ -37,6 +40,12 @@ def test_a_run_that_fails_stops_no_other(tmp_path: Path) -> None:
     assert not (tmp_path / "runs/tiny").exists()  # where `train` goes
     dry = negaware("study", folder / "study.yaml", "--dry-run", cwd=tmp_path)
     assert "2 runs, 1 done, 1 to do" in dry.out
+    shutil.rmtree(folder / "figures")
+    (folder / "figures").touch()
+    ended = negaware(*command, cwd=tmp_path)
+    assert "learning_rate=1e+38-seed3 failed: " in ended.err  # though the figures can't be written
+    assert ended.err.splitlines()[-1].startswith("negaware: error: ")
+    assert "figures" in ended.err.splitlines()[-1]
 
 
 @pytest.mark.slow
@@ -83,7 +92,7 @@ def test_values_are_crossed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
         "rft": {"objective": "rft"},
         "grpo": {"objective": "grpo"},
     }
-    said = capsys.readouterr().out.splitlines()
+    said = [line for line in capsys.readouterr().out.splitlines() if " has no " in line]  # libraries speak too
     assert said == [f"{name} has no epsilon: it has one variant for all its values." for name in ("rft", "grpo")]
     crossed = study_of(monkeypatch, config, *epsilon, "--vary", "training.learning_rate=1e-5,1e-6")
     assert crossed == {
@@ -106,6 +115,8 @@ def test_values_are_crossed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
         (["--objectives", "rft", "--objective.epsilon", "0.5"], "--objective.epsilon would be lost"),
         (["--vary", "objective.epsilon"], "--vary is 'objective.epsilon'; write a field and its values"),
         (["--vary", "objective.epsilon=1,1"], "--vary objective.epsilon is '1,1'; give different values"),
+        (["--vary", "training.learning_rate=1e-5,0.00001"], "give different values with commas between"),
+        (["--vary", "model=./a,./b"], "which can't name a file; write a study's file, where you name them."),
         (["--vary", "objective.epsylon=1,2"], "did you mean objective.epsilon?"),
         (["--vary", "run.steps=1,2", "--run.steps", "4"], "--run.steps would be lost: --vary run.steps sets it"),
         (["--vary", "run.folder=a,b"], "run.folder can't be set"),
@@ -164,6 +175,50 @@ def test_a_study_is_refused_before_the_first_run(tmp_path: Path, text: str, mess
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "small").exists()
+
+
+def test_a_study_needs_a_folder_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Neither its own file, nor the folder of a run, such as one that `train` made of the same config."""
+    config = write_tiny_config(tmp_path)
+    (tmp_path / "bare").write_text(STUDY)
+    assert main(["study", str(tmp_path / "bare")]) == 2
+    assert "bare, which is a file; give the study's file the suffix .yaml" in capsys.readouterr().err
+    RunFolder.create(tmp_path / "run", {})
+    (tmp_path / "small.yaml").write_text(STUDY + "folder: run\n")
+    for command in (["compare", str(config), "--objectives", "nft,rft"], ["study", str(tmp_path / "small.yaml")]):
+        assert main(command) == 2
+        assert "run is the folder of a run, and a study needs one of its own" in capsys.readouterr().err
+    assert not (tmp_path / "run/runs").exists()
+
+
+def test_among_ranks_a_study_takes_no_jobs_and_its_plan_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    write_tiny_config(tmp_path)
+    (tmp_path / "small.yaml").write_text(STUDY)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="--jobs is 2, but under torchrun the runs go one after another"):
+        study_command(tmp_path / "small.yaml", 2, False)
+    for rank, times in ("0", 1), ("1", 0):
+        monkeypatch.setenv("RANK", rank)
+        assert study_command(tmp_path / "small.yaml", 1, True) == 0
+        assert capsys.readouterr().out.count("1 runs, 0 done, 1 to do") == times
+    assert not (tmp_path / "small").exists()
+
+
+def test_a_runs_share_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the number of runs that are left; what the user has set stays."""
+    for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {*range(9)}, raising=False)
+    assert share_of_machine(0, 1, 2) == {}
+    assert share_of_machine(1, 4, 0) == {"OMP_NUM_THREADS": "2"}
+    assert share_of_machine(0, 20, 0) == {"OMP_NUM_THREADS": "1"}
+    found = [share_of_machine(place, 3, 2)["CUDA_VISIBLE_DEVICES"] for place in range(3)]
+    assert found == ["0", "1", "0"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,7")
+    assert share_of_machine(1, 2, 2) == {"CUDA_VISIBLE_DEVICES": "7"}
 
 
 def test_fields_may_be_nested_and_an_objective_is_taken_whole(tmp_path: Path) -> None:

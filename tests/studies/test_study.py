@@ -6,6 +6,8 @@ import csv
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,10 @@ import yaml
 from forked_command import Fault, negaware
 from negaware.studies.check import check
 from negaware.studies.folder import StudyFolder, read_results
+from negaware.studies.matrix import jobs_of
 from negaware.studies.options import read_study
+from negaware.studies.run import perform
+from negaware.studies.study import study_command
 from tiny_run import TIMES, write_tiny_config
 
 NAMES = ("nft-seed0", "nft-seed1", "rft-seed0", "rft-seed1")
@@ -171,6 +176,42 @@ def test_figures_and_a_page_with_the_sampled_answers_stand_beside_the_tables(str
     ]
     assert {answer["run"] for answer in data["answers"]} == {0, 1, 2, 3}
     assert "straight: 2 variants, 2 seeds</h1>" in page
+
+
+def test_a_result_that_was_deleted_is_made_again_of_its_run(straight: Path) -> None:
+    """Without its model too, as `keep: records` leaves it."""
+    folder = straight.parent / "records"
+    for part in ("results", "runs"):
+        shutil.copytree(straight / part, folder / part, ignore=shutil.ignore_patterns("model"))
+    study = read_study(write_study(straight.parent, "records", keep="records"))
+    job = jobs_of(study, straight.parent / "tiny.yaml", folder)[0]
+    (folder / f"results/{job.name}.json").unlink()
+    perform(job, folder, straight.parent, "records")
+    assert timeless_results(folder) == timeless_results(straight)
+    assert not list(folder.glob("runs/*/model"))
+
+
+def test_a_run_that_ended_while_the_study_waited_is_not_done_again(
+    straight: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    """The run of a killed study holds the lock, and writes its result before it gives it back."""
+    folder, name = straight.parent / "waited", "results/nft-seed0.json"
+    shutil.copytree(straight / "results", folder / "results")
+    (folder / name).unlink()
+    path = write_study(straight.parent, "waited")
+    locked = StudyFolder.locked
+
+    @contextmanager
+    def waiting(self: StudyFolder) -> Iterator[None]:
+        with locked(self):
+            shutil.copy(straight / name, folder / name)
+            yield
+
+    monkeypatch.setattr(StudyFolder, "locked", waiting)
+    monkeypatch.setattr("negaware.studies.study.write_outputs", lambda *_: None)
+    assert study_command(path, 1, False) == 0
+    assert "run 1" not in capfd.readouterr().out
+    assert not (folder / "runs/nft-seed0").exists()
 
 
 def test_a_variant_that_has_changed_is_refused(straight: Path) -> None:

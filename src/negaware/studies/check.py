@@ -66,12 +66,14 @@ def check(study: StudyOptions, base: Path, path: Path) -> Checked:
 
 def _require_unchanged(job: Job, stored: Stored | None, folder: StudyFolder, own: Sequence[Path]) -> None:
     """StudyError if the run was done, or begun, with another config."""
-    now = job.depends_on
+    now, place = job.depends_on, folder.path / "runs" / job.name
     if stored:
         before = depends_on(_complete(stored.config, own), stored.own_files)
         made, remedy = "its result was made", f"delete {folder.result_path(job.name)}"
-    elif (folder.path / "runs" / job.name / "config.yaml").exists():
-        run = RunFolder.open(folder.path / "runs" / job.name)
+        if place.exists():
+            remedy += f" and {place}"
+    elif (place / "config.yaml").exists():
+        run = RunFolder.open(place)
         before = depends_on(_complete(run.read_config(), own), job.own_files)
         made, remedy = "its run began", f"delete {run.path}"
     else:

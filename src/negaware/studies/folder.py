@@ -1,6 +1,6 @@
 """A study's folder: its file, a small file a finished run, and the tidy tables made of those.
 
-Only `study.yaml` and `results/` are needed to go on or to make everything else; run folders may be gone.
+`study.yaml` and `results/` are all that tables, figures and page are made of; run folders may be gone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -62,6 +62,10 @@ class StudyFolder:
         """The evaluation before training that this run has in common with others."""
         return self.path / "runs" / f"{job.beginning}.json"
 
+    def done(self, jobs: Iterable[Job]) -> set[str]:
+        """The names of those that have a result."""
+        return {job.name for job in jobs if self.result_path(job.name).exists()}
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keeps other processes from running this study. ValueError if one does; the runs of a killed one are waited
@@ -105,7 +109,7 @@ class StudyFolder:
             given["metrics"] = tuple(given["metrics"])
             return Stored(RunResult(**given), content["config"], content["own_files"])
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is no result of a run ({error}); delete it: the run is done again") from error
+            raise ValueError(f"{path} is no result of a run ({error}); delete it: it is made again") from error
 
     def keep_beginning(self, job: Job, stored: Stored) -> None:
         """Writes the evaluation before training as a finished run's result holds it, where its file is gone."""
@@ -179,10 +183,6 @@ def collect(job: Job, run: RunFolder) -> RunResult:
         processor_seconds=summary["processor_seconds"],
         machine=_machine(),
     )
-
-
-def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in line.items() if isinstance(value, int | float)}
 
 
 def _machine() -> str:

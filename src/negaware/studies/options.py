@@ -61,9 +61,9 @@ class StudyOptions(BaseModel):
     base: Path
     """The config that all runs have in common; a path from the study's file."""
     overrides: Fields = {}
-    """Fields of it that are otherwise in all runs, dotted or nested."""
+    """Fields that differ from it in all runs, dotted or nested."""
     variants: dict[str, Fields] = Field(min_length=1)
-    """By name, the fields that are otherwise in this variant; none: the base as it is."""
+    """By name, the fields that differ in this variant; none: the base as it is."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], BeforeValidator(parse_seeds)] = Field(
         min_length=1, max_length=MAX_SEEDS
     )

@@ -19,7 +19,7 @@ class RunResult:
     variant: str
     seed: int
     config_hash: str
-    """Of all that the run depends on: a variant whose config has changed since isn't done."""
+    """Of all that the run depends on: equal for runs that must come to the same."""
     steps: int
     metrics: tuple[Mapping[str, float], ...]
     """metrics.jsonl's lines, numbers alone: "step", "seconds", "evaluation/accuracy", "train/entropy" and so on."""

@@ -1,7 +1,8 @@
 """One run of a study, in a process of its own that ends when the study does.
 
 Where the system can fork, a process begins with all that the study's own has imported: so that one must never have
-computed anything, nor have threads. What a process says goes to a log, what it gives or why it failed comes back.
+computed anything. It has no threads but those that libraries keep for sums, idle: a fork makes its own. What a
+process says goes to a log, what it gives or why it failed comes back.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -33,10 +35,15 @@ _CONTEXT: Any = multiprocessing.get_context("fork" if sys.platform == "linux" el
 
 
 def perform(job: Job, study: Path, own: Path, keep: str, ranks: Ranks = ALONE) -> None:
-    """Does a run or the rest of it, writes its result, and deletes what isn't to be kept."""
+    """Does a run or the rest of it, writes its result, and deletes what isn't to be kept.
+
+    Of a run that has ended and whose model is gone, as with `keep: records`, the result alone is made again.
+    """
     folder = StudyFolder(study)
     config = parse_config(dict(job.config), folders=(own, Path()))
-    path = train(config, resume=True, ranks=ranks, judges=own, before=folder.before_path(job))
+    path = study / "runs" / job.name
+    if not ranks.of_first(lambda: (path / "summary.json").exists() and not (path / "model").exists()):
+        train(config, resume=True, ranks=ranks, judges=own, before=folder.before_path(job))
     if ranks.is_first:
         folder.write_result(job, RunFolder.open(path))
         for name in ("checkpoints", "weights", *(["model"] if keep == "records" else [])):
@@ -60,7 +67,8 @@ class Process:
         self._process = _CONTEXT.Process(target=_call, args=settings)
         sys.stdout.flush()  # or a fork would say it once more
         sys.stderr.flush()
-        with _signals_wait():
+        with _signals_wait(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".* is multi-threaded", DeprecationWarning)  # the idle ones (above)
             self._process.start()
         sender.close()
 

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -31,28 +32,59 @@ def study_command(path: Path, jobs: int, dry_run: bool) -> int:
 
 def run_study(study: StudyOptions, text: str, base: Path, path: Path, jobs: int, dry_run: bool) -> int:
     """Runs a study whose file is this text in the folder `path`, so many runs at a time; 2 if a run failed, else 0."""
+    _require_usable(path)
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        return _run_among_ranks(study, text, base, path)
+        if jobs > 1:
+            raise ValueError(
+                f"--jobs is {jobs}, but under torchrun the runs go one after another, each on all of its processes; "
+                "leave it out."
+            )
+        if not dry_run:
+            return _run_among_ranks(study, text, base, path)
+        if os.environ.get("RANK", "0") != "0":
+            return 0
     # In a process that ends: this one must not have computed anything when it forks.
     checked: Checked = Process(check, study, base, path).outcome()
     folder = StudyFolder(path)
-    pace = Pace()
-    for run in results_of(folder, study).runs:
-        pace.seconds.setdefault(run.variant, []).append(run.total_seconds)
     if dry_run:
-        print("\n".join(matrix_lines(study, checked, folder, pace, jobs, base.parent)))
+        print("\n".join(matrix_lines(study, checked, folder, _pace(folder, study), jobs, base.parent)))
         return 0
     failures: dict[str, str] = {}
     with folder.locked():
+        if checked.done != folder.done(checked.jobs):  # by the runs of a killed study, for which the lock has waited
+            checked = Process(check, study, base, path).outcome()
         _write_study(folder, text)
         if checked.waiting:
-            failures = _Runs(study, base, folder, checked, pace, jobs).all()
-    write_outputs(folder, results_of(folder, study))
-    for name, sentence in failures.items():
-        print(f"negaware: error: {name} failed: {sentence} ({folder.log_path(name)})", file=sys.stderr)
-    if failures:
-        print("The same command goes on with what is left.", file=sys.stderr)
+            failures = _Runs(study, base, folder, checked, _pace(folder, study), jobs).all()
+    try:
+        write_outputs(folder, results_of(folder, study))
+    finally:
+        for name, sentence in failures.items():
+            print(f"negaware: error: {name} failed: {sentence} ({folder.log_path(name)})", file=sys.stderr)
+        if failures:
+            print("The same command goes on with what is left.", file=sys.stderr)
     return 2 if failures else 0
+
+
+def _require_usable(path: Path) -> None:
+    """ValueError if a study can't have this folder."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(
+            f"The study's folder would be {path}, which is a file; give the study's file the suffix .yaml, or set "
+            "folder to another path."
+        )
+    if (path / "config.yaml").exists():
+        raise ValueError(
+            f"{path} is the folder of a run, and a study needs one of its own; choose another: folder in a study's "
+            "file, --run.folder for compare."
+        )
+
+
+def _pace(folder: StudyFolder, study: StudyOptions) -> Pace:
+    pace = Pace()
+    for run in results_of(folder, study).runs:
+        pace.seconds.setdefault(run.variant, []).append(run.total_seconds)
+    return pace
 
 
 def _write_study(folder: StudyFolder, text: str) -> None:
@@ -67,20 +99,21 @@ class _Runs:
         self, study: StudyOptions, base: Path, folder: StudyFolder, checked: Checked, pace: Pace, jobs: int
     ) -> None:
         self.study, self.base, self.folder, self.checked, self.pace = study, base, folder, checked, pace
-        self.jobs = min(jobs, len(checked.waiting))
-        self.waiting = checked.waiting
+        self.jobs, self.waiting = jobs, checked.waiting
+        self.places = {*range(min(jobs, len(self.waiting)))}
         self.running: dict[int, tuple[Job, Process, float]] = {}
-        """By place, one of `jobs`."""
+        """By place."""
+        self.interrupt = Interrupt()
         self.failures: dict[str, str] = {}
         self.progress = StudyProgress(len(checked.jobs), len(checked.done))
 
     def all(self) -> dict[str, str]:
         """Does them; of those that failed, why. KeyboardInterrupt after a signal, when no run is left."""
         gc.freeze()  # a fork's collections would copy every page of what was imported
-        with Interrupt().watch(), self.progress:
+        with self.interrupt.watch(), self.progress:
             try:
                 while self.waiting or self.running:
-                    for place in set(range(self.jobs)) - self.running.keys():
+                    for place in self.places - self.running.keys():
                         if self.waiting:
                             self._start(place, self.waiting.pop(0))
                     ready = wait([process.results for _, process, _ in self.running.values()], timeout=0.5)
@@ -104,13 +137,14 @@ class _Runs:
         }
 
     def _start(self, place: int, job: Job) -> None:
-        process = Process(
-            perform,
-            *(job, self.folder.path, self.base.parent, self.study.keep),
-            log=self.folder.log_path(job.name),
-            environment=share_of_machine(place, self.jobs, self.checked.num_gpus),
-        )
-        self.running[place] = (job, process, time.monotonic())
+        with self.interrupt.shield():  # a process that isn't among those running would not be asked to stop
+            process = Process(
+                perform,
+                *(job, self.folder.path, self.base.parent, self.study.keep),
+                log=self.folder.log_path(job.name),
+                environment=share_of_machine(place, self.jobs, self.checked.num_gpus),
+            )
+            self.running[place] = (job, process, time.monotonic())
         if not sys.stdout.isatty():
             number = [one.name for one in self.checked.jobs].index(job.name) + 1
             self.progress.note(f"run {number} of {len(self.checked.jobs)}: {job.name}")
@@ -139,7 +173,8 @@ class _Runs:
 def share_of_machine(place: int, jobs: int, num_gpus: int) -> Mapping[str, str]:
     """The environment by which the run in this place of `jobs` takes its share of the processors, or a GPU of its own.
 
-    What the user has set stays as it is; a run alone has all.
+    `jobs` are as many as were asked for, however few are left: sums would round otherwise. What the user has set stays
+    as it is; a run alone has all.
     """
     if jobs == 1:
         return {}
@@ -157,8 +192,14 @@ def share_of_machine(place: int, jobs: int, num_gpus: int) -> Mapping[str, str]:
 def _run_among_ranks(study: StudyOptions, text: str, base: Path, path: Path) -> int:
     """Under torchrun the runs go one after another in the processes that it has started: each run has them all."""
     folder = StudyFolder(path)
-    with joined_ranks() as ranks:
-        checked: Checked = ranks.of_first(lambda: check(study, base, path))
+    with joined_ranks() as ranks, ExitStack() as stack:
+
+        def begin() -> Checked:
+            checked = check(study, base, path)
+            stack.enter_context(folder.locked())
+            return checked if checked.done == folder.done(checked.jobs) else check(study, base, path)
+
+        checked = ranks.of_first(begin)
         if checked.waiting[1:] and any(job.config["rollout"]["engine"]["name"] == "vllm" for job in checked.waiting):
             raise ValueError(
                 "rollout.engine is vllm, of which a process can have one in its life, and under torchrun all runs are "
