@@ -183,6 +183,7 @@ def test_a_result_that_was_deleted_is_made_again_of_its_run(straight: Path) -> N
     folder = straight.parent / "records"
     for part in ("results", "runs"):
         shutil.copytree(straight / part, folder / part, ignore=shutil.ignore_patterns("model"))
+    shutil.copy(straight / "study.yaml", folder)
     study = read_study(write_study(straight.parent, "records", keep="records"))
     job = jobs_of(study, straight.parent / "tiny.yaml", folder)[0]
     (folder / f"results/{job.name}.json").unlink()
