@@ -97,6 +97,6 @@ def test_ctrl_c_while_it_starts(config: Path, seconds: float) -> None:
     time.sleep(seconds)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=300)
-    assert process.returncode == 130
+    assert process.returncode in (130, -signal.SIGINT)  # the latter before Python has begun to listen
     assert err == "\nInterrupted. --resume goes on from the last finished step.\n"
     assert_all_gone(process.pid)
