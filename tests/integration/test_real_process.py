@@ -97,6 +97,7 @@ def test_ctrl_c_while_it_starts(config: Path, seconds: float) -> None:
     time.sleep(seconds)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=300)
-    assert process.returncode in (130, -signal.SIGINT)  # the latter before Python has begun to listen
-    assert err == "\nInterrupted. --resume goes on from the last finished step.\n"
+    sentence = "\nInterrupted. --resume goes on from the last finished step.\n"
+    # Before Python itself has begun to listen, the system ends it.
+    assert (process.returncode, err) in ((130, sentence), (-signal.SIGINT, ""))
     assert_all_gone(process.pid)
