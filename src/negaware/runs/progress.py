@@ -22,26 +22,22 @@ from rich.table import Table
 from rich.text import Text
 
 
-class Progress:
-    """Progress of a run: `with Progress(num_steps) as progress`, then `phase`, `advance` and `step_done`."""
+class Display:
+    """Lines that stay and, on a terminal, a live display below them while the `with` block lasts."""
 
-    def __init__(
-        self, num_steps: int, console: Console | None = None, *, start_step: int = 0, silent: bool = False
-    ) -> None:
-        """`start_step` is the last step that was done before this process (0: a new run); `silent` prints nothing."""
+    def __init__(self, console: Console | None = None, *, silent: bool = False) -> None:
+        """`silent` prints nothing."""
         # The stream itself is asked, because FORCE_COLOR would make rich take a pipe for a terminal.
         self._console = console or Console(force_interactive=None if sys.stdout.isatty() and not silent else False)
         self._silent, self._on_terminal = silent, self._console.file.isatty()
         self._live: Live | None = None
-        self._num_steps, self._start_step, self._step = num_steps, start_step, start_step
-        self._metrics: dict[str, float] = {}
-        self._first_step_began: float | None = None
-        self._step_ended = time.monotonic()
-        self.phase("starting")
+
+    def _new_live(self) -> Live:
+        raise NotImplementedError
 
     def __enter__(self) -> Self:
         if self._console.is_interactive:
-            self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4)
+            self._live = self._new_live()
             self._live.start()
         return self
 
@@ -51,6 +47,47 @@ class Progress:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+    def note(self, text: str) -> None:
+        """A line that stays: above the live display, or among the plain lines."""
+        if self._live is None:
+            self._print(text)
+        else:
+            with self._terminal_may_close():
+                self._console.print(Text(text))
+
+    def _print(self, line: str) -> None:
+        # Not through the console, which would wrap the line at 80 columns.
+        if not self._silent:
+            with self._terminal_may_close():
+                print(line, file=self._console.file, flush=True)
+
+    @contextmanager
+    def _terminal_may_close(self) -> Iterator[None]:
+        """A block whose line may be lost: a terminal that closes is met by a write before its SIGHUP is heard."""
+        try:
+            yield
+        except OSError as error:
+            if not (self._on_terminal and error.errno == errno.EIO):
+                raise
+
+
+class Progress(Display):
+    """Progress of a run: `with Progress(num_steps) as progress`, then `phase`, `advance` and `step_done`."""
+
+    def __init__(
+        self, num_steps: int, console: Console | None = None, *, start_step: int = 0, silent: bool = False
+    ) -> None:
+        """`start_step` is the last step that was done before this process (0: a new run); `silent` prints nothing."""
+        super().__init__(console, silent=silent)
+        self._num_steps, self._start_step, self._step = num_steps, start_step, start_step
+        self._metrics: dict[str, float] = {}
+        self._first_step_began: float | None = None
+        self._step_ended = time.monotonic()
+        self.phase("starting")
+
+    def _new_live(self) -> Live:
+        return Live(get_renderable=self._render, console=self._console, refresh_per_second=4)
 
     def phase(self, name: str, *, announce: bool = False) -> None:
         """What goes on from now ("sampling", "training" …).
@@ -76,29 +113,6 @@ class Progress:
         if self._live is None:
             left = self._time_left() if step < self._num_steps else None
             self._print("  ".join([f"step {step}/{self._num_steps}", *_figures(metrics), *([left] if left else [])]))
-
-    def note(self, text: str) -> None:
-        """A line that stays: above the live display, or among the plain lines."""
-        if self._live is None:
-            self._print(text)
-        else:
-            with self._terminal_may_close():
-                self._console.print(Text(text))
-
-    def _print(self, line: str) -> None:
-        # Not through the console, which would wrap the line at 80 columns.
-        if not self._silent:
-            with self._terminal_may_close():
-                print(line, file=self._console.file, flush=True)
-
-    @contextmanager
-    def _terminal_may_close(self) -> Iterator[None]:
-        """A block whose line may be lost: a terminal that closes is met by a write before its SIGHUP is heard."""
-        try:
-            yield
-        except OSError as error:
-            if not (self._on_terminal and error.errno == errno.EIO):
-                raise
 
     def _time_left(self) -> str | None:
         """By the steps of this process alone, since those before a resumption may have run elsewhere."""

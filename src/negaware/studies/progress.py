@@ -5,20 +5,17 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from negaware.runs.progress import format_seconds
+from negaware.runs.progress import Display, format_seconds
 from negaware.studies.matrix import Job
 
 _TAIL = 65536  # bytes of metrics.jsonl; more than a line has
@@ -82,31 +79,22 @@ def last_line(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-class StudyProgress:
+class StudyProgress(Display):
     """`with StudyProgress(number of runs, of them done) as progress`, then `show` now and then, and `note`."""
 
     def __init__(self, num_runs: int, num_done: int) -> None:
-        self._console = Console(force_interactive=None if sys.stdout.isatty() else False)
-        self._live: Live | None = None
+        super().__init__()
         self.num_runs, self.num_done, self.num_failed = num_runs, num_done, 0
 
-    def __enter__(self) -> Self:
-        if self._console.is_interactive:  # refreshed by hand: a thread of rich's own must not be forked
-            self._live = Live(console=self._console, auto_refresh=False, transient=True)
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+    def _new_live(self) -> Live:
+        # Refreshed by hand: a thread of rich's own must not be forked.
+        return Live(console=self._console, auto_refresh=False, transient=True)
 
     def show(self, runs: Sequence[Going], left: float | None) -> None:
         """The live line."""
         if self._live is not None:
-            self._live.update(Text(self.line(runs, left), no_wrap=True, overflow="ellipsis"), refresh=True)
+            with self._terminal_may_close():
+                self._live.update(Text(self.line(runs, left), no_wrap=True, overflow="ellipsis"), refresh=True)
 
     def line(self, runs: Sequence[Going], left: float | None) -> str:
         """Which runs of how many, how far they are, and when all will be done."""
@@ -114,13 +102,6 @@ class StudyProgress:
         parts = [f"{self.num_done} of {self.num_runs} runs done{failed}"]
         parts += [f"{one.job.name} step {one.step}/{one.job.steps}" for one in runs]
         return " · ".join([*parts, *until(left)])
-
-    def note(self, text: str) -> None:
-        """A line that stays."""
-        if self._live is None:
-            print(text, flush=True)
-        else:
-            self._console.print(Text(text))
 
 
 def until(left: float | None) -> list[str]:
