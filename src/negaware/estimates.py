@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from statistics import NormalDist, fmean, stdev
 
 LEVEL = 0.975
 """The quantile of a 95 % interval's upper end."""
@@ -144,6 +144,13 @@ def wilson_interval(share: float, trials: float, quantile: float) -> tuple[float
     centre = (share + square / 2) / (1 + square)
     half = quantile * math.sqrt(share * (1 - share) / trials + square / (4 * trials)) / (1 + square)
     return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
+
+
+def student_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The ends of Student's interval of the mean of at least two values, each as good as the others."""
+    mean = fmean(values)
+    half = student_t(len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    return mean - half, mean + half
 
 
 def student_t(degrees: int) -> float:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from negaware.estimates import student_t
+from negaware.estimates import student_interval
 
 FEWEST_RUNS = 3
 """Of fewer runs a curve has no interval: that of two is six times as wide as they lie apart, and hides the rest."""
@@ -40,8 +39,7 @@ def mean_curve(runs: Sequence[Sequence[Mapping[str, Any]]], key: str, *, share: 
         if len(values) < FEWEST_RUNS:
             points.append(MeanPoint(step, mean))
             continue
-        half = student_t(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-        low, high = mean - half, mean + half
+        low, high = student_interval(values)
         points.append(
             MeanPoint(step, mean, max(0.0, low), min(1.0, high)) if share else MeanPoint(step, mean, low, high)
         )

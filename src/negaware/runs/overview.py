@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 
-from negaware.estimates import Estimate, student_t
+from negaware.estimates import Estimate, student_interval
 from negaware.runs.mean_curve import FEWEST_RUNS
 from negaware.runs.progress import format_seconds
 from negaware.runs.report_data import RunData, Variant
@@ -72,8 +71,8 @@ def _mean(finals: Sequence[Estimate]) -> Estimate:
     mean = statistics.fmean(values)
     if len(values) < FEWEST_RUNS:
         return Estimate(mean)
-    half = student_t(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return Estimate(mean, max(0.0, mean - half), min(1.0, mean + half))
+    low, high = student_interval(values)
+    return Estimate(mean, max(0.0, low), min(1.0, high))
 
 
 def _average(values: Sequence[float | None]) -> float | None:

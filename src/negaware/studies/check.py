@@ -13,12 +13,13 @@ from negaware.models.lora import require_peft
 from negaware.rollout.vllm import import_vllm
 from negaware.runs.folder import RunFolder
 from negaware.runs.trackers import require_trackers
+from negaware.studies.canvas import MATPLOTLIB
 from negaware.studies.folder import Stored, StudyFolder
 from negaware.studies.matrix import Job, change, depends_on, jobs_of
 from negaware.studies.options import StudyError, StudyOptions
 from negaware.tasks.load import load_task
 
-NEEDED = ("matplotlib>=3.9", "scipy>=1.14")
+NEEDED = (MATPLOTLIB, "scipy>=1.14")
 """What figures and intervals are made with."""
 
 

@@ -17,13 +17,12 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from negaware.estimates import clustered_estimate
 from negaware.evaluation.before import Before, before_text, read_before
 from negaware.evaluation.outcome import Counts
 from negaware.runs.folder import RunFolder, read_json_lines, replace_file
 from negaware.studies.matrix import Job
 from negaware.studies.options import StudyOptions, read_study
-from negaware.studies.results import RunResult, StudyResults
+from negaware.studies.results import RunResult, StudyResults, run_name
 
 STUDY = "study.yaml"
 PATIENCE = 600.0
@@ -142,7 +141,7 @@ def read_results(path: Path) -> StudyResults:
 
 def results_of(folder: StudyFolder, study: StudyOptions) -> StudyResults:
     """The runs of a study that are done."""
-    names = [f"{variant}-seed{seed}" for variant in study.variants for seed in study.seeds]
+    names = [run_name(variant, seed) for variant in study.variants for seed in study.seeds]
     stored = filter(None, map(folder.read_stored, names))
     runs = tuple(one.result for one in stored)
     name = folder.path.resolve().name
@@ -224,8 +223,7 @@ def _figures(results: StudyResults) -> Iterator[Cells]:
                     yield (*place, line["step"], name, value, line.get(f"{name}_low", ""), line.get(f"{name}_high", ""))
         for step, moment in (0, run.before), (run.steps, run.after):
             for measure, problems in moment.items():
-                questions = [run.questions[problem] for problem in problems]
-                found = clustered_estimate([*problems.values()], run.completions[measure], questions)
+                found = run.estimate(measure, problems)
                 yield (*place, step, measure, found.value, found.low, found.high)
         times = {"train_seconds": run.train_seconds, "total_seconds": run.total_seconds}
         if run.processor_seconds is not None:  # the last step's own line ends before the evaluation that follows it

@@ -15,6 +15,7 @@ from negaware.resume import FREE_TO_CHANGE
 from negaware.runs.report_data import flatten
 from negaware.studies.options import StudyError, StudyOptions, assignments
 from negaware.studies.own_files import CODE, TRAINING, OwnFiles
+from negaware.studies.results import run_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Job:
     @property
     def name(self) -> str:
         """Of its files."""
-        return f"{self.variant}-seed{self.seed}"
+        return run_name(self.variant, self.seed)
 
     @property
     def steps(self) -> int:
@@ -71,7 +72,7 @@ def jobs_of(study: StudyOptions, base: Path, folder: Path) -> list[Job]:
     jobs = []
     for seed in study.seeds:
         for variant, fields in study.variants.items():
-            name = f"{variant}-seed{seed}"
+            name = run_name(variant, seed)
             changed = deepcopy(data)
             try:
                 for field, value in [*common, *assignments(fields, f"variants.{variant}")]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from negaware.estimates import Estimate, clustered_estimate, paired_change
+from negaware.estimates import Estimate, paired_change
 from negaware.runs.folder import RunFolder
 from negaware.runs.progress import format_seconds
 from negaware.runs.report import Content, write_content
 from negaware.runs.report_data import RunData, Variant
 from negaware.runs.summary import Table, cautions, measure_name
+from negaware.studies.folder import STUDY
 from negaware.studies.results import RunResult, StudyResults
 from negaware.studies.statistics import LEAST_SEEDS, Comparison, VariantFigures, comparisons, variant_figures
 from negaware.studies.tables import differences_table, variants_table
@@ -51,19 +52,19 @@ def write_page(
 
 
 def _documents(folder: Path) -> dict[str, str]:
-    path = folder / "study.yaml"
-    return {"study.yaml": path.read_text(encoding="utf-8", errors="replace")} if path.is_file() else {}
+    path = folder / STUDY
+    return {STUDY: path.read_text(encoding="utf-8", errors="replace")} if path.is_file() else {}
 
 
 def _run_data(run: RunResult, folder: Path) -> RunData:
-    place = folder / "runs" / f"{run.variant}-seed{run.seed}"
+    place = folder / "runs" / run.name
     kept = None
     try:
         kept = RunFolder.open(place)
         config, environment = kept.read_config(), kept.read_environment()
     except ValueError:  # gone, or not whole
         kept, config, environment = None, {}, {}
-    before, after = ({name: _estimate(run, which[name], name) for name in which} for which in (run.before, run.after))
+    before, after = ({name: run.estimate(name, which[name]) for name in which} for which in (run.before, run.after))
     summary = {
         "before": {name: _figures(one) for name, one in before.items()},
         "after": {name: _figures(one) for name, one in after.items()},
@@ -73,15 +74,8 @@ def _run_data(run: RunResult, folder: Path) -> RunData:
         "total_seconds": run.total_seconds,
     }
     notes = cautions([*before.values(), *after.values()])
-    label = f"{run.variant}-seed{run.seed}"
     metrics = [dict(line) for line in run.metrics]
-    return RunData(label, kept, config, environment, summary, metrics, notes, run.seed)
-
-
-def _estimate(run: RunResult, problems: object, measure: str) -> Estimate:
-    assert isinstance(problems, dict)
-    questions = [run.questions.get(name, name) for name in problems]
-    return clustered_estimate([*problems.values()], run.completions.get(measure, 1), questions)
+    return RunData(run.name, kept, config, environment, summary, metrics, notes, run.seed)
 
 
 def _change(run: RunResult, measure: str) -> Estimate:

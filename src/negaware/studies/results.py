@@ -8,8 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from negaware.estimates import Estimate, clustered_estimate
+
 PROBLEMS = Mapping[str, float]
 """The id of each held-out problem, and the share of its answers that were right."""
+
+
+def run_name(variant: str, seed: int) -> str:
+    """What a run's files and folder are called."""
+    return f"{variant}-seed{seed}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +43,16 @@ class RunResult:
     machine: str = ""
     margins: Mapping[str, float] | None = None
     """The study's when this was made; None: not known."""
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return run_name(self.variant, self.seed)
+
+    def estimate(self, measure: str, problems: PROBLEMS) -> Estimate:
+        """The mean of a measure over problems of this run, before or after, with the interval of these alone."""
+        questions = [self.questions.get(one, one) for one in problems]
+        return clustered_estimate([*problems.values()], self.completions.get(measure, 1), questions)
 
 
 @dataclass(frozen=True, slots=True)

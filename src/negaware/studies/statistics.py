@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from negaware.estimates import Estimate, share_interval, student_t
+from negaware.estimates import Estimate, share_interval, student_interval, student_t
 from negaware.studies.components import crossed_change, crossed_mean, equivalence_p, interval, quantile, two_sided_p
 from negaware.studies.results import RunResult, StudyResults
 
@@ -265,8 +265,8 @@ def seed_mean(values: Sequence[float | None], most: float = math.inf) -> Estimat
     mean = statistics.fmean(known)
     if len(set(known)) == 1:
         return Estimate(mean)
-    half = student_t(len(known) - 1) * statistics.stdev(known) / math.sqrt(len(known))
-    return Estimate(mean, max(0.0, mean - half), min(most, mean + half))
+    low, high = student_interval(known)
+    return Estimate(mean, max(0.0, low), min(most, high))
 
 
 def area(run: RunResult) -> float | None:
