@@ -1,9 +1,10 @@
 """What every test needs: shapes and dtypes checked on the maths, one torch thread, fixed seeds.
 
-The import hook must stand before anything imports negaware. Subprocesses that a test starts are left as they are.
+The import hook must stand before anything imports negaware. It isn't in the processes that a test starts.
 """
 
 import gc
+import os
 import random
 import shutil
 import signal
@@ -21,6 +22,8 @@ import torch  # noqa: E402
 # A test runner in the background ignores Ctrl-C, and so would the processes that tests start to interrupt them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and one under nohup a closed terminal
+if "PYTEST_XDIST_WORKER" in os.environ:  # processes side by side, each on all cores, would wait for the others' threads
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)  # tests are small: more threads cost more than they give, and sums keep their order
 
 
