@@ -46,3 +46,8 @@ def off_policy(groups: list[Group], size: float = 0.3) -> list[Group]:
         )
         for group in groups
     ]
+
+
+def answers_in(groups: Sequence[Group]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Prompt and tokens of each answer, in order."""
+    return [(group.prompt_ids, done.token_ids) for group in groups for done in group.completions]

@@ -21,6 +21,7 @@ from negaware.training.pack import (
 )
 from negaware.training.step import answers_in, importance_weights
 from negaware.types import Completion
+from rounding import exact_logprobs
 from tiny_models import MODELS
 
 
@@ -52,8 +53,8 @@ def test_an_answers_logprobs_are_the_same_in_any_layout(name, make_trainer):
     model = MODELS[name](0)
     trainer = make_trainer(model, micro_batch_tokens=200)
     questions = [answers_of(group) for group in sampled_groups(model)]
-    alone = logprobs_by_answer(trainer, [[Row((answer,))] for answers in questions for answer in answers])
     layouts = {
+        "alone": [[Row((answer,))] for answers in questions for answer in answers],
         "the trainer's own": [packed.rows for packed in trainer.pack(questions)],
         "padded": micro_batches([row for answers in questions for row in rows_of(answers, 1)], 500),
     }
@@ -63,10 +64,13 @@ def test_an_answers_logprobs_are_the_same_in_any_layout(name, make_trainer):
             layouts[f"{shared} a row"] = micro_batches(rows, 300)
         mixed = [row for n, answers in enumerate(questions) for row in rows_of(answers, 1 + n)]
         layouts["mixed"] = micro_batches(mixed, 10_000)
-    for layout, batches in layouts.items():
-        for number, found in logprobs_by_answer(trainer, batches).items():
-            assert torch.allclose(found, alone[number], atol=1e-5), layout
-    assert len(alone) == 30
+    exact = exact_logprobs(
+        model, [(answer.prompt_ids, answer.token_ids) for answers in questions for answer in answers]
+    )
+    for batches in layouts.values():
+        found = logprobs_by_answer(trainer, batches)
+        assert len(found) == 30
+        exact.assert_near(torch.cat([found[id(answer)] for answers in questions for answer in answers]))
 
 
 def test_questions_are_shared_where_positions_and_masks_allow_it(make_trainer):
@@ -88,9 +92,11 @@ def test_eager_attention_does_not_share_questions(make_trainer):
     trainer = make_trainer(model)
     assert not trainer.shares_questions
     questions = [answers_of(group) for group in sampled_groups(model, 2)]
-    alone = logprobs_by_answer(trainer, [[Row((answer,))] for answers in questions for answer in answers])
-    for number, found in logprobs_by_answer(trainer, [packed.rows for packed in trainer.pack(questions)]).items():
-        assert torch.allclose(found, alone[number], atol=1e-5)
+    found = logprobs_by_answer(trainer, [packed.rows for packed in trainer.pack(questions)])
+    exact = exact_logprobs(
+        model, [(answer.prompt_ids, answer.token_ids) for answers in questions for answer in answers]
+    )
+    exact.assert_near(torch.cat([found[id(answer)] for answers in questions for answer in answers]))
 
 
 def test_a_row_holds_its_question_once_and_masks_answers_from_each_other():
