@@ -93,8 +93,12 @@ def exact_logprobs(
     answers: Sequence[tuple[Sequence[int], Sequence[int]]],
     temperature: float = 1.0,
     unit: float = UNIT,
+    restrict: Callable[[Tensor], Tensor] = lambda logits: logits,
 ) -> Exact:
-    """The log-probabilities of all answers' tokens, flat, each answer behind its prompt in a row of its own."""
+    """The log-probabilities of all answers' tokens, flat, each answer behind its prompt in a row of its own.
+
+    They are those of the distribution that `restrict` makes of tempered logits [N, V].
+    """
     model = copy.deepcopy(model).cpu().double()
     sequences = [torch.tensor([*prompt, *answer]) for prompt, answer in answers]
     tokens = nn.utils.rnn.pad_sequence(sequences, batch_first=True)
@@ -102,11 +106,12 @@ def exact_logprobs(
     def compute() -> list[Tensor]:
         with torch.no_grad():
             logits = model(tokens, use_cache=False).logits[:, :-1]
-            found = (logits / temperature).log_softmax(-1).gather(-1, tokens[:, 1:, None])[..., 0]
+            restricted = restrict((logits / temperature).flatten(0, 1)).unflatten(0, logits.shape[:2])
+            found = restricted.log_softmax(-1).gather(-1, tokens[:, 1:, None])[..., 0]
         rows = zip(found, answers, strict=True)
         return [torch.cat([row[len(prompt) - 1 :][: len(answer)] for row, (prompt, answer) in rows])]
 
-    return exactly(compute, unit)[0]
+    return exactly(compute, unit, trials=2)[0]  # of many tokens
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from negaware.training.options import TrainingOptions
 from negaware.training.pack import Answer, collate
 from negaware.training.step import LossSettings, Trainer
 from negaware.types import Completion
+from rounding import exact_logprobs, exactly
 from tiny_models import MODELS, VOCABULARY, each_model, llama
 
 MAX_SEQUENCES = 6
@@ -45,6 +46,17 @@ def trainer_logprobs(
         for answer in batch.answers:
             found[id(answer)], flat = flat[: len(answer.token_ids)], flat[len(answer.token_ids) :]
     return [found[id(answer)] for answer in answers]
+
+
+def assert_logprobs_are_the_models(
+    model: PreTrainedModel, prompts: list[list[int]], groups: list[tuple[Completion, ...]], temperature: float = 1.0
+) -> None:
+    """What the engine recorded, and what the trainer computes, are the model's in float64 but for rounding."""
+    answers = [(prompt, done.token_ids) for prompt, group in zip(prompts, groups, strict=True) for done in group]
+    exact = exact_logprobs(model, answers, temperature)
+    exact.assert_near([logprob for group in groups for done in group for logprob in done.logprobs])
+    of_trainer = [trainer_logprobs(model, *each, temperature) for each in zip(prompts, groups, strict=True)]
+    exact.assert_near([logprob for of_group in of_trainer for done in of_group for logprob in done])
 
 
 def renormalised(probabilities: list[float], top_k: int, top_p: float) -> dict[int, float]:
@@ -91,23 +103,23 @@ class EngineConformance:
         prompts = random_prompts(1, (5, 13, 2))
         params = SamplingParams(max_new_tokens=20, temperature=temperature, stop_token_ids=(3, 4))
         groups = self.make_engine(model).generate(prompts, 3, params, seed=2)
-        for prompt, group in zip(prompts, groups, strict=True):
-            for completion, expected in zip(group, trainer_logprobs(model, prompt, group, temperature), strict=True):
-                assert completion.logprobs == pytest.approx(expected, abs=1e-4)
+        assert_logprobs_are_the_models(model, prompts, groups, temperature)
 
     @pytest.mark.parametrize(("top_k", "top_p"), [(0, 0.6), (4, 1.0), (9, 0.7)])
     def test_restricted_logprobs_are_renormalised(self, top_k, top_p):
         model = llama(1)
         params = SamplingParams(12, temperature=1.3, top_p=top_p, top_k=top_k)
         prompts = random_prompts(2, (4, 7))
-        for prompt, group in zip(prompts, self.make_engine(model).generate(prompts, 3, params, seed=0), strict=True):
-            for completion in group:
-                tokens = torch.tensor([[*prompt, *completion.token_ids]], device=model.device)
-                with torch.no_grad():
-                    logits = model(tokens).logits[0, len(prompt) - 1 : -1]
+        groups = self.make_engine(model).generate(prompts, 3, params, seed=0)
+        double = copy.deepcopy(model).cpu().double()
+        for prompt, group in zip(prompts, groups, strict=True):
+            tokens = torch.tensor([[*prompt, *completion.token_ids] for completion in group])
+            (exact,) = exactly(lambda tokens=tokens: [double(tokens).logits / 1.3], trials=2)
+            for completion, logits in zip(group, exact.value[:, len(prompt) - 1 : -1], strict=True):
                 for row, token, logprob in zip(logits, completion.token_ids, completion.logprobs, strict=True):
-                    kept = renormalised((row / 1.3).softmax(-1).tolist(), top_k, top_p)
-                    assert logprob == pytest.approx(math.log(kept[token]), abs=1e-4)
+                    kept = renormalised(row.softmax(-1).tolist(), top_k, top_p)
+                    # The token's logit errs, and so does that of every other that is kept.
+                    assert logprob == pytest.approx(math.log(kept[token]), rel=0, abs=2 * exact.error)
 
     def test_first_tokens_differ_and_follow_the_softmax(self):
         model, (prompt,), num_completions = llama(2, initializer_range=0.17), random_prompts(3, (6,)), 1500

@@ -15,6 +15,7 @@ from negaware.rollout.engine import SamplingParams
 from negaware.rollout.local import LocalEngine
 from negaware.rollout.reference import ReferenceEngine
 from negaware.rollout.sampling import completion_uniforms, restrict
+from rounding import exact_logprobs, exactly
 from tiny_models import MODELS, SHAPE, VOCABULARY, adapted
 
 __all__ = ["model"]  # the suite's fixture
@@ -84,29 +85,46 @@ def test_local_equals_reference(name, scenario):
     num_completions = choose.choice((1, 2))
     local = LocalEngine(model, max_sequences=choose.randint(3, 10)).generate(prompts, num_completions, params, scenario)
     reference = ReferenceEngine(model).generate(prompts, num_completions, params, scenario)
+    answers, of_local, of_reference = [], [], []
     for prompt, group, expected_group in zip(prompts, local, reference, strict=True):
         for completion, expected in zip(group, expected_group, strict=True):
             pairs = enumerate(zip(completion.token_ids, expected.token_ids, strict=False))
             parted = next((index for index, (found, wanted) in pairs if found != wanted), None)
-            assert completion.logprobs[:parted] == pytest.approx(expected.logprobs[:parted], abs=5e-5)
             assert completion.seed == expected.seed
             if parted is None:
                 assert completion.token_ids == expected.token_ids
                 assert completion.finish_reason == expected.finish_reason
             else:
                 assert is_decided_by_rounding(model, [*prompt, *expected.token_ids[:parted]], params, expected, parted)
+            answers.append((prompt, expected.token_ids[:parted]))
+            of_local += completion.logprobs[:parted]
+            of_reference += expected.logprobs[:parted]
+    exact = exact_logprobs(model, answers, params.temperature or 1.0, restrict=restriction(params))
+    exact.assert_near(of_local)
+    exact.assert_near(of_reference)
+
+
+def restriction(params):
+    return lambda logits: restrict(logits, params.top_k, params.top_p) if params.temperature else logits
 
 
 def is_decided_by_rounding(model, tokens, params, completion, index):
     """Whether a token's uniform number lies on the border of two tokens' shares (or the best two logits are equal)."""
-    with torch.no_grad():
-        logits = model(torch.tensor([tokens])).logits[:, -1].float()
+    model = copy.deepcopy(model).double()
+
+    def compute():
+        with torch.no_grad():
+            logits = model(torch.tensor([tokens])).logits[:, -1]
+        if params.temperature == 0:
+            return [logits[0]]
+        return [restriction(params)(logits / params.temperature).softmax(-1)[0].cumsum(-1)]
+
+    (exact,) = exactly(compute)
     if params.temperature == 0:
-        best, second = logits.topk(2).values[0]
-        return best - second < 1e-4
-    shares = restrict(logits / params.temperature, params.top_k, params.top_p).softmax(-1)[0].double()
+        best, second = exact.value.topk(2).values
+        return best - second < 2 * exact.error
     uniform = completion_uniforms(completion.seed, params.max_new_tokens)[index]
-    return (shares.cumsum(-1) - uniform).abs().min() < 3e-5
+    return (exact.value - uniform).abs().min() < exact.error
 
 
 def test_a_long_prompt_enters_late():

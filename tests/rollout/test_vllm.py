@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from conformance import MAX_SEQUENCES, EngineConformance, model, random_prompts, trainer_logprobs
+from conformance import MAX_SEQUENCES, EngineConformance, assert_logprobs_are_the_models, model, random_prompts
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 import tiny_models
@@ -87,9 +87,7 @@ class TestStaleWeights:
         assert {c.version for groups in before for group in groups for c in group} == {0}
         assert {c.version for group in after for c in group} == {7}
         assert tokens(after) == tokens(new_engine(new).generate(self.PROMPTS, 3, self.PARAMS, 0)) != tokens(before[0])
-        for prompt, group in zip(self.PROMPTS, after, strict=True):
-            for completion, expected in zip(group, trainer_logprobs(new, prompt, group, 1.0), strict=True):
-                assert completion.logprobs == pytest.approx(expected, abs=1e-4)
+        assert_logprobs_are_the_models(new, self.PROMPTS, after)
 
     def test_the_answers_to_a_question_share_its_keys_and_values(self):
         """Otherwise the test above would prove nothing of the prefix cache."""

@@ -1,7 +1,7 @@
 """A real vLLM server on loopback: it conforms, and no answer is sampled from stale weights. `make test-vllm`."""
 
 import pytest
-from conformance import MAX_SEQUENCES, EngineConformance, random_prompts, trainer_logprobs
+from conformance import MAX_SEQUENCES, EngineConformance, assert_logprobs_are_the_models, random_prompts
 
 import tiny_models
 from negaware.ranks import Ranks
@@ -54,9 +54,7 @@ def test_no_answer_comes_from_the_weights_before(server, tmp_path):
     assert {c.version for group in before for c in group} == {6}
     assert {c.version for group in after for c in group} == {7}
     for weights, groups in ((old, before), (new, after)):
-        for prompt, group in zip(PROMPTS, groups, strict=True):
-            for completion, expected in zip(group, trainer_logprobs(weights, prompt, group, 1.0), strict=True):
-                assert completion.logprobs == pytest.approx(expected, abs=1e-4)
+        assert_logprobs_are_the_models(weights, PROMPTS, groups)
     assert [path.name for path in (tmp_path / "weights").iterdir()] == ["version-good"]
 
 
