@@ -6,8 +6,8 @@ QUIET  := --quiet --disable-pip-version-check
 PIP    := $(BIN)/python -m pip install $(QUIET) --constraint constraints.txt
 TWO    := -n 2 --dist loadfile
 
-.PHONY: demo test test-avx2 test-slow test-vllm test-verl test-lowest test-newest mutants gpu-check gpu-wheels check bench \
-	bench-quick clean
+.PHONY: demo test test-avx2 test-slow test-vllm test-verl test-lowest test-newest mutants study-small gpu-check gpu-wheels check \
+	bench bench-quick clean
 
 demo: .venv/installed  ## trains the small model and shows what it learnt; SEED=1 for another run
 	$(BIN)/negaware train configs/demo.yaml --run.seed $(SEED) --run.folder runs/demo-seed$(SEED) --resume
@@ -36,6 +36,10 @@ test-lowest: .venv-lowest/installed  ## the default suite with the oldest versio
 
 test-newest: .venv-newest/installed  ## the default suite with the newest ones (torch: a CUDA build of some GB)
 	.venv-newest/bin/python -m pytest $(TWO)
+
+study-small: .venv/installed-studies  ## NFT is GRPO, Dr. GRPO and MaxRL on-policy: six short runs, compared; under ten minutes
+	$(BIN)/negaware study studies/on_policy.yaml
+	$(BIN)/python studies/on_policy.py runs/on_policy
 
 mutants: .venv/installed-dev  ## how many of 300 small faults the tests notice; about an hour (docs/testing.md)
 	$(BIN)/python tests/mutation/mutants.py --sample 300 --seed 0 $(MUTANTS)
@@ -79,6 +83,10 @@ clean:  ## deletes the environments, not the runs
 
 .venv/installed-dev: .venv/installed
 	$(PIP) --editable '.[data,dev,lora,reasoning-gym,studies,tensorboard,trackio,wandb]'
+	@touch $@
+
+.venv/installed-studies: .venv/installed
+	$(PIP) --editable '.[studies]'
 	@touch $@
 
 # uv, as pip searches among the versions for more than ten minutes. TORCH=torch==… takes a build that pip finds at hand.
