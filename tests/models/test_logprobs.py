@@ -1,5 +1,6 @@
 """Log-probabilities part by part against the plain ones: values, gradients, entropy, memory; and heads."""
 
+import copy
 import math
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from transformers import CohereConfig, CohereForCausalLM, GraniteConfig, Granite
 
 from negaware.models import logprobs as logprobs_module
 from negaware.models.logprobs import Head, head_of, hidden_states, token_logprobs
-from rounding import assert_within, gamma
+from rounding import assert_within, exactly, gamma
 from tiny_models import MODELS, SHAPE, llama
 
 HEADS = {
@@ -79,10 +80,12 @@ def test_values_and_gradients_are_those_of_log_softmax(options, temperature, col
 
 def test_any_part_of_the_vocabulary_gives_the_same(monkeypatch):
     head, hidden, targets = make_head(torch.float32), torch.randn(50, 11), torch.randint(37, (50,))
-    whole = head.logits(hidden, 1.0).log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+    double = replace(head, weight=head.weight.detach().double())
+    (whole,) = exactly(lambda: [plain_logprobs(hidden.double(), double, targets, 1.0)[0]])
     for columns in (1, 7, 36, 1000):
         monkeypatch.setattr(logprobs_module, "LEAST_COLUMNS", columns)
-        assert torch.allclose(token_logprobs(hidden, head, targets)[0], whole, atol=1e-6)
+        # Of one column a part the sum is taken up again 37 times, each time rounded at the size of what it is.
+        whole.assert_near(token_logprobs(hidden, head, targets)[0], times=math.sqrt(-(-37 // columns)))
 
 
 @pytest.mark.parametrize("options", [{}, {"scale": 0.5, "bias": True}, {"softcap": 30.0}])
@@ -166,10 +169,10 @@ def _granite():
 @pytest.mark.parametrize("make", [*MODELS.values(), lambda seed: _cohere(), lambda seed: _granite()])
 def test_head_and_hidden_states_make_the_models_own_logits(make):
     model, tokens = make(0), torch.randint(1, 61, (2, 9))
+    double = copy.deepcopy(model).double()
     with torch.no_grad():
-        expected = model(tokens, use_cache=False).logits
-        found = head_of(model).logits(hidden_states(model, tokens).flatten(0, 1), 1.0)
-    assert torch.allclose(found, expected.flatten(0, 1), atol=1e-5 * float(expected.abs().max()))
+        (exact,) = exactly(lambda: [double(tokens, use_cache=False).logits.flatten(0, 1)])
+        exact.assert_near(head_of(model).logits(hidden_states(model, tokens).flatten(0, 1), 1.0))
 
 
 def test_softcap_and_scales_are_found():

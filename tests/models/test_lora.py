@@ -23,6 +23,7 @@ from negaware.models.save import save_model
 from negaware.models.shared_rows import SharedRows
 from negaware.rollout.engine import SamplingParams
 from negaware.rollout.local import LocalEngine
+from rounding import exactly
 from tiny_models import ALPHA, LORA, MODELS, RANK, adapted, adapters, gemma4, llama
 
 TOKENS = torch.randint(2, 40, (1, 17), generator=torch.Generator().manual_seed(0))
@@ -53,25 +54,31 @@ def test_the_fused_decoders_gradients_are_those_of_pefts_own_model(name: str, ta
         for name_, parameter in adapters(model).items():
             own[name_].copy_(parameter)
 
-    logits = pefts(TOKENS).logits[0, :-1]
-    expected = logits.log_softmax(-1).gather(1, TOKENS[0, 1:, None])[:, 0]
-    (expected * expected.detach()).sum().backward()
+    pefts.double()
+    upstream, named = torch.randn(16), {key: one for key, one in own.items() if one.requires_grad}
+
+    def compute() -> list[torch.Tensor]:
+        logits = pefts(TOKENS).logits[0, :-1]
+        expected = logits.log_softmax(-1).gather(1, TOKENS[0, 1:, None])[:, 0]
+        return [expected, *torch.autograd.grad((expected * upstream.double()).sum(), list(named.values()))]
+
+    logprobs, *exact = exactly(compute)
+    gradients = dict(zip(named, exact, strict=True))
 
     decoder = fused_decoder_of(model)
     assert decoder is not None
     within = decoder.attention_within(SharedRows(17, [17], [()]))
     hidden = decoder(TOKENS[0], torch.arange(17), within)[:-1]
     found, _ = token_logprobs(hidden, head_of(model), TOKENS[0, 1:])
-    (found * found.detach()).sum().backward()
+    (found * upstream).sum().backward()
 
-    assert torch.allclose(found, expected, atol=2e-5)
+    logprobs.assert_near(found)
     for name_, parameter in model.named_parameters():
         if not parameter.requires_grad:
             assert parameter.grad is None
         else:
-            gradient = own[name_].grad
-            assert torch.allclose(parameter.grad, gradient, atol=1e-5 * float(gradient.abs().max() + 1)), name_
-            assert gradient.abs().max() > 0
+            gradients[name_].assert_near(parameter.grad)
+            assert gradients[name_].value.abs().max() > 0
 
 
 @pytest.mark.parametrize("name", MODELS)

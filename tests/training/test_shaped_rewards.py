@@ -12,6 +12,7 @@ from negaware.objectives.credit import centred, standardised
 from negaware.training.pack import answers_of, collate, rows_of
 from negaware.training.step import answers_in
 from negaware.types import Completion, Group
+from rounding import assert_within, gamma
 from tiny_models import llama
 
 REWARDS = (1.0, -0.1, -0.25, 0.5)  # verdicts 1, 0, 0, 1 less half of DAPO's penalties 0, 0.2, 0.5, 1
@@ -33,18 +34,19 @@ def advantages(made: Group) -> tuple[torch.Tensor, torch.Tensor]:
 def test_advantages_are_dapos_by_hand():
     """Its rewards have mean −0.425 and variance (1.425² + 0.775² + 1.075² + 0.425²)/4 = 0.991875."""
     centred, standardised = advantages(group(REWARDS))
-    wanted = torch.tensor([1.425, -0.775, -1.075, 0.425])
-    torch.testing.assert_close(
-        centred, wanted / 2, rtol=0, atol=1e-6
-    )  # on the scale of verdicts, which is half of DAPO's
-    torch.testing.assert_close(standardised, wanted / 0.991875**0.5, rtol=0, atol=1e-6)
-    shaped = torch.tensor(DAPOS)
-    torch.testing.assert_close(standardised, (shaped - shaped.mean()) / shaped.std(correction=0), rtol=0, atol=1e-6)
+    wanted = torch.tensor([1.425, -0.775, -1.075, 0.425], dtype=torch.float64)
+    # A reward, the mean's four terms and its quotient, and the difference: eight roundings at sizes of at most 1. The
+    # standard deviation is a sum of four squares of such, and its root and the quotient are rounded.
+    assert_within(centred, wanted / 2, gamma(8))  # on the scale of verdicts, which is half of DAPO's
+    assert_within(standardised, wanted / 0.991875**0.5, 2 * gamma(8) + 1.5 * gamma(2 * 8 + 8))
+    shaped = torch.tensor(DAPOS, dtype=torch.float64)
+    by_torch = (shaped - shaped.mean()) / shaped.std(correction=0)
+    assert_within(standardised, by_torch, 2 * gamma(8) + 1.5 * gamma(2 * 8 + 8))
 
 
 def test_where_nobody_is_long_nothing_changes():
     for found, wanted in zip(advantages(group((1.0, 0.0, 0.0, 1.0))), advantages(group(None)), strict=True):
-        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+        assert torch.equal(found, wanted)
 
 
 @pytest.mark.parametrize("reward", [0.97, 0.95, 1.0])
@@ -61,7 +63,8 @@ def test_the_objective_uses_them(name, scale):
     leaf = torch.full((12,), -1.0).requires_grad_()
     OBJECTIVES[name].terms(answers_in(batch, leaf)).per_token.sum().backward()
     advantage = advantages(group(REWARDS))[1 if scale else 0]
-    torch.testing.assert_close(-leaf.grad.view(4, 3), advantage[:, None].expand(4, 3), rtol=1e-5, atol=1e-6)
+    exact = advantage.double()[:, None].expand(4, 3)
+    assert_within(-leaf.grad.view(4, 3), exact, gamma(3) * exact.abs())  # a ratio of 1 exactly, and few products
 
 
 def shaped(groups: list[Group]) -> list[Group]:
