@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 from negaware.runs.folder import read_json_lines
 
 PAIRS = {"nft-grpo": "grpo", "nft-one_minus_rate": "dr_grpo", "nft-maxrl": "maxrl"}
-NOT_COMPARED = ("train/loss", "train/clip", "time/", "seconds", "processor_seconds", "memory")
-"""A loss's size isn't its gradient's: NFT's is 0, its partner's a mean advantage. Times are the machine's."""
+NOT_COMPARED = ("train/loss", "train/sampler_difference", "time/", "seconds", "_per_second")
+"""A loss's size isn't its gradient's: NFT's is 0, its partner's a mean advantage. The sampler's difference is rounding
+itself. Times are the machine's."""
 
 
 def main(study: Path) -> int:
