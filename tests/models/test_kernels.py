@@ -15,11 +15,9 @@ import pytest
 import torch
 
 from negaware.models.kernels import CompiledKernels, Kernels, TorchKernels, kernels_for
-from rounding import UNIT, assert_within, gamma
+from rounding import EXPONENTIAL, UNIT, assert_within, gamma
 
 DTYPES = [torch.float32, torch.bfloat16]
-EXPONENTIAL = 1e-6
-"""The relative error that kernels.c's exponential promises."""
 LAST_EXPONENTIAL = math.exp(-87)
 """Below it a sigmoid may be anything: kernels.c's exponential ends there."""
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from definition import defined
 from made_groups import answers_in, sampled_groups
-from test_step import defined
 
 from negaware.objectives import OBJECTIVES
 from negaware.training.pack import Answer, Row, collate
@@ -85,7 +85,7 @@ def test_the_gradient_is_the_weighted_sum_of_the_tokens_gradients(objective, mak
         return [torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(double.parameters()))])]
 
     # Each weight measures from the sampler's log-probability to the trainer's: both are rounded, as is the gradient.
-    exactly(compute, trials=2)[0].assert_near(found, times=3)
+    exactly(compute)[0].assert_near(found, times=3)
     error = exact_logprobs(llama(0), answers_in(reference)).mean_difference()
     assert metrics["train/importance_weight"] == pytest.approx(sum(weights) / len(weights), rel=0, abs=cap * error)
 

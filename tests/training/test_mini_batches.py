@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from definition import defined
 from made_groups import make_group, off_policy, sampled_groups
-from test_step import defined
 
 from negaware.ranks import Ranks
 from negaware.training.pack import answers_of, collate
