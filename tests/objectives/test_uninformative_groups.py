@@ -8,6 +8,7 @@ import torch
 
 from negaware.objectives import OBJECTIVES
 from negaware.objectives.contract import Answers, Objective, Terms, made_up_answers, reads_rewards, teaching_rates
+from rounding import gamma
 
 LEARNS = {
     # all wrong; all right: the weight on the log-probability of each token at R = 1, minus its gradient
@@ -56,7 +57,7 @@ def test_the_weight_of_a_group_without_a_difference(name, options, weights):
         off_policy = made_up_answers([right] * 8)
         on_policy = replace(off_policy, logprobs=off_policy.old_logprobs)
         expected = torch.where(on_policy.mask, torch.tensor(wanted), 0.0)
-        torch.testing.assert_close(weights_of(name, options, on_policy), expected, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(weights_of(name, options, on_policy), expected, rtol=gamma(16), atol=0)
         taught = weights_of(name, options, off_policy).ne(0).any()
         assert bool(taught) == (wanted != 0)
         assert (float(right) in teaching_rates(OBJECTIVES[name], options)) == (wanted != 0)
