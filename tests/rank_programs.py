@@ -123,6 +123,9 @@ def train_whole_and_shared(arguments: Sequence[str]) -> None:
             metrics = trainer.step(groups, 0)
         with steps_seen(compare):
             trainer_alone = Trainer(alone, loss, options_of_one_process(options), 10)
+            for name, master in trainer_alone.optimizer.masters.items():
+                master.copy_(whole[name].detach())  # which the model may have had in bfloat16
+            trainer_alone.optimizer.sync_model()
             expected = trainer_alone.step(groups, 0)
         assert len(of_shards) == trainer_alone.optimizer.num_steps_done == num_steps
         if ranks.is_first:
