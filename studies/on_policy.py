@@ -2,8 +2,8 @@
 
     python studies/on_policy.py runs/on_policy
 
-In exact arithmetic they are equal. In float32 the two losses of a pair round differently, and AdamW divides each
-gradient by its own size: a weight whose gradient is hardly more than rounding may go the other way.
+In exact arithmetic they are equal. In float32 the two losses of a pair may round differently; then weights differ in
+their last digits, and a sampled token can, where many are hardly more probable than that. Another token is another run.
 """
 
 from __future__ import annotations
@@ -22,23 +22,20 @@ NOT_COMPARED = ("train/loss", "train/sampler_difference", "time/", "seconds", "_
 itself. Times are the machine's."""
 
 
-def main(study: Path) -> int:
-    """Prints a row a pair; 1 if the answers of one differ."""
-    all_same = True
+def main(study: Path) -> None:
+    """Prints a row a pair."""
     print("| pair | the same answers | metrics, at most | weights, at most | weights, root mean square |")
     print("|---|--:|--:|--:|--:|")
     for names in PAIRS.items():
         first, second = (study / "runs" / f"{name}-seed0" for name in names)
-        answers = list(zip(answers_of(first), answers_of(second), strict=True))
-        num_same = sum(one == other for one, other in answers)
-        all_same = all_same and num_same == len(answers)
+        answers = answers_of(first), answers_of(second)
+        num_same = sum(one == other for one, other in zip(*answers, strict=False))
         metric, difference = largest_difference(first, second)
         largest, mean_square = weight_differences(first, second)
         print(
-            f"| {names[0]}, {names[1]} | {num_same} of {len(answers)} | {difference:.1e} ({metric}) "
+            f"| {names[0]}, {names[1]} | {num_same} of {max(map(len, answers))} | {difference:.1e} ({metric}) "
             f"| {largest:.1e} | {mean_square:.1e} |"
         )
-    return 0 if all_same else 1
 
 
 def answers_of(run: Path) -> list[str]:
@@ -73,4 +70,4 @@ def weight_differences(first: Path, second: Path) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    main(Path(sys.argv[1]))

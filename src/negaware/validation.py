@@ -80,11 +80,15 @@ def _num_values(node: yaml.Node, known: dict[int, int]) -> int:
 
 
 def validated(root: type[Options], data: dict[str, Any], how_to_add: str = "add it") -> Options:
-    """The `root` of plain data. ValueError for the first thing wrong with it, `how_to_add` for a missing {field}."""
+    """The `root` of plain data. ValueError for the first thing wrong with it, `how_to_add` for a missing {field}.
+
+    A field that there isn't comes first: mistyped, it may be the one that is missing.
+    """
     try:
         return root.model_validate(_with_switches(data))
     except ValidationError as error:
-        raise ValueError(_explain(error.errors()[0], root, how_to_add)) from error
+        first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+        raise ValueError(_explain(first, root, how_to_add)) from error
 
 
 class _Switch:

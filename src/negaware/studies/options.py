@@ -34,7 +34,10 @@ def parse_seeds(value: object) -> object:
         found = re.fullmatch(r"\s*([0-9]{1,19})(?:\s*-\s*([0-9]{1,19}))?\s*", part)
         first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, -1)
         if not 0 <= last - first < MAX_SEEDS:
-            raise ValueError(f"{value!r} names no seeds; write whole numbers such as 0,1,2 or a range such as 0-4")
+            raise ValueError(
+                f"{value!r} names no seeds, or more than {MAX_SEEDS:,}; write whole numbers such as 0,1,2 or a range "
+                "such as 0-4"
+            )
         seeds += range(first, last + 1)
     return seeds
 
