@@ -84,7 +84,7 @@ def test_a_run_whose_config_named_the_model_alone_goes_on(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_adapters_learn_the_demos_problems(tmp_path: Path) -> None:
-    options = ["--run.steps", "8", "--evaluation.during", "null", "--evaluation.task.num_problems", "60"]
+    options = ["--run.steps", "5", "--evaluation.during", "null", "--evaluation.task.num_problems", "60"]
     command = [sys.executable, "-m", "negaware", "train", "configs/demo_lora.yaml", "--run.folder", tmp_path / "run"]
     done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
