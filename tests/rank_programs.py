@@ -40,7 +40,7 @@ from negaware.types import Problem, Verdict
 from rounding import Exact, exact_logprobs, gamma
 from tiny_models import ALPHA, LORA, RANK, adapters, llama
 from training.definition import defined
-from training.made_groups import answers_in, off_policy, sampled_groups
+from training.made_groups import off_policy, prompts_and_tokens, sampled_groups
 
 
 @contextmanager
@@ -117,7 +117,7 @@ def train_whole_and_shared(arguments: Sequence[str]) -> None:
                 master.grad = ours[name]
             return norm_of_shards
 
-        allowed = exact_logprobs(alone, answers_in(groups), unit=unit).mean_difference()
+        allowed = exact_logprobs(alone, prompts_and_tokens(groups), unit=unit).mean_difference()
         with steps_seen(keep):
             trainer = Trainer(policy.model, loss, options, 10, ranks, sharded)
             metrics = trainer.step(groups, 0)

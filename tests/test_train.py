@@ -30,7 +30,7 @@ from negaware.types import Group
 from rounding import Exact, exact_logprobs, gamma
 from tiny_run import VOCABULARY, contents, timeless_metrics, tiny_config, write_problems, write_tiny_config
 from training.definition import defined
-from training.made_groups import answers_in
+from training.made_groups import prompts_and_tokens
 
 SAMPLED = {
     *("pass_rate", "informative_share", "all_right_share", "all_wrong_share", "truncated_share", "unverifiable_share"),
@@ -218,7 +218,9 @@ def test_on_policy_nft_is_grpo_run_for_run_under_one_reduction(
 
     def define(self: Trainer, groups: Sequence[Group], *arguments: Any) -> dict[str, float]:
         if len(exact) < 3:
-            own = iter(exact_logprobs(self.model, answers_in(groups)).value.tolist())  # some were sampled a step before
+            own = iter(
+                exact_logprobs(self.model, prompts_and_tokens(groups)).value.tolist()
+            )  # some were sampled a step before
             on_policy = [
                 replace(
                     group,

@@ -48,6 +48,6 @@ def off_policy(groups: list[Group], size: float = 0.3) -> list[Group]:
     ]
 
 
-def answers_in(groups: Sequence[Group]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+def prompts_and_tokens(groups: Sequence[Group]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Prompt and tokens of each answer, in order."""
     return [(group.prompt_ids, done.token_ids) for group in groups for done in group.completions]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from made_groups import answers_in, sampled_groups
+from made_groups import prompts_and_tokens, sampled_groups
 
 from negaware.training.pack import Row, answers_of, collate
 from rounding import exact_logprobs
@@ -23,7 +23,9 @@ def test_a_step_changes_adapters_only_and_the_sampler_follows(name: str, dtype: 
         groups = sampled_groups(model, seed=seed)
         plain = adapted(MODELS[name](0))  # no stream of residuals that is kept in float32
         plain.load_state_dict(model.state_dict())
-        allowed = exact_logprobs(plain, answers_in(groups), unit=torch.finfo(model.dtype).eps / 2).mean_difference()
+        allowed = exact_logprobs(
+            plain, prompts_and_tokens(groups), unit=torch.finfo(model.dtype).eps / 2
+        ).mean_difference()
         assert trainer.step(groups, seed)["train/sampler_difference"] <= allowed
     for key, parameter in model.named_parameters():
         assert torch.equal(parameter, before[key]) != ("lora_" in key)
@@ -46,7 +48,7 @@ def test_a_step_begins_with_the_weights_as_they_are(make_trainer: Any) -> None:
                 logprobs = model(sequence).logits[0, len(group.prompt_ids) - 1 : -1].log_softmax(-1)
                 done.append(replace(one, logprobs=tuple(logprobs[range(len(one.token_ids)), one.token_ids].tolist())))
             anew.append(replace(group, completions=tuple(done)))
-    allowed = exact_logprobs(model, answers_in(anew)).mean_difference()
+    allowed = exact_logprobs(model, prompts_and_tokens(anew)).mean_difference()
     assert trainer.step(anew, 0)["train/sampler_difference"] <= allowed
     assert trainer.step(groups, 0)["train/sampler_difference"] > 0.01
 

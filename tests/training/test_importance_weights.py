@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from definition import defined
-from made_groups import answers_in, sampled_groups
+from made_groups import prompts_and_tokens, sampled_groups
 
 from negaware.objectives import OBJECTIVES
 from negaware.training.pack import Answer, Row, collate
@@ -86,7 +86,7 @@ def test_the_gradient_is_the_weighted_sum_of_the_tokens_gradients(objective, mak
 
     # Each weight measures from the sampler's log-probability to the trainer's: both are rounded, as is the gradient.
     exactly(compute)[0].assert_near(found, times=3)
-    error = exact_logprobs(llama(0), answers_in(reference)).mean_difference()
+    error = exact_logprobs(llama(0), prompts_and_tokens(reference)).mean_difference()
     assert metrics["train/importance_weight"] == pytest.approx(sum(weights) / len(weights), rel=0, abs=cap * error)
 
 
@@ -95,7 +95,7 @@ def test_a_sampler_that_agrees_changes_nothing(make_trainer):
     with_weights = make_trainer(llama(0), old_logprobs="recomputed", importance_weight_cap=2.0)
     (found,), metrics = gradient_of_a_step(with_weights, groups)
     (expected,), without = gradient_of_a_step(make_trainer(llama(0), old_logprobs="recomputed"), groups)
-    allowed = exact_logprobs(llama(0), answers_in(groups))
+    allowed = exact_logprobs(llama(0), prompts_and_tokens(groups))
     assert metrics["train/importance_weight"] == pytest.approx(1, abs=allowed.mean_difference())
     exact, *_ = defined(llama(0), groups, "nft", {})
     for gradient, times in ((expected, 2), (found, 3)):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from made_groups import make_group, sampled_groups
+from made_groups import make_group, prompts_and_tokens, sampled_groups
 
 from negaware.training.pack import (
     PADDING,
@@ -52,7 +52,8 @@ def logprobs_by_answer(trainer, batches: list[list[Row]]) -> dict[int, torch.Ten
 def test_an_answers_logprobs_are_the_same_in_any_layout(name, make_trainer):
     model = MODELS[name](0)
     trainer = make_trainer(model, micro_batch_tokens=200)
-    questions = [answers_of(group) for group in sampled_groups(model)]
+    groups = sampled_groups(model)
+    questions = [answers_of(group) for group in groups]
     layouts = {
         "alone": [[Row((answer,))] for answers in questions for answer in answers],
         "the trainer's own": [packed.rows for packed in trainer.pack(questions)],
@@ -64,9 +65,7 @@ def test_an_answers_logprobs_are_the_same_in_any_layout(name, make_trainer):
             layouts[f"{shared} a row"] = micro_batches(rows, 300)
         mixed = [row for n, answers in enumerate(questions) for row in rows_of(answers, 1 + n)]
         layouts["mixed"] = micro_batches(mixed, 10_000)
-    exact = exact_logprobs(
-        model, [(answer.prompt_ids, answer.token_ids) for answers in questions for answer in answers]
-    )
+    exact = exact_logprobs(model, prompts_and_tokens(groups))
     for batches in layouts.values():
         found = logprobs_by_answer(trainer, batches)
         assert len(found) == 30
@@ -91,11 +90,10 @@ def test_eager_attention_does_not_share_questions(make_trainer):
     model.set_attn_implementation("eager")
     trainer = make_trainer(model)
     assert not trainer.shares_questions
-    questions = [answers_of(group) for group in sampled_groups(model, 2)]
+    groups = sampled_groups(model, 2)
+    questions = [answers_of(group) for group in groups]
     found = logprobs_by_answer(trainer, [packed.rows for packed in trainer.pack(questions)])
-    exact = exact_logprobs(
-        model, [(answer.prompt_ids, answer.token_ids) for answers in questions for answer in answers]
-    )
+    exact = exact_logprobs(model, prompts_and_tokens(groups))
     exact.assert_near(torch.cat([found[id(answer)] for answers in questions for answer in answers]))
 
 

@@ -10,7 +10,7 @@ from functools import cache
 import pytest
 import torch
 from definition import defined
-from made_groups import answers_in, make_group, off_policy, sampled_groups
+from made_groups import make_group, off_policy, prompts_and_tokens, sampled_groups
 
 from negaware.models.logprobs import head_of
 from negaware.models.residual import keep_residual_float32
@@ -141,7 +141,7 @@ def test_recomputed_on_policy_gives_the_gradient_of_recorded(make_trainer):
     exact, *_ = defined(llama(0), groups, "nft", {})
     exact.assert_near(recorded)
     exact.assert_near(recomputed, times=2)  # what both measure from, π_old, is rounded once more
-    assert metrics["train/sampler_difference"] <= exact_logprobs(llama(0), answers_in(groups)).mean_difference()
+    assert metrics["train/sampler_difference"] <= exact_logprobs(llama(0), prompts_and_tokens(groups)).mean_difference()
 
 
 def test_recomputed_forgets_what_the_sampler_recorded_but_still_reports_the_difference(make_trainer):
@@ -161,7 +161,7 @@ def test_at_another_temperature_sampler_and_trainer_still_agree(make_trainer):
     groups = sampled_groups(llama(0), temperature=0.6)
     _, metrics = train_without_updating(make_trainer(llama(0), temperature=0.6), groups)
     _, untempered = train_without_updating(make_trainer(llama(0)), groups)
-    allowed = exact_logprobs(llama(0), answers_in(groups), temperature=0.6).mean_difference()
+    allowed = exact_logprobs(llama(0), prompts_and_tokens(groups), temperature=0.6).mean_difference()
     assert metrics["train/sampler_difference"] <= allowed < 0.05 < untempered["train/sampler_difference"]
 
 
@@ -171,7 +171,9 @@ def test_the_sampler_difference_leaves_out_groups_of_older_weights(make_trainer)
     fresh = [replace(group, completions=tuple(replace(d, version=3) for d in group.completions)) for group in groups]
     trainer = make_trainer(llama(0), optimizer_steps=1)
     metrics = trainer.step([replace(groups[0], completions=tuple(stale)), *fresh[1:]], 0)
-    assert metrics["train/sampler_difference"] <= exact_logprobs(llama(0), answers_in(fresh[1:])).mean_difference()
+    assert (
+        metrics["train/sampler_difference"] <= exact_logprobs(llama(0), prompts_and_tokens(fresh[1:])).mean_difference()
+    )
 
 
 def test_every_group_is_trained_once_in_mini_batches_of_almost_one_size(make_trainer):
@@ -237,7 +239,7 @@ def test_entropy_is_the_mean_over_answer_tokens(make_trainer):
     def compute() -> list[torch.Tensor]:
         entropies = []
         with torch.no_grad():
-            for prompt, answer in answers_in(groups[:2]):
+            for prompt, answer in prompts_and_tokens(groups[:2]):
                 logprobs = double(torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
                 entropies.append(-(logprobs.exp() * logprobs).sum(-1))
         return [torch.cat(entropies).mean()]
@@ -265,7 +267,7 @@ def test_the_weight_of_each_side_on_policy_is_the_closed_form(prompt_weight, mak
                 wrong += weight * rate / (1 - rate) * len(done.token_ids)
     # A token's weight is its gradient, ω R-times-something whose logarithm changes by at most 1/(1 − r̂) ≤ 6 times what
     # log R does: the difference of two log-probabilities that are equal but for rounding. The sums have float32 terms.
-    error = 6 * exact_logprobs(llama(0), answers_in(groups)).mean_difference()
+    error = 6 * exact_logprobs(llama(0), prompts_and_tokens(groups)).mean_difference()
     assert metrics["train/weight_right"] == pytest.approx(right / num_tokens, rel=gamma(num_tokens) + error)
     assert metrics["train/weight_wrong"] == pytest.approx(wrong / num_tokens, rel=gamma(num_tokens) + error)
     assert metrics["train/share_at_log_ratio_cap"] == metrics["train/share_at_epsilon"] == 0
@@ -282,7 +284,7 @@ def test_bfloat16_compute_follows_the_float32_gradient(make_trainer):
     assert torch.cosine_similarity(found, exact, dim=0) > 0.99
     assert trainer.model.dtype == torch.bfloat16
     unit = torch.finfo(torch.bfloat16).eps / 2
-    allowed = exact_logprobs(rounded, answers_in(groups), unit=unit).mean_difference()
+    allowed = exact_logprobs(rounded, prompts_and_tokens(groups), unit=unit).mean_difference()
     assert 0 < metrics["train/sampler_difference"] <= allowed
 
 
