@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-COMMAND = "negaware.cli:entry"
+COMMAND = "negaware.__main__:entry"
 """What the shell calls; it takes its arguments from `sys.argv`."""
 PRELOADED = (
     *("negaware.cli", "negaware.train", "negaware.verifiers.grade", "negaware.studies.study"),

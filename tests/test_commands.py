@@ -1,14 +1,16 @@
-"""`--dry-run` and `evaluate` on a tiny real model, through the command line's own entry."""
+"""`--dry-run` and `evaluate` on a tiny real model, and Ctrl-C before a command runs."""
 
 import io
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from forked_command import Fault, negaware
 from negaware.cli import _parser, main
 from negaware.evaluate import _reserved, evaluate_model, results_table
 from negaware.evaluation.evaluate import Answer, EvaluationResult, ProblemResult
@@ -22,6 +24,13 @@ def test_the_dry_run_shows_the_config_and_a_steps_arithmetic(tmp_path: Path, cap
     assert "4 questions × 6 answers = 24 sequences, at most 6 tokens each: 144 answer tokens" in printed
     assert "2 optimizer steps of 2 questions and at most 72 answer tokens" in printed
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("place", ["negaware.safe_path:keep_path_safe", "negaware.cli:_parser"])
+def test_ctrl_c_before_the_command_runs(place: str) -> None:
+    """Nothing is lost and nothing is said: the signal itself ends the process, as it does most programs."""
+    ended = negaware("train", "any.yaml", faults=[Fault("SIGINT", place)])
+    assert (ended.code, ended.out, ended.err) == (-signal.SIGINT, "", "")
 
 
 @pytest.mark.parametrize("name", ["/nonexistent/folder", "a/b/c"])

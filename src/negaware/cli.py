@@ -14,12 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
 
 from negaware import __version__
 from negaware.arguments import Parser, above_zero, fraction, positive
 from negaware.complaint import sentence_of
-from negaware.safe_path import keep_path_safe
 
 TRAIN_EPILOG = """Any field of the config can be given as --field.name VALUE, such as --run.seed 1 or
 --training.learning_rate 1e-5. The run goes to runs/<config name> unless
@@ -36,25 +34,6 @@ TASK_HELP = (
     "gsm8k:test, math500, arithmetic:test, reasoning_gym:NAME, problems.jsonl, owner/name of a hub data set …, or "
     "written out as in a config: '{kind: benchmark, name: math500, verifier: \"my_rules:is_right\"}'"
 )
-
-
-def entry() -> NoReturn:
-    """What the shell calls: `main`, and out."""
-    keep_path_safe()
-    exit_code = main()
-    if exit_code == INTERRUPTED or "vllm" in sys.modules or _is_among_ranks():
-        # Python ends itself by SIGINT, not with our code, if the interrupt happened to meet a string in exec(). And
-        # vLLM, or a group whose other ranks have gone, may complain or crash when taken down with the interpreter.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(exit_code)
-    sys.exit(exit_code)
-
-
-def _is_among_ranks() -> bool:
-    """Whether this process has not left its group, as it does unless something went wrong."""
-    distributed = sys.modules.get("torch.distributed")
-    return distributed is not None and distributed.is_initialized()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     try:
+        if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as `entry` leaves it
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         run: Callable[[argparse.Namespace], int | None] = options.run
         exit_code = run(options)
         sys.stdout.flush()
@@ -370,7 +351,3 @@ def _compare(options: argparse.Namespace) -> int:
     with _imports(options):
         from negaware.compare import compare
     return compare(options)
-
-
-if __name__ == "__main__":
-    entry()

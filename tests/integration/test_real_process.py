@@ -90,7 +90,7 @@ def test_kill_leaves_no_worker_behind(config: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [0.1, 0.5, 1.0, 2.0, 3.0, 4.0])
+@pytest.mark.parametrize("seconds", [0.05, 0.1, 0.15, 0.2, 0.5, 1.0, 2.0, 4.0])
 def test_ctrl_c_while_it_starts(config: Path, seconds: float) -> None:
     """In the midst of imports and loading too: no traceback."""
     process = start(config)
@@ -98,7 +98,7 @@ def test_ctrl_c_while_it_starts(config: Path, seconds: float) -> None:
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=300)
     sentence = "\nInterrupted. --resume goes on from the last finished step.\n"
-    if process.returncode == -signal.SIGINT:  # Python itself was still starting, which says what it likes
+    if process.returncode == -signal.SIGINT:  # Python itself, which says what it likes, or our first lines
         assert "/negaware/cli.py" not in err
     else:
         assert (process.returncode, err) == (130, sentence)

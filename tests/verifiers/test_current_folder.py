@@ -121,7 +121,7 @@ def test_a_server_that_cant_start_is_an_error(tmp_path: Path) -> None:
     python.write_text(f'#!/bin/sh\ncase "$*" in *forkserver*) exit 1;; esac\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
     code = (
-        "import multiprocessing, sys\nfrom negaware.cli import entry\n"
+        "import multiprocessing, sys\nfrom negaware.__main__ import entry\n"
         f"multiprocessing.set_executable({str(python)!r})\n"
         "sys.argv = ['negaware', 'grade', 'in.jsonl', '-o', 'out.jsonl']\nentry()"
     )
