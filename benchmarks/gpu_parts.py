@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import torch
 from contenders.rollouts import synthetic_groups
 from torch import Tensor
@@ -107,7 +108,7 @@ def graphs(device: str) -> dict[str, Any]:
                     abs(a - b) for a, b in zip(done.logprobs[:same_until], wanted.logprobs[:same_until], strict=True)
                 ]
                 difference, compared = max([difference, *gaps]), compared + 1
-                same += done.token_ids == wanted.token_ids
+                same += np.array_equal(done.token_ids, wanted.token_ids)
     assert engine.graphs is not None
     figures = {
         "completions": compared,
@@ -241,7 +242,7 @@ def decode(device: str) -> dict[str, Any]:
         start = synchronised()
         groups = engine.generate(prompts, 4, SamplingParams(new), seed)
         seconds.append(synchronised() - start)
-    tokens = sum(len(done.token_ids) for group in groups for done in group)
+    tokens = sum(done.num_tokens for group in groups for done in group)
     demand(tokens == questions * 4 * new, {"tokens": tokens}, "answers ended though no stop token was given")
     return {
         "tokens_per_second": round(tokens / seconds[1]),

@@ -81,7 +81,7 @@ def measure(engine: LocalEngine, trainer: Trainer, shape: Shape) -> dict[str, fl
         for place, (prompt, answers) in enumerate(zip(prompts, sampled, strict=True))
     ]
     metrics, training = memory_and_time(lambda: trainer.step(groups, seed=0))
-    tokens = sum(len(answer.token_ids) for answers in sampled for answer in answers)
+    tokens = sum(answer.num_tokens for answers in sampled for answer in answers)
     assert tokens == metrics["train/num_tokens"] == shape.answers * shape.answer_tokens, "an answer ended early"
     return {
         "sampling_seconds": sampling["seconds"],

@@ -94,7 +94,7 @@ class ProductTimes:
 
 def limit_seconds(products: ProductTimes, groups: Sequence[Group]) -> dict[str, Any]:
     """The limits of sampling, training and both for these groups, with the operations counted and the rates found."""
-    lengths = [len(completion.token_ids) for group in groups for completion in group.completions]
+    lengths = [completion.num_tokens for group in groups for completion in group.completions]
     prompts = [len(group.prompt_ids) for group in groups]
     alive = decode_rows(lengths)
     sampling = products.prefill(sum(prompts), len(prompts)) + sum(products.decode(rows) for rows in alive)

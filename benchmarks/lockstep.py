@@ -20,6 +20,7 @@ from negaware.config import load_config
 from negaware.planning.cost import FLASH_BACKWARD, moved_bytes
 from negaware.planning.setting import Machine, Setting, setting_of
 from negaware.training.pack import Answer, Row, answers_per_row, micro_batches, rows_of, shares
+from negaware.types import Completion, Span
 
 ROOT = Path(__file__).parents[1]
 SPLIT = 8
@@ -43,7 +44,7 @@ def main() -> None:
     print(f"|{'---|' * (4 + len(longer))}")
     for title, median in LENGTHS.items():
         drawn = [mini_batch(setting, median, seed) for seed in range(options.mini_batches)]
-        lengths = [len(answer.token_ids) for answers in drawn for group in answers for answer in group]
+        lengths = [answer.num_tokens for answers in drawn for group in answers for answer in group]
         cut = mean(length == setting.answer_tokens for length in lengths)
         cells = [
             cell(setting, drawn, options.ranks, 1, 1),
@@ -60,7 +61,7 @@ def mini_batch(setting: Setting, median: int, seed: int) -> list[list[Answer]]:
         prompt, scale = tuple(range(choose.randint(100, 300))), choose.lognormvariate(0, 0.5)
         drawn = [median * scale * choose.lognormvariate(0, 0.6) for _ in range(setting.completions)]
         lengths = [min(max(int(length), 50), setting.answer_tokens) for length in drawn]
-        questions.append([Answer(prompt, tuple(range(n)), (), (), True, 0.5, 0) for n in lengths])
+        questions.append([Answer(prompt, Completion.elsewhere("stop", (Span(0, n),), 0), True, 0.5) for n in lengths])
     return questions
 
 
@@ -94,7 +95,7 @@ def cost(setting: Setting, row: Row) -> float:
     model, prompt = setting.model, len(row.answers[0].prompt_ids)
     pairs = prompt**2 / 2
     for answer in row.answers:
-        pairs += len(answer.token_ids) * (prompt + len(answer.token_ids) / 2)
+        pairs += answer.num_tokens * (prompt + answer.num_tokens / 2)
     attention = 4.0 * model.num_layers * model.attended_width * pairs
     return 4 * 2.0 * model.num_layers * model.layer_parameters * row.length + (2 + FLASH_BACKWARD) * attention
 

@@ -302,7 +302,7 @@ def made_group(num_answers: int, length: int, vocabulary: int) -> Any:
 
     choose = random.Random(0)
     tokens = [tuple(choose.randrange(100, vocabulary) for _ in range(length)) for _ in range(num_answers)]
-    completions = tuple(Completion(own, (-5.0,) * length, "stop", 0, seed) for seed, own in enumerate(tokens))
+    completions = tuple(Completion.drawn(own, (-5.0,) * length, "stop", 0, seed) for seed, own in enumerate(tokens))
     verdicts = tuple(Verdict(index % 2 == 0, "correct" if index % 2 == 0 else "wrong") for index in range(num_answers))
     return Group(Problem("p", "?", "!"), tuple(range(100, 100 + PROMPT)), completions, ("",) * num_answers, verdicts)
 

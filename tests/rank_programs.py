@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -27,16 +27,12 @@ from negaware.models.products import compute_dtype
 from negaware.models.save import save_model
 from negaware.objectives import OBJECTIVES
 from negaware.ranks import RankLostError, Ranks, joined_ranks
-from negaware.rollout.collect import Collector
 from negaware.rollout.local import LocalEngine
-from negaware.rollout.options import RolloutOptions
-from negaware.rollout.shares import SharedEngine, SharedVerifier
-from negaware.tasks.task import Task
 from negaware.training.checkpoint import CheckpointError, list_checkpoints, save_checkpoint
 from negaware.training.optimizer import MasterOptimizer
 from negaware.training.options import TrainingOptions
 from negaware.training.step import LossSettings, NonFiniteLossError, Trainer
-from negaware.types import Problem, Verdict
+from rank_rollouts import sampled_in_turn
 from rounding import Exact, exact_logprobs, gamma
 from tiny_models import ALPHA, LORA, RANK, adapters, llama
 from training.definition import defined
@@ -120,7 +116,7 @@ def train_whole_and_shared(arguments: Sequence[str]) -> None:
         allowed = exact_logprobs(alone, prompts_and_tokens(groups), unit=unit).mean_difference()
         with steps_seen(keep):
             trainer = Trainer(policy.model, loss, options, 10, ranks, sharded)
-            metrics = trainer.step(groups, 0)
+            metrics = trainer.step(sampled_in_turn(groups, ranks), 0)
         with steps_seen(compare):
             trainer_alone = Trainer(alone, loss, options_of_one_process(options), 10)
             for name, master in trainer_alone.optimizer.masters.items():
@@ -180,67 +176,6 @@ def options_of_one_process(options: TrainingOptions) -> TrainingOptions:
     return options.model_copy(update={"offload": "none", "activations": "kept"})
 
 
-class EveryThird:
-    """Finds the answers to every third question right or wrong by their length, and all others wrong."""
-
-    def grade(self, texts: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
-        rights = [
-            int(problem.id) % 3 == 0 and len(text) % 2 == 0 for text, problem in zip(texts, problems, strict=True)
-        ]
-        return [Verdict(right, "correct" if right else "wrong") for right in rights]
-
-    def close(self) -> None: ...
-
-
-class RecordingEngine(LocalEngine):
-    """Keeps the prompts of each call."""
-
-    def generate(self, prompts: Any, *arguments: Any, **options: Any) -> Any:
-        self.__dict__.setdefault("calls", []).append(prompts)
-        return super().generate(prompts, *arguments, **options)
-
-
-def collector(engine: Any, verifier: Any, options: RolloutOptions) -> Collector:
-    """Thirty questions in an order of the collector's own, of which ten can be informative."""
-    problems = [Problem(str(number), "", "") for number in range(30)]
-    params = options.params((1, 2, 3, 4, 5, 6, 7, 8), max_tokens=99)
-    task = Task("thirds", problems, "{question}", verifier)
-    prompts = {problem.id: [10 + int(problem.id), 20] for problem in problems}
-    made = Collector(
-        engine, replace(task, prompt="{question}"), lambda _: [1, 2], lambda ids: "x" * len(ids), params, options, 0
-    )
-    made.prompts = [tuple(prompts[problem.id]) for problem in made.problems]
-    made._order = (0, list(range(30)))  # so that in a call of six, the first and fourth question alone can teach
-    return made
-
-
-def collect_with_poor_shares(arguments: Sequence[str]) -> None:
-    """Two of three ranks get questions that teach nothing; all three end with the batches that one process has."""
-    options = RolloutOptions(questions=6, completions=4, max_new_tokens=9, max_sequences=8)
-    with joined_ranks() as ranks:
-        model = llama(3)
-        engine = RecordingEngine(model)
-        shared = collector(SharedEngine(engine, ranks), SharedVerifier(EveryThird(), ranks), options)
-        expected = collector(LocalEngine(model), EveryThird(), options)
-        told: list[int] = []
-        for step in (1, 2):
-            found, alone = shared.next_rollout(step, told.append), expected.next_rollout(step)
-            assert [g.problem.id for g in found.groups] == [g.problem.id for g in alone.groups]
-            assert [g.verdicts for g in found.sampled] == [g.verdicts for g in alone.sampled]
-            assert [c.token_ids for g in found.sampled for c in g.completions] == [
-                c.token_ids for g in alone.sampled for c in g.completions
-            ]
-            assert shared.state.position == expected.state.position
-            assert len(shared.state.surplus) == len(expected.state.surplus)
-            tokens = sum(len(c.token_ids) for g in found.sampled for c in g.completions)
-            assert sum(told) == tokens
-            told.clear()
-        first_questions = ranks.gather([prompt[0] - 10 for prompt in engine.calls[0]])
-        assert first_questions == [[0, 3], [1, 4], [2, 5]], "only the first rank's share should have something to teach"
-        batches = ranks.gather([g.problem.id for g in found.groups])
-        assert all(batch == batches[0] for batch in batches)
-
-
 def nan_on_one_rank(arguments: Sequence[str]) -> None:
     """A loss that isn't finite in one rank's share stops all of them, and leaves the weights as they were."""
     with joined_ranks() as ranks:
@@ -248,7 +183,7 @@ def nan_on_one_rank(arguments: Sequence[str]) -> None:
         before = {name: weight.clone() for name, weight in named_weights(policy.model, torch.float32)}
         groups = sampled_groups(llama(0), num_groups=4)
         (first, *others) = groups[0].completions
-        broken = replace(first, logprobs=(float("nan"),) * len(first.logprobs))
+        broken = replace(first, logprobs=first.logprobs * np.float32("nan"))
         groups[0] = replace(groups[0], completions=(broken, *others))
         options = TrainingOptions(compute_dtype="float32", optimizer_steps=1, micro_batch_tokens=30)
         trainer = Trainer(policy.model, LossSettings(OBJECTIVES["nft"], {}, 1.0, 14), options, 10, ranks, sharded)

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from negaware.config import parse_config
+from negaware.ranks import ALONE
 from negaware.rollout.collect import NothingToLearnError
-from negaware.rollout.records import group_from_json
+from negaware.rollout.records import groups_from_json
 from negaware.train import train
 from tiny_run import contents, timeless_metrics, tiny_config
 
@@ -58,7 +59,7 @@ def test_a_resumed_run_trains_on_the_rewards_of_the_groups_that_waited(tmp_path:
     for part in (again / "summary.json", again / "model"):
         shutil.rmtree(part) if part.is_dir() else part.unlink()
     state = json.loads((again / f"checkpoints/step-{stops[-1]:06d}/state.json").read_text())
-    assert all(group_from_json(group).rewards is not None for group in state["surplus"])
+    assert all(group.rewards is not None for group in groups_from_json(state["surplus"], ALONE))
     train(parse_config(tiny_config(tmp_path, **changes | {"run__folder": str(again)})), resume=True)
     assert timeless_metrics(again) == metrics
     assert contents(again / "model") == contents(straight / "model")

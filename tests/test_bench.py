@@ -44,7 +44,7 @@ def made_groups(num_groups: int = 3) -> list[Group]:
     for index in range(num_groups):
         lengths = [1 + (index + 3 * k) % 6 for k in range(4)]
         completions = tuple(
-            Completion(
+            Completion.drawn(
                 tuple((7 * index + 5 * k + 3 * t) % VOCABULARY for t in range(length)), (-3.5,) * length, "stop", 0, k
             )
             for k, length in enumerate(lengths)
@@ -128,7 +128,7 @@ def test_the_limit_counts_each_needed_product_once():
     products.measure()
     groups = made_groups()
     found = limit_seconds(products, groups)
-    lengths = [len(completion.token_ids) for group in groups for completion in group.completions]
+    lengths = [completion.num_tokens for group in groups for completion in group.completions]
     prompts = sum(len(group.prompt_ids) for group in groups)
     steps = sum(length - 1 for length in lengths)
     head = 2 * model.lm_head.weight.numel()

@@ -68,7 +68,11 @@ def test_gradients_metrics_and_weights_are_those_of_one_process(
 
 
 def test_the_collector_agrees_where_shares_teach_nothing() -> None:
-    on_ranks(3, "rank_programs:collect_with_poor_shares")
+    on_ranks(3, "rank_rollouts:collect_with_poor_shares")
+
+
+def test_tokens_go_to_the_rank_that_trains_them_and_to_nobody_else() -> None:
+    on_ranks(3, "rank_rollouts:send_tokens")
 
 
 def test_a_loss_that_is_not_finite_on_one_rank_stops_all(models: Path) -> None:

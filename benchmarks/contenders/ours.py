@@ -106,7 +106,9 @@ class Ours:
     def _graded(self, limit: int, completions: list[tuple[Completion, ...]]) -> list[Group]:
         asked = self.work["questions"][str(limit)]
         problems = [Problem(question["id"], question["question"], question["answer"]) for question in asked]
-        texts = [tuple(self.codec.decode(completion.token_ids) for completion in group) for group in completions]
+        texts = [
+            tuple(self.codec.decode(completion.token_ids.tolist()) for completion in group) for group in completions
+        ]
         verdicts = iter(
             self.task.grade(
                 [text for group in texts for text in group],
@@ -121,7 +123,7 @@ class Ours:
 
 
 def _sampling(groups: list[tuple[Completion, ...]], seconds: float) -> Measurement:
-    tokens = sum(len(completion.token_ids) for group in groups for completion in group)
+    tokens = sum(completion.num_tokens for group in groups for completion in group)
     answers = sum(len(group) for group in groups)
     return {"seconds": seconds, "tokens": tokens, "answers": answers, "tokens_per_second": tokens / seconds}
 

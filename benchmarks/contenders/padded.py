@@ -50,7 +50,7 @@ class PaddedTrainer:
             for group in groups
             for completion, verdict in zip(group.completions, group.verdicts, strict=True)
         ]
-        num_tokens = sum(len(completion.token_ids) for _, completion, _ in answers)
+        num_tokens = sum(completion.num_tokens for _, completion, _ in answers)
         total = 0.0
         for first in range(0, len(answers), self.rows):
             rows = answers[first : first + self.rows]
@@ -65,11 +65,11 @@ class PaddedTrainer:
     def _logprobs(self, rows: Sequence[tuple[Group, Completion]]) -> tuple[Tensor, Tensor, Tensor]:
         """log π, log π_old and the mask of the rows' answers, [rows, longest answer]; answers start in one column."""
         question = max(len(group.prompt_ids) for group, _ in rows)
-        answer = max(len(completion.token_ids) for _, completion in rows)
+        answer = max(completion.num_tokens for _, completion in rows)
         tokens = torch.zeros(len(rows), question + answer, dtype=torch.long)
         seen, old = torch.zeros_like(tokens), torch.zeros(len(rows), answer)
         for row, (group, completion) in enumerate(rows):
-            prompt, length = group.prompt_ids, len(completion.token_ids)
+            prompt, length = group.prompt_ids, completion.num_tokens
             place = slice(question - len(prompt), question + length)
             tokens[row, place] = torch.tensor([*prompt, *completion.token_ids])
             seen[row, place] = 1
@@ -114,7 +114,7 @@ def serve(channel: Channel, work: dict[str, Any], arguments: dict[str, Any]) -> 
         groups = synthetic_groups(shape, work["num_completions"], model.config.vocab_size)
         trainer.rows = ROWS[command["shape"]]
         metrics, measured = memory_and_time(lambda: trainer.step(groups, shape["steps"]))
-        tokens = sum(len(completion.token_ids) for group in groups for completion in group.completions)
+        tokens = sum(completion.num_tokens for group in groups for completion in group.completions)
         return {"tokens": tokens, "loss": metrics["loss"]} | measured
 
     def answer(command: Command) -> Measurement:

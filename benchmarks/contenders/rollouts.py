@@ -23,7 +23,7 @@ def synthetic_groups(shape: dict[str, Any], num_completions: int, vocabulary: in
     for index in range(shape["questions"]):
         place = 1000 * index
         completions = tuple(
-            Completion(
+            Completion.drawn(
                 tuple(synthetic_tokens(length, place + k + 1, vocabulary)),
                 (-math.log(vocabulary),) * length,
                 "stop",

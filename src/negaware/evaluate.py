@@ -25,6 +25,7 @@ from negaware.evaluation.options import EvaluationSampling
 from negaware.models.load import load_policy, pick_device
 from negaware.models.products import compute_dtype
 from negaware.output_file import require_no_input
+from negaware.rollout.ask import Asker
 from negaware.rollout.local import LocalEngine
 from negaware.tasks.benchmarks import file_name
 from negaware.tasks.load import load_task
@@ -123,10 +124,10 @@ def _run(options: argparse.Namespace, task: Task, sampling: EvaluationSampling) 
     torch.manual_seed(options.seed)
     device = pick_device(options.device)
     policy = load_policy(options.model, compute_dtype(options.dtype, device), device)
-    encode, decode = policy.codec.encode, policy.codec.decode
-    engine, params = LocalEngine(policy.model), sampling.params(policy.codec.stop_token_ids, policy.max_tokens)
+    asker = Asker(LocalEngine(policy.model), policy.codec.encode, policy.codec.decode)
+    params = sampling.params(policy.codec.stop_token_ids, policy.max_tokens)
     with _token_counter(len(task.problems) * sampling.completions) as count:
-        return evaluate(engine, task, encode, decode, params, sampling.completions, options.seed, count)
+        return evaluate(asker, task, params, sampling.completions, options.seed, count)
 
 
 @contextmanager

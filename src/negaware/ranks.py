@@ -6,6 +6,7 @@ A rank is one of them. A process that was started alone is the only rank, and ev
 from __future__ import annotations
 
 import os
+import pickle
 import select
 import socket
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -71,6 +73,26 @@ class Ranks:
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
         return values
+
+    def to_first(self, value: T) -> list[T]:
+        """On the first rank every rank's value, by rank; nothing elsewhere."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.size if self.is_first else None
+        dist.gather_object(value, values, dst=0)
+        return values or []
+
+    def exchange(self, parcels: Sequence[T]) -> list[T]:
+        """What every rank has for this one, by rank; `parcels` are what this one has for each."""
+        if self.size == 1:
+            return list(parcels)
+        packed = [np.frombuffer(pickle.dumps(parcel), np.uint8) for parcel in parcels]
+        sizes = torch.tensor([len(each) for each in packed])
+        arriving = torch.empty_like(sizes)
+        dist.all_to_all_single(arriving, sizes)
+        received = torch.empty(int(arriving.sum()), dtype=torch.uint8)
+        dist.all_to_all_single(received, torch.from_numpy(np.concatenate(packed)), arriving.tolist(), sizes.tolist())
+        return [pickle.loads(each.numpy()) for each in received.split(arriving.tolist())]
 
     def of_first(self, make: Callable[[], T]) -> T:
         """What `make` gives on the first rank, where alone it is called."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,11 @@ from negaware.models.products import compute_dtype
 from negaware.models.save import save_model
 from negaware.ranks import ALONE, Ranks
 from negaware.resume import begin_to_write, fingerprint, last_state, open_run_folder, require_same_origin
+from negaware.rollout.ask import Asker
 from negaware.rollout.collect import Collector, NothingToLearnError, Rollout, call_seed, short_of_room
 from negaware.rollout.engines import make_engine
 from negaware.rollout.local import LocalEngine
-from negaware.rollout.records import answer_records, group_from_json
-from negaware.rollout.shares import SharedVerifier
+from negaware.rollout.records import answer_records, groups_from_json, groups_to_json
 from negaware.runs.folder import RunFolder, replace_file
 from negaware.runs.health import collapse, vital_signs, what_became_of_it
 from negaware.runs.interrupt import Interrupt
@@ -171,9 +171,7 @@ class _Run:
         tasks = [load_task(each, config.data_dir, (judges, Path())) for each in sources]
         for task in tasks:
             stack.callback(task.verifier.close)
-        self.task, self.held_out = [
-            task if ranks.size == 1 else replace(task, verifier=SharedVerifier(task.verifier, ranks)) for task in tasks
-        ]
+        self.task, self.held_out = tasks
         unaudited = [
             (each.path, task)
             for each, task in zip(sources, tasks, strict=True)
@@ -190,11 +188,10 @@ class _Run:
             self.policy, sharded = load_sharded_policy(name, ranks, device, self.dtype, training.offload == "cpu", lora)
         self.engine = make_engine(rollout, self.policy, name, self.dtype, device, folder.path, ranks)
         codec = self.policy.codec
+        self.asker = Asker(self.engine, codec.encode, codec.decode, ranks, rollout.ranks_per_engine)
         self.collector = Collector(
-            self.engine,
+            self.asker,
             self.task,
-            codec.encode,
-            codec.decode,
             rollout.params(codec.stop_token_ids, self.policy.max_tokens),
             rollout,
             config.run.seed,
@@ -296,7 +293,7 @@ class _Run:
             "metrics": self.folder.logged,
             "num_optimizer_steps": self.trainer.optimizer.num_steps_done,
             "position": self.collector.state.position,
-            "surplus": [asdict(group) for group in self.collector.state.surplus],
+            "surplus": self.collector.state.surplus,  # with their tokens in what is written
             "num_barren": self.collector.state.num_barren,
             "before": self.before,
             "train_seconds": self.train_seconds,
@@ -326,7 +323,8 @@ class _Run:
         self.progress.phase(f"writing a checkpoint of step {state['step']}", announce=announce)
         self.saved_step = state["step"]  # also if the disk is full: a second attempt would end as the first
         keep = self.config.run.keep_checkpoints
-        save_checkpoint(self.checkpoints, state["step"], optimizer.tensors(), state, keep, self.ranks)
+        written = state | {"surplus": groups_to_json(state["surplus"], self.ranks)}
+        save_checkpoint(self.checkpoints, state["step"], optimizer.tensors(), written, keep, self.ranks)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes back to the checkpoint of this state."""
@@ -336,7 +334,7 @@ class _Run:
         optimizer.sync_model()
         optimizer.num_steps_done, optimizer.rollouts_done = state["num_optimizer_steps"], state["step"]
         self.collector.state.position = state["position"]
-        self.collector.state.surplus = [group_from_json(group) for group in state["surplus"]]
+        self.collector.state.surplus = groups_from_json(state["surplus"], self.ranks)
         self.collector.state.num_barren = state.get("num_barren", 0)
         self.before, self.train_seconds = state["before"], state["train_seconds"]
         self.history = [vital_signs(line) for line in state.get("metrics", ())]
@@ -347,9 +345,7 @@ class _Run:
         params = sampling.params(codec.stop_token_ids, self.policy.max_tokens)
         own = self.config.evaluation.seed if is_first else None
         seed = call_seed(self.config.run.seed if own is None else own, 0, -3)
-        return evaluate(
-            self.engine, task, codec.encode, codec.decode, params, sampling.completions, seed, self.progress.advance
-        )
+        return evaluate(self.asker, task, params, sampling.completions, seed, self.progress.advance)
 
 
 class _Clock:

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 Reason = Literal["correct", "wrong", "no_answer", "timeout", "error"]
 FinishReason = Literal["stop", "length"]
@@ -33,21 +36,77 @@ class Verdict:
     extracted: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """One sampled answer: its tokens (stop token included), their log-probabilities under the distribution
-    they were sampled from, and where they came from (policy version and seed)."""
+_NO_TOKENS, _NO_LOGPROBS = np.zeros(0, np.int32), np.zeros(0, np.float32)
 
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    finish_reason: FinishReason
+
+class Span(NamedTuple):
+    """So many of an answer's tokens in a row, all drawn by one version of the policy."""
+
     version: int
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Completion:
+    """One sampled answer of T tokens (stop token included), as the engine made it.
+
+    token_ids int32 [T]; logprobs float32 [T], under the distribution that each token was drawn from; which versions of
+    the policy drew them; and its seed, which no other answer of a run has. Of several ranks the one that sampled it has
+    the two arrays, and the one that trains it. For the others they are empty, and the rest is the same.
+    """
+
+    token_ids: NDArray[np.int32]
+    logprobs: NDArray[np.float32]
+    finish_reason: FinishReason
+    spans: tuple[Span, ...]
     seed: int
+
+    @classmethod
+    def drawn(
+        cls, token_ids: ArrayLike, logprobs: ArrayLike, finish_reason: FinishReason, version: int, seed: int
+    ) -> Completion:
+        """A whole answer that one version of the policy drew."""
+        tokens = np.asarray(token_ids, np.int32)
+        return cls(tokens, np.asarray(logprobs, np.float32), finish_reason, (Span(version, len(tokens)),), seed)
+
+    @classmethod
+    def elsewhere(cls, finish_reason: FinishReason, spans: tuple[Span, ...], seed: int) -> Completion:
+        """An answer whose tokens another rank has."""
+        return cls(_NO_TOKENS, _NO_LOGPROBS, finish_reason, spans, seed)
+
+    @property
+    def num_tokens(self) -> int:
+        """T."""
+        return sum(span.num_tokens for span in self.spans)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this process has its tokens."""
+        return len(self.token_ids) == self.num_tokens
+
+    @property
+    def versions(self) -> NDArray[np.int64]:
+        """The policy version that drew each token, [T]."""
+        return np.repeat([span.version for span in self.spans], [span.num_tokens for span in self.spans])
+
+    def __eq__(self, other: object) -> bool:
+        """Bit for bit."""
+        if not isinstance(other, Completion):
+            return NotImplemented
+        return (self.finish_reason, self.spans, self.seed) == (other.finish_reason, other.spans, other.seed) and (
+            np.array_equal(self.token_ids, other.token_ids) and np.array_equal(self.logprobs, other.logprobs)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One problem, its prompt's tokens, and its K completions with their texts and verdicts, in the same order."""
+    """One problem, its prompt's tokens, and its K completions with their texts and verdicts, in the same order.
+
+    Of several ranks the one that sampled it has the texts, and the first one, which writes them; for others they are
+    empty.
+    """
 
     problem: Problem
     prompt_ids: tuple[int, ...]

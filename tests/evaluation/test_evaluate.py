@@ -9,6 +9,7 @@ import pytest
 
 from negaware.evaluation.evaluate import EvaluationResult, evaluate, write_results
 from negaware.evaluation.metrics import avg_at_k
+from negaware.rollout.ask import Asker
 from negaware.rollout.engine import SamplingParams
 from negaware.rollout.local import LocalEngine
 from negaware.tasks.task import Task
@@ -42,7 +43,7 @@ class ScriptedEngine:
             answers = next(texts for question, texts in self.script.items() if question in decode(prompt))
             groups.append(tuple(self._completion(text, seed) for text in answers[:num_completions]))
             if on_progress:
-                on_progress(sum(len(completion.token_ids) for completion in groups[-1]))
+                on_progress(sum(completion.num_tokens for completion in groups[-1]))
         return groups
 
     def load_weights(self, named_weights: Iterable[tuple[str, object]], version: int) -> None:
@@ -51,7 +52,7 @@ class ScriptedEngine:
     def _completion(self, text: str, seed: int) -> Completion:
         tokens = tuple(text.rstrip("|").encode())
         reason: FinishReason = "length" if text.endswith("|") else "stop"
-        return Completion(tokens, (0.0,) * len(tokens), reason, 0, seed)
+        return Completion.drawn(tokens, (0.0,) * len(tokens), reason, 0, seed)
 
 
 def encode(messages: list[Message]) -> list[int]:
@@ -77,7 +78,7 @@ SCRIPT = {
 
 
 def run(engine: ScriptedEngine, task: Task, num_completions: int = 4) -> EvaluationResult:
-    return evaluate(engine, task, encode, decode, PARAMS, num_completions, seed=7)
+    return evaluate(Asker(engine, encode, decode), task, PARAMS, num_completions, seed=7)
 
 
 def scripted_task(verifier: MathVerifier) -> Task:
@@ -177,7 +178,7 @@ def test_an_evaluation_that_nobody_judged_says_so(reasons: list[Reason], is_judg
 def test_progress_is_the_number_of_tokens(verifier: MathVerifier) -> None:
     told: list[int] = []
     task = scripted_task(verifier)
-    result = evaluate(ScriptedEngine(SCRIPT), task, encode, decode, PARAMS, 4, 7, told.append)
+    result = evaluate(Asker(ScriptedEngine(SCRIPT), encode, decode), task, PARAMS, 4, 7, told.append)
     assert sum(told) == sum(answer.num_tokens for answer in result.answers)
 
 
@@ -228,9 +229,10 @@ def test_a_prompt_without_room_is_not_asked_and_counts_as_wrong(verifier: MathVe
     def spelled(tokens: Sequence[int]) -> str:
         return " ".join(map(str, tokens))
 
-    whole = evaluate(LocalEngine(model), task, some_tokens, spelled, params, 2, seed=5)
+    asker = Asker(LocalEngine(model), some_tokens, spelled)
+    whole = evaluate(asker, task, params, 2, seed=5)
     assert whole.num_short_of_room == whole.num_without_room == 0
-    found = evaluate(LocalEngine(model), task, some_tokens, spelled, replace(params, max_tokens=32), 2, seed=5)
+    found = evaluate(asker, task, replace(params, max_tokens=32), 2, seed=5)
     assert [result.room for result in found.results] == [12, 0, 6, 1, 0]
     for result, longer in zip(found.results, whole.results, strict=True):
         for answer, expected in zip(result.answers, longer.answers, strict=True):

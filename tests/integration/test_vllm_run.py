@@ -86,4 +86,4 @@ def test_a_finished_model_answers_alike_in_vllm_and_transformers(smollm2_run):
         expected = model.generate(tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=24, do_sample=False)[
             0, len(prompt) :
         ]
-        assert codec.decode(completion.token_ids) == codec.decode(expected.tolist()) != ""
+        assert codec.decode(completion.token_ids.tolist()) == codec.decode(expected.tolist()) != ""

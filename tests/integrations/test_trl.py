@@ -48,7 +48,7 @@ def as_ours(group: Batch) -> Group:
     completions = []
     for row, kept in enumerate(group["completion_mask"].bool()):
         ids, old = group["completion_ids"][row][kept], group["old_per_token_logps"][row][kept]
-        completions.append(Completion(tuple(ids.tolist()), tuple(old.tolist()), "length", 0, row))
+        completions.append(Completion.drawn(tuple(ids.tolist()), tuple(old.tolist()), "length", 0, row))
     verdicts = tuple(Verdict(bool(right), "correct" if right else "wrong") for right in group["correct"])
     return Group(Problem(str(prompt), "", ""), prompt, tuple(completions), ("",) * K, verdicts)
 

@@ -215,7 +215,7 @@ def test_what_the_trainer_computes_again_is_what_it_trains_on() -> None:
     model = llama(0)
     options = TrainingOptions(old_logprobs="recomputed", micro_batch_tokens=64)
     trainer = Trainer(model, LossSettings(OBJECTIVES["nft"], {}, 1.0, 12), options, num_steps=10)
-    packed = trainer.pack([answers_of(group) for group in sampled_groups(model)])
+    (packed,) = trainer.pack([answers_of(group) for group in sampled_groups(model)])
     for micro_batch in map(trainer._recompute, packed):
         batch = collate(micro_batch.rows)
         assert trainer.logprobs(batch)[0].tolist() == [p for answer in batch.answers for p in answer.old_logprobs]

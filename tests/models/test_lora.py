@@ -171,8 +171,8 @@ def test_an_engine_with_weights_of_its_own_samples_what_the_adapted_model_does()
     engine = LocalEngine(llama(3))
     engine.load_weights(merged_weights(model), version=4)
     groups, expected = (one.generate([[5, 6, 7], [9, 8]], 3, params, seed=0) for one in (engine, LocalEngine(model)))
-    assert [c.token_ids for g in groups for c in g] == [c.token_ids for g in expected for c in g]
-    assert {c.version for g in groups for c in g} == {4}
+    assert [c.token_ids.tolist() for g in groups for c in g] == [c.token_ids.tolist() for g in expected for c in g]
+    assert {span.version for g in groups for c in g for span in c.spans} == {4}
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ def test_saved_merged_or_as_adapters_it_is_the_same_model(base: Path, tmp_path: 
         assert all(torch.equal(parameter, merged[0][key]) for key, parameter in again.model.named_parameters())
         assert again.codec.stop_token_ids == policy.codec.stop_token_ids
         said += [LocalEngine(one.model).generate(prompts, 1, params, seed=0) for one in (policy, again)]
-    tokens = [[completion.token_ids for (completion,) in groups] for groups in said]
+    tokens = [[completion.token_ids.tolist() for (completion,) in groups] for groups in said]
     assert tokens[1:] == tokens[:-1]
     names = {path.name for path in (tmp_path / "adapter").iterdir()}
     assert names >= {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "generation_config.json"}

@@ -36,15 +36,13 @@ def trainer_logprobs(
     """The trainer's log-probabilities of a question's completions, in one micro-batch as it would lay them out."""
     loss = LossSettings(OBJECTIVES["nft"], {}, temperature, 1)
     trainer = Trainer(model, loss, TrainingOptions(compute_dtype="float32"), num_steps=1)
-    answers = [
-        Answer(tuple(prompt), done.token_ids, done.logprobs, done.logprobs, True, 0.5, 0) for done in completions
-    ]
+    answers = [Answer(tuple(prompt), done, True, 0.5) for done in completions]
     found = {}
-    for micro_batch in trainer.pack([answers]):
+    for micro_batch in trainer.pack([answers])[0]:
         batch = collate(micro_batch.rows, model.device)
         flat = trainer.logprobs(batch)[0].tolist()
         for answer in batch.answers:
-            found[id(answer)], flat = flat[: len(answer.token_ids)], flat[len(answer.token_ids) :]
+            found[id(answer)], flat = flat[: answer.num_tokens], flat[answer.num_tokens :]
     return [found[id(answer)] for answer in answers]
 
 
@@ -139,14 +137,14 @@ class EngineConformance:
         model = llama(2, initializer_range=0.1)
         groups = self.make_engine(model, 64).generate(random_prompts(4, (6, 6, 6, 6)), 8, params, seed=0)
         assert all(len({completion.token_ids[0] for completion in group}) >= 4 for group in groups)
-        assert len({tuple(completion.token_ids for completion in group) for group in groups}) == 4
+        assert len({str([completion.token_ids.tolist() for completion in group]) for group in groups}) == 4
 
     def test_a_seed_gives_the_same_tokens_and_another_does_not(self, model):
         prompts = random_prompts(5, (4, 8, 2))
         params = SamplingParams(max_new_tokens=12)
         first, again, other = (self.make_engine(model).generate(prompts, 2, params, seed) for seed in (7, 7, 8))
         assert first == again
-        assert [c.token_ids for g in first for c in g] != [c.token_ids for g in other for c in g]
+        assert [c.token_ids.tolist() for g in first for c in g] != [c.token_ids.tolist() for g in other for c in g]
         assert len({completion.seed for group in first for completion in group}) == 6
 
     @pytest.mark.parametrize("max_sequences", [2, 3, 64])
@@ -182,10 +180,10 @@ class EngineConformance:
         reasons = Counter()
         for completion in (completion for group in groups for completion in group):
             *before, last = completion.token_ids
-            assert len(completion.logprobs) == len(completion.token_ids) <= limit
+            assert len(completion.logprobs) == completion.num_tokens <= limit
             assert not set(before) & set(stop)
             assert completion.finish_reason == ("stop" if last in stop else "length")
-            assert last in stop or len(completion.token_ids) == limit
+            assert last in stop or completion.num_tokens == limit
             reasons[completion.finish_reason] += 1
         assert len(reasons) == 2, "this scenario should show both ends"
 
@@ -198,14 +196,14 @@ class EngineConformance:
         found = self.make_engine(model).generate(prompts, 3, params, seed=3)
         for prompt, group, longer in zip(prompts, found, whole, strict=True):
             room = min(20, 32 - len(prompt))
-            assert [done.token_ids for done in group] == [done.token_ids[:room] for done in longer]
+            assert [done.token_ids.tolist() for done in group] == [done.token_ids[:room].tolist() for done in longer]
             for done in group:
-                assert len(done.logprobs) == len(done.token_ids) <= room
+                assert len(done.logprobs) == done.num_tokens <= room
                 assert done.finish_reason == ("stop" if done.token_ids[-1] in stop else "length")
 
     def test_one_token_is_a_whole_answer(self, model):
         groups = self.make_engine(model).generate(random_prompts(9, (3, 5, 4, 2, 8)), 2, SamplingParams(1), seed=0)
-        assert all(len(completion.token_ids) == 1 for group in groups for completion in group)
+        assert all(completion.num_tokens == 1 for group in groups for completion in group)
 
     def test_swapped_weights_are_the_ones_sampled_from(self, model):
         other = copy.deepcopy(model)
@@ -220,8 +218,8 @@ class EngineConformance:
         engine.load_weights(((name, weight.clone()) for name, weight in other.named_parameters()), version=9)
         after = engine.generate(prompts, 1, params, seed=0)
         assert _tokens(after) == _tokens(expected) != _tokens(before)
-        assert {completion.version for group in before for completion in group} == {0}
-        assert {completion.version for group in after for completion in group} == {9}
+        assert {span.version for group in before for completion in group for span in completion.spans} == {0}
+        assert {span.version for group in after for completion in group for span in completion.spans} == {9}
 
     def test_no_prompt_gives_no_completion(self):
         assert self.make_engine(llama(0)).generate([], 4, SamplingParams(3), seed=0) == []
@@ -231,7 +229,7 @@ class EngineConformance:
         params = SamplingParams(15, stop_token_ids=(1, 2, 3, 4))
         prompts = random_prompts(11, (3, 9, 1, 4, 4))
         groups = self.make_engine(llama(0)).generate(prompts, 2, params, 0, told.append)
-        assert sum(told) == sum(len(completion.token_ids) for group in groups for completion in group)
+        assert sum(told) == sum(completion.num_tokens for group in groups for completion in group)
         assert len(told) > 1
 
     def test_an_interrupted_call_leaves_nothing_behind(self):
@@ -244,9 +242,9 @@ class EngineConformance:
             engine.generate(prompts, 2, params, 0, interrupt)
         told: list[int] = []
         groups = engine.generate(prompts, 2, params, 1, told.append)
-        assert sum(told) == sum(len(completion.token_ids) for group in groups for completion in group)
+        assert sum(told) == sum(completion.num_tokens for group in groups for completion in group)
         assert _tokens(groups) == _tokens(self.make_engine(model).generate(prompts, 2, params, 1))
 
 
 def _tokens(groups: list[tuple[Completion, ...]]) -> list[list[tuple[int, ...]]]:
-    return [[completion.token_ids for completion in group] for group in groups]
+    return [[completion.token_ids.tolist() for completion in group] for group in groups]

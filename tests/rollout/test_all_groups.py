@@ -2,16 +2,18 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
-from test_collect import K, ScriptedEngine, every, make_collector, mixed
+from test_collect import K, ScriptedEngine, asker, every, make_collector, mixed
 
+from negaware.ranks import ALONE
 from negaware.rollout.collect import CollectorState, NothingToLearnError
-from negaware.rollout.records import answer_records, group_from_json
+from negaware.rollout.records import answer_records, groups_from_json, groups_to_json
 from negaware.tasks.load import load_task
 from negaware.tasks.options import ArithmeticOptions
 from negaware.tasks.task import Task
+from negaware.types import Completion
 
 LENGTHS = (10, 22, 25, 30)  # of at most 30 tokens, the last 10 of which cost
 
@@ -28,7 +30,7 @@ def test_without_a_filter_all_that_is_asked_is_trained_on(task):
     rollout = collector.next_rollout(1)
     assert rollout.groups == rollout.sampled
     assert [group.pass_rate for group in rollout.groups] == [0.5, 1.0, 1.0, 0.5]
-    assert collector.engine.calls[0][0] == collector.state.position == 4  # none is asked in place of the others
+    assert collector.asker.engine.calls[0][0] == collector.state.position == 4  # none is asked in place of the others
     figures = ("num_groups", "informative_share", "num_uninformative_groups", "all_right_share", "num_surplus_groups")
     assert [rollout.metrics[f"rollout/{name}"] for name in figures] == [4, 0.5, 2, 0.5, 0]
     assert rollout.shortcomings(4) == []
@@ -81,7 +83,9 @@ class LongEngine(ScriptedEngine):
     def generate(self, *arguments, **rest):
         return [
             tuple(
-                replace(done, token_ids=done.token_ids + (32,) * (length - len(done.token_ids)))
+                Completion.drawn(
+                    [*done.token_ids, *[32] * (length - done.num_tokens)], (), done.finish_reason, 3, done.seed
+                )
                 for done, length in zip(group, LENGTHS, strict=True)
             )
             for group in super().generate(*arguments, **rest)
@@ -90,7 +94,7 @@ class LongEngine(ScriptedEngine):
 
 def long_collector(task, script, **options):
     collector = make_collector(task, script, overlong_buffer=10, **options)
-    collector.engine = LongEngine(script)
+    collector.asker = asker(LongEngine(script))
     return collector
 
 
@@ -126,7 +130,9 @@ def test_rewards_go_with_their_answers_and_through_a_checkpoint(task):
     excluded = long_collector(task, script, truncated_answers="excluded").next_rollout(1)
     for group in excluded.groups:
         assert group.rewards == pytest.approx((1.0, -0.25, 0.5))
-        assert group_from_json(json.loads(json.dumps(asdict(group)))) == group
-        old = asdict(group) | {"problem": asdict(group.problem)}
-        del old["rewards"]  # a checkpoint from before there were any
-        assert group_from_json(json.loads(json.dumps(old))) == replace(group, rewards=None)
+        (written,) = json.loads(json.dumps(groups_to_json([group], ALONE)))
+        assert groups_from_json([written], ALONE) == [group]
+        del written["rewards"]  # a checkpoint from before there were any, or several versions in an answer
+        for done in written["completions"]:
+            ((done["version"], _),) = done.pop("spans")
+        assert groups_from_json([written], ALONE) == [replace(group, rewards=None)]

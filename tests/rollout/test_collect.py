@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from negaware.rollout.ask import Asker
 from negaware.rollout.collect import Collector, CollectorState, NothingToLearnError
 from negaware.rollout.engine import SamplingParams
 from negaware.rollout.options import RolloutOptions
@@ -30,7 +31,7 @@ class ScriptedEngine:
         self.asked: list[str] = []
         self.calls: list[tuple[int, int]] = []  # (questions, seed)
 
-    def generate(self, prompts, num_completions, params, seed, on_progress=None):
+    def generate(self, prompts, num_completions, params, seed, on_progress=None, indices=None):
         self.calls.append((len(prompts), seed))
         groups = []
         for prompt in prompts:
@@ -40,12 +41,12 @@ class ScriptedEngine:
             self.asked.append(question)
             groups.append(
                 tuple(
-                    Completion(tuple(map(ord, f"It is {value if right else value + 1}.")), (), ended, 3, seed)
+                    Completion.drawn(tuple(map(ord, f"It is {value if right else value + 1}.")), (), ended, 3, seed)
                     for right, ended in script
                 )
             )
         if on_progress:
-            on_progress(sum(len(completion.token_ids) for group in groups for completion in group))
+            on_progress(sum(completion.num_tokens for group in groups for completion in group))
         return groups
 
     def load_weights(self, named_weights, version):
@@ -69,13 +70,19 @@ def task() -> Iterator[Task]:
     loaded.verifier.close()
 
 
+def asker(engine) -> Asker:
+    return Asker(
+        engine,
+        encode=lambda messages: [ord(letter) for letter in messages[-1]["content"]],
+        decode=lambda tokens: "".join(map(chr, tokens)),
+    )
+
+
 def make_collector(task: Task, script: Script, seed: int = 0, max_tokens: int = 1000, **options: int) -> Collector:
     rollout = RolloutOptions(**{"questions": 4, "completions": K, "max_new_tokens": 30} | options)
     return Collector(
-        ScriptedEngine(script),
+        asker(ScriptedEngine(script)),
         task,
-        lambda messages: [ord(letter) for letter in messages[-1]["content"]],
-        lambda tokens: "".join(map(chr, tokens)),
         SamplingParams(30, max_tokens=max_tokens),
         rollout,
         seed,
@@ -96,7 +103,7 @@ def test_a_full_batch_of_graded_groups(task):
     told: list[int] = []
     rollout = collector.next_rollout(1, told.append)
     assert len(rollout.groups) == 4
-    assert collector.engine.calls[0][0] == len(rollout.sampled) == 4
+    assert collector.asker.engine.calls[0][0] == len(rollout.sampled) == 4
     for group in rollout.groups:
         assert [verdict.correct for verdict in group.verdicts] == [True, False, False, True]
         assert [verdict.reason for verdict in group.verdicts] == ["correct", "wrong", "wrong", "correct"]
@@ -105,7 +112,7 @@ def test_a_full_batch_of_graded_groups(task):
         assert group.pass_rate == 0.5
     assert rollout.metrics["rollout/num_groups"] == 4
     assert rollout.metrics["verifier/correct"] == rollout.metrics["verifier/wrong"] == 8
-    assert sum(told) == sum(len(c.token_ids) for group in rollout.sampled for c in group.completions)
+    assert sum(told) == sum(c.num_tokens for group in rollout.sampled for c in group.completions)
 
 
 def test_sampling_goes_on_until_the_batch_is_full(task):
@@ -115,8 +122,8 @@ def test_sampling_goes_on_until_the_batch_is_full(task):
     assert all(0 < group.pass_rate < 1 for group in rollout.groups)
     assert rollout.metrics["rollout/num_groups_sampled"] == len(rollout.sampled) > 9
     assert rollout.metrics["rollout/all_wrong_share"] == pytest.approx(1 - rollout.metrics["rollout/informative_share"])
-    assert len({seed for _, seed in collector.engine.calls}) == len(collector.engine.calls) > 1
-    assert max(number for number, _ in collector.engine.calls) <= 4
+    assert len({seed for _, seed in collector.asker.engine.calls}) == len(collector.asker.engine.calls) > 1
+    assert max(number for number, _ in collector.asker.engine.calls) <= 4
 
 
 def test_surplus_is_carried_and_trained_next_and_nothing_is_lost(task):
@@ -135,7 +142,7 @@ def test_surplus_is_carried_and_trained_next_and_nothing_is_lost(task):
     left = [id(group) for group in collector.state.surplus]
     assert num_carried > 2
     assert sampled == trained + left  # first sampled, first trained; each once
-    assert collector.state.position == len(collector.engine.asked)
+    assert collector.state.position == len(collector.asker.engine.asked)
 
 
 def test_the_search_is_bounded(task):
@@ -150,14 +157,14 @@ def test_every_epoch_asks_each_question_once_in_an_order_of_its_own(task):
     collector = make_collector(task, mixed)
     for step in range(15):
         collector.next_rollout(step)
-    asked = collector.engine.asked
+    asked = collector.asker.engine.asked
     epochs = [asked[first : first + NUM_PROBLEMS] for first in range(0, 60, NUM_PROBLEMS)]
     assert all(Counter(epoch) == Counter(epochs[0]) for epoch in epochs)
     assert all(len(set(epoch)) == NUM_PROBLEMS for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
     other = make_collector(task, mixed, seed=1)
     other.next_rollout(0)
-    assert other.engine.asked != asked[:4]
+    assert other.asker.engine.asked != asked[:4]
 
 
 def test_resumed_from_its_state_it_does_the_same(task):
@@ -169,14 +176,14 @@ def test_resumed_from_its_state_it_does_the_same(task):
     for step in range(1, 13):
         if step == 6:
             state = CollectorState(straight.state.position, list(straight.state.surplus))
-            calls_before = len(straight.engine.calls)
+            calls_before = len(straight.asker.engine.calls)
         expected.append(ids(straight.next_rollout(step).groups))
     assert state.surplus, "this scenario should carry groups over the interruption"
-    assert len({seed for _, seed in straight.engine.calls}) == len(straight.engine.calls)
+    assert len({seed for _, seed in straight.asker.engine.calls}) == len(straight.asker.engine.calls)
     resumed = make_collector(task, script)
     resumed.state = state
     assert [ids(resumed.next_rollout(step).groups) for step in range(6, 13)] == expected[5:]
-    assert resumed.engine.calls == straight.engine.calls[calls_before:]
+    assert resumed.asker.engine.calls == straight.asker.engine.calls[calls_before:]
 
 
 @pytest.mark.parametrize(
@@ -193,7 +200,7 @@ def test_nothing_to_learn_says_what_was_found_and_what_to_change(task, right, en
         collector.next_rollout(1)
     for word in [*words, "in a new run", "--resume it with a higher rollout.max_sampled_questions than 32"]:
         assert word in str(caught.value)
-    assert len(collector.engine.asked) == 32
+    assert len(collector.asker.engine.asked) == 32
 
 
 def test_truncated_answers_are_wrong_and_counted(task):

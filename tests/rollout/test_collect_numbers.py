@@ -20,7 +20,9 @@ LOST, FAILED, LATE = Verdict(False, "no_answer"), Verdict(False, "error", "KeyEr
 
 def group(verdicts: list[Verdict], lengths: list[int], cut: int = 0) -> Group:
     """Answers of so many tokens; the first `cut` of them stopped at the length limit."""
-    done = [Completion((5,) * n, (-1.0,) * n, "length" if k < cut else "stop", 0, k) for k, n in enumerate(lengths)]
+    done = [
+        Completion.drawn((5,) * n, (-1.0,) * n, "length" if k < cut else "stop", 0, k) for k, n in enumerate(lengths)
+    ]
     return Group(Problem("p", "?", "1"), (1,), tuple(done), ("",) * len(done), tuple(verdicts))
 
 
@@ -79,7 +81,7 @@ def test_a_batch_that_was_carried_over_whole_asks_nothing(task) -> None:
     rollout = collector.next_rollout(1)
     assert (rollout.groups, rollout.sampled, collector.state.surplus) == ([GROUPS[1]] * 4, [], [GROUPS[1]])
     assert rollout.metrics["rollout/informative_share"] == rollout.metrics["rollout/tokens_per_second"] == 0
-    assert collector.engine.calls == []
+    assert collector.asker.engine.calls == []
 
 
 def test_tokens_a_second_are_those_of_the_sampling(task) -> None:
@@ -87,7 +89,7 @@ def test_tokens_a_second_are_those_of_the_sampling(task) -> None:
     began = time.perf_counter()
     rollout = collector.next_rollout(1)
     slowest = time.perf_counter() - began  # what the collector measured lies within
-    num_tokens = sum(len(done.token_ids) for group in rollout.sampled for done in group.completions)
+    num_tokens = sum(done.num_tokens for group in rollout.sampled for done in group.completions)
     assert rollout.metrics["rollout/tokens_per_second"] >= num_tokens / slowest
 
 
@@ -101,8 +103,8 @@ def test_tokens_a_second_are_those_of_the_sampling(task) -> None:
 )
 def test_an_engine_that_loses_a_question_is_no_rollout(task, lost) -> None:
     collector = make_collector(task, mixed)
-    generate = collector.engine.generate
-    collector.engine.generate = lambda *arguments: lost(generate(*arguments))
+    generate = collector.asker.engine.generate
+    collector.asker.engine.generate = lambda *arguments: lost(generate(*arguments))
     with pytest.raises(ValueError, match="zip"):
         collector.next_rollout(1)
 
@@ -133,7 +135,7 @@ def test_how_many_are_asked_at_once(task, informative, calls) -> None:
         task, lambda question, index: mixed(question, index) if index in informative else [(False, "stop")] * K
     )
     rollout = collector.next_rollout(1)
-    asked = [number for number, _ in collector.engine.calls]
+    asked = [number for number, _ in collector.asker.engine.calls]
     assert (asked, len(rollout.groups)) == (calls, 4)
     num_informative = 4 + len(collector.state.surplus)
     assert rollout.metrics["rollout/informative_share"] == pytest.approx(num_informative / sum(asked))

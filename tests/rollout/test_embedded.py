@@ -14,6 +14,7 @@ from negaware.models.logprobs import hidden_states
 from negaware.rollout.engine import SamplingParams
 from negaware.rollout.local import LocalEngine
 from negaware.training.pack import Answer, Row, collate
+from negaware.types import Completion
 
 pytestmark = [
     pytest.mark.slow,
@@ -47,7 +48,7 @@ def test_greedy_is_generate(policy, prompts):
             torch.tensor([prompt]), attention_mask=attended, max_new_tokens=24, do_sample=False
         )
         assert list(done.token_ids) == expected[0, len(prompt) :].tolist()
-        assert policy.codec.decode(done.token_ids)
+        assert policy.codec.decode(done.token_ids.tolist())
 
 
 def test_logprobs_are_the_trainers(policy, prompts):
@@ -63,7 +64,9 @@ def test_sharing_a_row_is_exact_but_for_rounding(prompts):
     model = load_policy(EMBEDDED_MODEL, torch.float64).model
     assert use_own_attention(model)
     tokens = [(7, 8, 9, 10), (11, 12), (13, 14, 15, 16, 17, 18)]
-    answers = [Answer(tuple(prompts[0]), one, (0.0,) * len(one), (0.0,) * len(one), True, 0.5, 0) for one in tokens]
+    answers = [
+        Answer(tuple(prompts[0]), Completion.drawn(one, [0.0] * len(one), "stop", 0, 0), True, 0.5) for one in tokens
+    ]
 
     def predicting(rows: list[Row]) -> torch.Tensor:
         batch = collate(rows)

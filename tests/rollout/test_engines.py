@@ -92,13 +92,13 @@ def test_local_equals_reference(name, scenario):
             parted = next((index for index, (found, wanted) in pairs if found != wanted), None)
             assert completion.seed == expected.seed
             if parted is None:
-                assert completion.token_ids == expected.token_ids
+                assert completion.token_ids.tolist() == expected.token_ids.tolist()
                 assert completion.finish_reason == expected.finish_reason
             else:
                 assert is_decided_by_rounding(model, [*prompt, *expected.token_ids[:parted]], params, expected, parted)
             answers.append((prompt, expected.token_ids[:parted]))
-            of_local += completion.logprobs[:parted]
-            of_reference += expected.logprobs[:parted]
+            of_local += completion.logprobs[:parted].tolist()
+            of_reference += expected.logprobs[:parted].tolist()
     exact = exact_logprobs(model, answers, params.temperature or 1.0, restrict=restriction(params))
     exact.assert_near(of_local)
     exact.assert_near(of_reference)
@@ -134,7 +134,7 @@ def test_a_long_prompt_enters_late():
     params = SamplingParams(max_new_tokens=8, temperature=0.7)
     local = LocalEngine(model, max_sequences=2).generate(prompts, 1, params, seed=0)
     reference = ReferenceEngine(model).generate(prompts, 1, params, seed=0)
-    assert [c.token_ids for g in local for c in g] == [c.token_ids for g in reference for c in g]
+    assert [c.token_ids.tolist() for g in local for c in g] == [c.token_ids.tolist() for g in reference for c in g]
 
 
 @pytest.mark.parametrize("compiler", [True, False])

@@ -78,7 +78,7 @@ def test_frozen_steps_equal_the_reference(name, monkeypatch):
     for seed in (0, 1):  # the second call replays what the first has recorded
         found, expected = (each.generate(prompts, 2, params, seed) for each in (engine, reference))
         for prompt, group, expected_group in zip(prompts, found, expected, strict=True):
-            assert [done.token_ids for done in group] == [done.token_ids for done in expected_group]
+            assert [done.token_ids.tolist() for done in group] == [done.token_ids.tolist() for done in expected_group]
             exact = exact_logprobs(model, [(prompt, done.token_ids) for done in group], 1.3)
             exact.assert_near([logprob for done in group for logprob in done.logprobs])
     rows, columns = map(set, zip(*engine.graphs.steps, strict=True))
@@ -94,15 +94,15 @@ def test_replays_see_weights_that_are_updated_in_place_and_are_forgotten_when_th
     steps = dict(engine.graphs.steps)
 
     engine.load_weights(llama(5).named_parameters(), version=1)
-    assert [group[0].token_ids for group in engine.generate(prompts, 1, params, seed=0)] == [
-        group[0].token_ids for group in ReferenceEngine(llama(5)).generate(prompts, 1, params, seed=0)
+    assert [group[0].token_ids.tolist() for group in engine.generate(prompts, 1, params, seed=0)] == [
+        group[0].token_ids.tolist() for group in ReferenceEngine(llama(5)).generate(prompts, 1, params, seed=0)
     ]
     assert engine.graphs.steps == steps
 
     for parameter, other in zip(model.parameters(), llama(6).parameters(), strict=True):
         parameter.data = other.data.double()
-    assert [group[0].token_ids for group in engine.generate(prompts, 1, params, seed=0)] == [
-        group[0].token_ids for group in ReferenceEngine(llama(6)).generate(prompts, 1, params, seed=0)
+    assert [group[0].token_ids.tolist() for group in engine.generate(prompts, 1, params, seed=0)] == [
+        group[0].token_ids.tolist() for group in ReferenceEngine(llama(6)).generate(prompts, 1, params, seed=0)
     ]
     assert not set(engine.graphs.steps.values()) & set(steps.values())
 

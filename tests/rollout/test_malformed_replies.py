@@ -41,16 +41,16 @@ def engine(server, tmp_path):
 def test_a_right_answer_is_taken_as_it_is(engine, server):
     groups = engine.generate([[1, 2], [3]], 2, PARAMS, seed=0)
     assert [len(group) for group in groups] == [2, 2]
-    assert {completion.token_ids for group in groups for completion in group} == {(5, 6, 7, STOP)}
+    assert {tuple(completion.token_ids) for group in groups for completion in group} == {(5, 6, 7, STOP)}
     found = groups[0][0]
-    assert found == Completion((5, 6, 7, STOP), (-1.5,) * 4, "stop", 3, found.seed)
+    assert found == Completion.drawn([5, 6, 7, STOP], [-1.5] * 4, "stop", 3, found.seed)
 
 
 def test_an_answer_of_just_the_length_and_rounding_above_zero(engine, server):
     whole = last([5] * 8, 8, server.weights, finish_reason="length", logprobs={"content": [entry(5, 6e-8)] * 8})
     server.otherwise[GENERATE] = lambda handler: handler.stream([": a heartbeat\n\n", whole])
     ((found,),) = engine.generate([[1]], 1, PARAMS, 0)
-    assert (found.finish_reason, found.logprobs) == ("length", (0.0,) * 8)
+    assert (found.finish_reason, found.logprobs.tolist()) == ("length", [0.0] * 8)
 
 
 def streamed(*parts, end="data: [DONE]\n\n"):
@@ -198,7 +198,7 @@ def test_a_malformed_answer_is_one_sentence(way, engine, server):
 
 def test_the_room_of_a_prompt_is_what_was_asked_for(engine, server):
     params = SamplingParams(8, stop_token_ids=(STOP,), max_tokens=7)
-    assert engine.generate([[1, 2, 3]], 1, params, 0)[0][0].token_ids == (5, 6, 7, STOP)
+    assert engine.generate([[1, 2, 3]], 1, params, 0)[0][0].token_ids.tolist() == [5, 6, 7, STOP]
     server.otherwise[GENERATE] = streamed(ends([5, 6, 7, 8, STOP]))
     with pytest.raises(ValueError, match=r"5 tokens or more, where 4 were asked for"):
         engine.generate([[1, 2, 3]], 1, params, 0)
@@ -245,7 +245,7 @@ def test_tokens_that_come_slowly_are_waited_for(engine, server, monkeypatch):
 
     server.otherwise[GENERATE] = slowly
     ((found,),) = engine.generate([[1]], 1, PARAMS, 0)
-    assert found.token_ids == (*range(2, 9), STOP)
+    assert found.token_ids.tolist() == [*range(2, 9), STOP]
 
 
 def test_no_thread_waits_on_after_a_failure(engine, server, monkeypatch):

@@ -84,8 +84,8 @@ class TestStaleWeights:
         engine.sleep()  # does nothing here; on a GPU it drops the weights
         engine.load_weights(new.named_parameters(), version=7)
         after = engine.generate(self.PROMPTS, 3, self.PARAMS, 0)
-        assert {c.version for groups in before for group in groups for c in group} == {0}
-        assert {c.version for group in after for c in group} == {7}
+        assert {span.version for groups in before for group in groups for c in group for span in c.spans} == {0}
+        assert {span.version for group in after for c in group for span in c.spans} == {7}
         assert tokens(after) == tokens(new_engine(new).generate(self.PROMPTS, 3, self.PARAMS, 0)) != tokens(before[0])
         assert_logprobs_are_the_models(new, self.PROMPTS, after)
 
@@ -118,7 +118,7 @@ class TestStaleWeights:
 
 
 def tokens(groups):
-    return [[completion.token_ids for completion in group] for group in groups]
+    return [[completion.token_ids.tolist() for completion in group] for group in groups]
 
 
 def test_a_cache_too_small_is_named():
@@ -126,7 +126,7 @@ def test_a_cache_too_small_is_named():
     with pytest.raises(ValueError, match=r"has 600 tokens.*at most 512; raise rollout.engine.cache_gib"):
         engine.generate([[1] * 300], 1, SamplingParams(300), 0)
     (group,) = engine.generate([[1] * 300], 1, SamplingParams(300, max_tokens=304), 0)
-    assert [len(completion.token_ids) for completion in group] == [4]
+    assert [completion.num_tokens for completion in group] == [4]
 
 
 def test_a_model_that_vllm_cannot_load_is_named(tmp_path):

@@ -51,8 +51,8 @@ def test_no_answer_comes_from_the_weights_before(server, tmp_path):
     before = engine.generate(PROMPTS, 3, PARAMS, 0)
     engine.load_weights(new.named_parameters(), version=7)
     after = engine.generate(PROMPTS, 3, PARAMS, 0)
-    assert {c.version for group in before for c in group} == {6}
-    assert {c.version for group in after for c in group} == {7}
+    assert {span.version for group in before for c in group for span in c.spans} == {6}
+    assert {span.version for group in after for c in group for span in c.spans} == {7}
     for weights, groups in ((old, before), (new, after)):
         assert_logprobs_are_the_models(weights, PROMPTS, groups)
     assert [path.name for path in (tmp_path / "weights").iterdir()] == ["version-good"]

@@ -35,7 +35,7 @@ def by_definition(
     of_answers = [row[len(group.prompt_ids) - 1 : len(sequence) - 1] for row, sequence, (group, *_) in rows]
     logprobs = pad_sequence(of_answers, batch_first=True)
     old = pad_sequence([torch.tensor(done.logprobs) for _, done, _ in answers], batch_first=True)
-    lengths = torch.tensor([len(done.token_ids) for _, done, _ in answers])
+    lengths = torch.tensor([done.num_tokens for _, done, _ in answers])
     mask = torch.arange(old.shape[1]) < lengths[:, None]
     correct = torch.tensor([verdict.correct for *_, verdict in answers])
     if reduction == "group_mean":

@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 from transformers import PreTrainedModel
 
 from negaware.rollout.engine import SamplingParams
@@ -40,7 +41,7 @@ def off_policy(groups: list[Group], size: float = 0.3) -> list[Group]:
         replace(
             group,
             completions=tuple(
-                replace(done, logprobs=tuple(p + noise.uniform(-size, size) for p in done.logprobs))
+                replace(done, logprobs=done.logprobs + np.float32([noise.uniform(-size, size) for _ in done.logprobs]))
                 for done in group.completions
             ),
         )
@@ -50,4 +51,4 @@ def off_policy(groups: list[Group], size: float = 0.3) -> list[Group]:
 
 def prompts_and_tokens(groups: Sequence[Group]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Prompt and tokens of each answer, in order."""
-    return [(group.prompt_ids, done.token_ids) for group in groups for done in group.completions]
+    return [(group.prompt_ids, tuple(done.token_ids.tolist())) for group in groups for done in group.completions]

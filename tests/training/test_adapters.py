@@ -46,7 +46,7 @@ def test_a_step_begins_with_the_weights_as_they_are(make_trainer: Any) -> None:
             for one in group.completions:
                 sequence = torch.tensor([[*group.prompt_ids, *one.token_ids]])
                 logprobs = model(sequence).logits[0, len(group.prompt_ids) - 1 : -1].log_softmax(-1)
-                done.append(replace(one, logprobs=tuple(logprobs[range(len(one.token_ids)), one.token_ids].tolist())))
+                done.append(replace(one, logprobs=logprobs[range(one.num_tokens), one.token_ids].numpy()))
             anew.append(replace(group, completions=tuple(done)))
     allowed = exact_logprobs(model, prompts_and_tokens(anew)).mean_difference()
     assert trainer.step(anew, 0)["train/sampler_difference"] <= allowed

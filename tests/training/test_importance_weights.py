@@ -5,6 +5,7 @@ import math
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from definition import defined
@@ -13,6 +14,7 @@ from made_groups import prompts_and_tokens, sampled_groups
 from negaware.objectives import OBJECTIVES
 from negaware.training.pack import Answer, Row, collate
 from negaware.training.step import importance_weights
+from negaware.types import Completion, Span
 from rounding import EXPONENTIAL, assert_within, exact_logprobs, exactly, gamma
 from tiny_models import llama
 
@@ -23,7 +25,11 @@ def recorded_otherwise(groups, shift):
         replace(
             group,
             completions=tuple(
-                replace(done, logprobs=tuple(p - shift(number, i) for i, p in enumerate(done.logprobs)), version=number)
+                replace(
+                    done,
+                    logprobs=np.float32([p - shift(number, i) for i, p in enumerate(done.logprobs)]),
+                    spans=(Span(number, done.num_tokens),),
+                )
                 for done in group.completions
             ),
         )
@@ -44,8 +50,8 @@ def gradient_of_a_step(trainer, groups):
 
 def test_weights_are_ratios_up_to_the_cap():
     answers = [
-        Answer((1,), (2, 3, 4), (math.log(0.5), math.log(0.1), math.log(0.2)), (-9.0, -9.0, -9.0), True, 0.5, 0),
-        Answer((1,), (2,), (math.log(0.4),), (-9.0,), False, 0.5, 0),
+        Answer((1,), Completion.drawn([2, 3, 4], np.log([0.5, 0.1, 0.2]), "stop", 0, 0), True, 0.5),
+        Answer((1,), Completion.drawn([2], np.log([0.4]), "stop", 0, 1), False, 0.5),
     ]
     batch = collate([Row((answers[0],)), Row((answers[1],))])
     old = torch.tensor([[0.25, 0.15, 0.9], [0.4, 1.0, 1.0]]).log()
@@ -64,8 +70,8 @@ def test_the_gradient_is_the_weighted_sum_of_the_tokens_gradients(objective, mak
     (found, *_), metrics = gradient_of_a_step(make_trainer(llama(0), objective, **options), groups)
 
     reference, double = sampled_groups(llama(0), 2), copy.deepcopy(llama(0)).double()
-    lengths = [len(done.token_ids) for group in groups for done in group.completions]
-    numbered = [(n, len(done.token_ids)) for n, group in enumerate(reference) for done in group.completions]
+    lengths = [done.num_tokens for group in groups for done in group.completions]
+    numbered = [(n, done.num_tokens) for n, group in enumerate(reference) for done in group.completions]
     weights = [min(math.exp(shifts[n, i]), cap) for n, length in numbered for i in range(length)]
     reduction = OBJECTIVES[objective].reduction_under({})
 

@@ -20,7 +20,7 @@ DAPOS = (1.0, -1.2, -1.5, 0.0)  # 2r − 1 + penalty
 
 
 def group(rewards: tuple[float, ...] | None, right=(True, False, False, True)) -> Group:
-    completions = [Completion((7,) * 3, (-1.0,) * 3, "stop", 0, seed) for seed in range(len(right))]
+    completions = [Completion.drawn((7,) * 3, (-1.0,) * 3, "stop", 0, seed) for seed in range(len(right))]
     return replace(make_group((1, 2), completions, right), rewards=rewards)
 
 
@@ -73,7 +73,7 @@ def shaped(groups: list[Group]) -> list[Group]:
         replace(
             each,
             rewards=tuple(
-                verdict.correct - min(max((len(done.token_ids) - 3) / 11, 0), 1) / 2
+                verdict.correct - min(max((done.num_tokens - 3) / 11, 0), 1) / 2
                 for done, verdict in zip(each.completions, each.verdicts, strict=True)
             ),
         )

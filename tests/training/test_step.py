@@ -120,7 +120,7 @@ def test_groups_are_seen_under_the_weights_of_each_optimizer_step(objective, mak
     (group,) = off_policy(sampled_groups(llama(0), num_groups=1))
     options = {"beta": 0.5} if objective == "infonca" else {}
     trainer = make_trainer(llama(0), objective, options, optimizer_steps=2, micro_batch_tokens=40, learning_rate=1e-2)
-    assert len(trainer.pack([answers_of(group)])) > 1
+    assert len(trainer.pack([answers_of(group)])[0]) > 1
     found, step = [], trainer.optimizer.step
 
     def collect(norm: torch.Tensor) -> None:
@@ -183,7 +183,7 @@ def test_every_group_is_trained_once_in_mini_batches_of_almost_one_size(make_tra
     original = trainer.pack
     trainer.pack = lambda questions: sizes.append(len(questions)) or original(questions)
     metrics = trainer.step(groups, 0, told.append)
-    num_tokens = sum(len(done.token_ids) for group in groups for done in group.completions)
+    num_tokens = sum(done.num_tokens for group in groups for done in group.completions)
     assert sorted(sizes) == [2, 2, 3]
     assert metrics["train/num_optimizer_steps"] == trainer.optimizer.num_steps_done == 3
     assert sum(told) == metrics["train/num_tokens"] == num_tokens
@@ -260,11 +260,11 @@ def test_the_weight_of_each_side_on_policy_is_the_closed_form(prompt_weight, mak
         rate = group.pass_rate
         weight = {"one_minus_rate": 1 - rate, "uniform": 1.0, "grpo": math.sqrt((1 - rate) / rate)}[prompt_weight]
         for done, verdict in zip(group.completions, group.verdicts, strict=True):
-            num_tokens += len(done.token_ids)
+            num_tokens += done.num_tokens
             if verdict.correct:
-                right += weight * len(done.token_ids)
+                right += weight * done.num_tokens
             else:
-                wrong += weight * rate / (1 - rate) * len(done.token_ids)
+                wrong += weight * rate / (1 - rate) * done.num_tokens
     # A token's weight is its gradient, ω R-times-something whose logarithm changes by at most 1/(1 − r̂) ≤ 6 times what
     # log R does: the difference of two log-probabilities that are equal but for rounding. The sums have float32 terms.
     error = 6 * exact_logprobs(llama(0), prompts_and_tokens(groups)).mean_difference()
@@ -316,7 +316,7 @@ def test_recomputed_activations_give_the_same_gradient_and_keep_less(name, make_
     for activations in ("kept", "recomputed"):
         trainer = make_trainer(MODELS[name](0), activations=activations, micro_batch_tokens=10_000)
         exact.assert_near(train_without_updating(trainer, groups)[0])
-        (micro_batch,) = trainer.pack([answers_of(group) for group in groups])
+        ((micro_batch,),) = trainer.pack([answers_of(group) for group in groups])
         sizes = []
 
         def keep(tensor, sizes=sizes):

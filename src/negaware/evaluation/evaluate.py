@@ -1,6 +1,6 @@
 """Samples answers to a task's problems, verifies them, and sums up: the same for a finished model and in training.
 
-It knows neither models nor tokenizers: an engine samples, two functions turn messages to tokens and tokens to text.
+It knows neither models nor tokenizers.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ import dataclasses
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from negaware.estimates import Estimate
 from negaware.evaluation.metrics import Vote, avg_at_k, maj_at_k, pass_at_k
-from negaware.rollout.engine import Engine, SamplingParams
+from negaware.rollout.ask import Asker, Progress
+from negaware.rollout.engine import SamplingParams
 from negaware.tasks.task import Task
-from negaware.types import Completion, FinishReason, Message, Reason, Verdict
+from negaware.types import FinishReason, Group, Reason
 from negaware.verifiers.equivalence import normal_form
 
 UNVERIFIABLE: tuple[Reason, ...] = ("timeout", "error")
@@ -187,44 +187,36 @@ class EvaluationResult:
 
 
 def evaluate(
-    engine: Engine,
+    asker: Asker,
     task: Task,
-    encode: Callable[[list[Message]], list[int]],
-    decode: Callable[[Sequence[int]], str],
     params: SamplingParams,
     num_completions: int,
     seed: int,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> EvaluationResult:
     """Samples `num_completions` answers to each of the task's problems and grades them.
 
-    `on_progress` is the engine's: the number of tokens sampled since it was last told. A problem whose prompt leaves
-    no room for an answer isn't asked; its answers are empty, truncated and wrong. ValueError for a task without
-    problems.
+    A problem whose prompt leaves no room for an answer isn't asked; its answers are empty, truncated and wrong.
+    ValueError for a task without problems.
     """
     if not task.problems or num_completions < 1:
         raise ValueError(
             f"evaluating {task.name} needs at least one problem and one completion, "
             f"got {len(task.problems)} and {num_completions}"
         )
-    prompts = [encode(task.messages(problem)) for problem in task.problems]
+    prompts = [tuple(asker.encode(task.messages(problem))) for problem in task.problems]
     rooms = [params.room(len(prompt)) for prompt in prompts]
     asked = [index for index, room in enumerate(rooms) if room]  # each keeps the answers it has among all
-    groups = engine.generate([prompts[index] for index in asked], num_completions, params, seed, on_progress, asked)
-    completions = [completion for group in groups for completion in group]
-    texts = [decode(completion.token_ids) for completion in completions]
-    owners = [task.problems[index] for index in asked for _ in range(num_completions)]
-    verdicts = task.grade(texts, owners, [completion.finish_reason for completion in completions])
-    given = map(_answer, texts, completions, verdicts)
-    unasked = Answer("", False, "no_answer", None, "length", 0)
-    answers = [next(given) if room else unasked for room in rooms for _ in range(num_completions)]
-    results = [
-        ProblemResult(
-            problem.id, problem.question, problem.answer, room, tuple(answers[start : start + num_completions])
-        )
-        for problem, room, start in zip(task.problems, rooms, range(0, len(answers), num_completions), strict=True)
-    ]
-    return EvaluationResult(task.name, num_completions, params.max_new_tokens, tuple(results), task.judges_truncated)
+    problems = [task.problems[index] for index in asked]
+    groups = iter(
+        asker.ask(task, problems, [prompts[i] for i in asked], num_completions, params, seed, on_progress, asked)
+    )
+    unasked = (Answer("", False, "no_answer", None, "length", 0),) * num_completions
+    results = tuple(
+        ProblemResult(problem.id, problem.question, problem.answer, room, _answers(next(groups)) if room else unasked)
+        for problem, room in zip(task.problems, rooms, strict=True)
+    )
+    return EvaluationResult(task.name, num_completions, params.max_new_tokens, results, task.judges_truncated)
 
 
 def write_results(result: EvaluationResult, path: Path) -> None:
@@ -239,12 +231,8 @@ def write_results(result: EvaluationResult, path: Path) -> None:
     aside.replace(path)
 
 
-def _answer(text: str, completion: Completion, verdict: Verdict) -> Answer:
-    return Answer(
-        text,
-        verdict.correct,
-        verdict.reason,
-        verdict.extracted,
-        completion.finish_reason,
-        len(completion.token_ids),
+def _answers(group: Group) -> tuple[Answer, ...]:
+    return tuple(
+        Answer(text, verdict.correct, verdict.reason, verdict.extracted, done.finish_reason, done.num_tokens)
+        for done, text, verdict in zip(group.completions, group.texts, group.verdicts, strict=True)
     )

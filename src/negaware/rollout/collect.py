@@ -11,13 +11,14 @@ import hashlib
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
-from negaware.rollout.engine import Engine, SamplingParams
+from negaware.rollout.ask import Asker, Progress
+from negaware.rollout.engine import SamplingParams
 from negaware.rollout.options import RolloutOptions
 from negaware.tasks.task import Task
-from negaware.types import Group, Message
+from negaware.types import Group
 
 
 class NothingToLearnError(ValueError):
@@ -80,29 +81,27 @@ class CollectorState:
 
 
 class Collector:
-    """Turns a task into batches of informative groups with an engine.
+    """Turns a task into batches of informative groups.
 
-    `decode` and `encode` are the codec's. `teaching_rates`: 0.0, 1.0 or both, if the objective learns something from
+    `teaching_rates`: 0.0, 1.0 or both, if the objective learns something from
     groups that are all wrong or all right too. `num_left_out` questions are never asked, since their prompt is longer
     than `options.max_prompt_tokens` or leaves no room for an answer. ValueError if that is so of all.
     """
 
     def __init__(
         self,
-        engine: Engine,
+        asker: Asker,
         task: Task,
-        encode: Callable[[Sequence[Message]], list[int]],
-        decode: Callable[[Sequence[int]], str],
         params: SamplingParams,
         options: RolloutOptions,
         seed: int,
         teaching_rates: Collection[float] = (),
     ) -> None:
         self.teaching_rates = teaching_rates
-        self.engine, self.task, self.decode = engine, task, decode
+        self.asker, self.task = asker, task
         self.params, self.options, self.seed = params, options, seed
         self.state = CollectorState()
-        prompts = [tuple(encode(task.messages(problem))) for problem in task.problems]
+        prompts = [tuple(asker.encode(task.messages(problem))) for problem in task.problems]
         limit, remedy = options.max_prompt_tokens, "raise it"
         self.too_long = f"more than {limit} tokens (rollout.max_prompt_tokens)"
         if params.max_tokens is not None and (limit is None or limit >= params.max_tokens):
@@ -129,7 +128,7 @@ class Collector:
             )
         return found + short_of_room(self.task.name, self.prompts, self.params)
 
-    def next_rollout(self, step: int, on_progress: Callable[[int], None] | None = None) -> Rollout:
+    def next_rollout(self, step: int, on_progress: Progress | None = None) -> Rollout:
         """Fills a batch for this step. Raises NothingToLearnError if no question asked was informative (with
         `filter: none`, if the question budget is used up in steps without any), ValueError if the verifier failed on
         most."""
@@ -195,25 +194,17 @@ class Collector:
             return True
         return group.rewards is not None and min(group.rewards) < max(group.rewards)
 
-    def _sample(self, num_questions: int, seed: int, on_progress: Callable[[int], None] | None) -> list[Group]:
+    def _sample(self, num_questions: int, seed: int, on_progress: Progress | None) -> list[Group]:
         indices = [self._next_problem() for _ in range(num_questions)]
-        completions = self.engine.generate(
-            [self.prompts[index] for index in indices], self.options.completions, self.params, seed, on_progress
+        groups = self.asker.ask(
+            self.task,
+            [self.problems[index] for index in indices],
+            [self.prompts[index] for index in indices],
+            self.options.completions,
+            self.params,
+            seed,
+            on_progress,
         )
-        texts = [tuple(self.decode(completion.token_ids) for completion in group) for group in completions]
-        asked = [self.problems[index] for index in indices for _ in range(self.options.completions)]
-        ends = [completion.finish_reason for group in completions for completion in group]
-        verdicts = iter(self.task.grade([text for group in texts for text in group], asked, ends))
-        groups = [
-            Group(
-                self.problems[index],
-                self.prompts[index],
-                group,
-                group_texts,
-                tuple(next(verdicts) for _ in group),
-            )
-            for index, group, group_texts in zip(indices, completions, texts, strict=True)
-        ]
         buffer = self.options.overlong_buffer
         return [replace(group, rewards=self._rewards(group, buffer)) for group in groups] if buffer else groups
 
@@ -223,7 +214,7 @@ class Collector:
         The penalty falls linearly from 0 to −1 over the last `buffer` of the tokens that an answer may have.
         """
         start = self.options.max_new_tokens - buffer
-        over = ((len(done.token_ids) - start) / buffer for done in group.completions)
+        over = ((done.num_tokens - start) / buffer for done in group.completions)
         return tuple(
             verdict.correct - min(max(share, 0.0), 1.0) / 2 for verdict, share in zip(group.verdicts, over, strict=True)
         )
@@ -299,7 +290,7 @@ def rollout_metrics(sampled: Sequence[Group], seconds: float) -> dict[str, float
         for group in sampled
         for verdict, reward in zip(group.verdicts, group.rewards or (), strict=False)
     ]
-    num_tokens = sum(len(completion.token_ids) for completion in completions)
+    num_tokens = sum(completion.num_tokens for completion in completions)
     groups, answers = max(len(sampled), 1), max(len(completions), 1)
     rollout = {
         "num_groups_sampled": len(sampled),

@@ -14,30 +14,24 @@ from negaware.ranks import Ranks
 from negaware.rollout.engine import Engine
 from negaware.rollout.local import LocalEngine
 from negaware.rollout.options import RolloutOptions, VLLMOptions, VLLMServerOptions, require_split_heads
-from negaware.rollout.shares import SharedEngine
 
 
 def make_engine(
     options: RolloutOptions, policy: Policy, model: str, dtype: torch.dtype, device: str, folder: Path, ranks: Ranks
 ) -> Engine:
-    """The engine of a run in `folder` that trains `model` in `dtype`; of several ranks, all theirs as one.
+    """The engine of a run in `folder` that trains `model` in `dtype`; of several ranks, this one's.
 
     An engine with weights of its own has those that the policy was loaded from, at best: hand over the policy's before
     it samples. ValueError if the engine can't be had.
     """
     name, max_sequences = str(policy.model.name_or_path), options.max_sequences
-    engine: Engine
-    ranks_per_engine = 1
     match options.engine:
         case VLLMOptions():
             from negaware.rollout.vllm import VLLMEngine
 
             _require_plain(name)
             require_split_heads(options.engine.tensor_parallel, *head_counts(policy.model.config))
-            engine = VLLMEngine(
-                name, str(dtype).removeprefix("torch."), policy.max_tokens, options.engine, max_sequences
-            )
-            ranks_per_engine = options.engine.tensor_parallel
+            return VLLMEngine(name, str(dtype).removeprefix("torch."), policy.max_tokens, options.engine, max_sequences)
         case VLLMServerOptions():
             from negaware.rollout.server_connection import read_api_key
             from negaware.rollout.vllm_server import VLLMServerEngine
@@ -48,7 +42,7 @@ def make_engine(
             _require_plain(str(shared.absolute()))
             text = policy.model.config.get_text_config(decoder=True)
             key = read_api_key(options.engine.api_key_env)
-            engine = VLLMServerEngine(
+            return VLLMServerEngine(
                 options.engine.url.rstrip("/"),
                 shared,
                 int(text.vocab_size),
@@ -60,8 +54,7 @@ def make_engine(
         case _ if ranks.size == 1:  # the very model that is trained
             return LocalEngine(policy.model, max_sequences)
         case _:  # the trainer's weights are in shards: a whole copy
-            engine = LocalEngine(load_policy(model, dtype, device).model, max_sequences)
-    return engine if ranks.size == 1 else SharedEngine(engine, ranks, ranks_per_engine)
+            return LocalEngine(load_policy(model, dtype, device).model, max_sequences)
 
 
 def _require_plain(folder: str) -> None:

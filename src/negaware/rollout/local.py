@@ -158,9 +158,9 @@ class _Batch:
             stopped = sequence.token_ids[-1] in params.stop_token_ids
             if not stopped and len(sequence.token_ids) < params.room(len(self.prompts[sequence.prompt_index])):
                 continue
-            self.finished[sequence.prompt_index][sequence.completion_index] = Completion(
-                tuple(sequence.token_ids),
-                tuple(sequence.logprobs),
+            self.finished[sequence.prompt_index][sequence.completion_index] = Completion.drawn(
+                sequence.token_ids,
+                sequence.logprobs,
                 "stop" if stopped else "length",
                 self.version,
                 sequence.seed,

@@ -138,3 +138,8 @@ class RolloutOptions(SamplingOptions):
     def question_budget(self) -> int:
         """Questions asked at most in one step."""
         return self.max_sampled_questions or 8 * self.questions
+
+    @property
+    def ranks_per_engine(self) -> int:
+        """Ranks in a row that are one engine together."""
+        return self.engine.tensor_parallel if isinstance(self.engine, VLLMOptions) else 1

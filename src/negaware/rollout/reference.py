@@ -51,8 +51,8 @@ class ReferenceEngine:
             token_ids.append(int(token))
             logprobs.append(float(logprob))
             if token_ids[-1] in params.stop_token_ids:
-                return Completion(tuple(token_ids), tuple(logprobs), "stop", self.version, seed)
-        return Completion(tuple(token_ids), tuple(logprobs), "length", self.version, seed)
+                return Completion.drawn(token_ids, logprobs, "stop", self.version, seed)
+        return Completion.drawn(token_ids, logprobs, "length", self.version, seed)
 
     def load_weights(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """See `Engine.load_weights`."""

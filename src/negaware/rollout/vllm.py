@@ -155,7 +155,7 @@ class _Answer:
     def completion(self, params: SamplingParams) -> Completion:
         (version,) = self.versions  # one: weights change between calls only
         reason: FinishReason = "stop" if self.token_ids[-1] in params.stop_token_ids else "length"
-        return Completion(tuple(self.token_ids), tuple(self.logprobs), reason, int(version), self.seed)
+        return Completion.drawn(self.token_ids, self.logprobs, reason, int(version), self.seed)
 
 
 def require_room(

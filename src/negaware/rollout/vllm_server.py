@@ -165,7 +165,7 @@ class VLLMServerEngine:
                 "go on with --resume."
             )
         reason: FinishReason = "stop" if answer.finish_reason == "stop" else "length"
-        return Completion(tuple(answer.token_ids), tuple(answer.logprobs), reason, self.version, seed)
+        return Completion.drawn(answer.token_ids, answer.logprobs, reason, self.version, seed)
 
     def _answer(self, prompt: list[int], params: SamplingParams, seed: int, watch: Watch) -> replies.Answer:
         """An answer that can have been sampled. MalformedReplyError for another."""

@@ -6,42 +6,54 @@ same in any layout. Nothing here knows the objective or the model's weights.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, pstdev
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from negaware.models.cuda import block_mask
 from negaware.models.shared_rows import SharedRows
-from negaware.types import Group
+from negaware.types import Completion, Group
 
 PADDING = -1  # segment number of padding; 0 is the question, 1 … its answers
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """One completion as the trainer needs it: tokens, verdict, its group's pass rate, the policy version that sampled
-    it, and two log-probabilities a token: the sampler's, and π_old, the same unless the trainer computed it again.
+    """One completion as the trainer needs it: with its prompt, its verdict and its group's pass rate.
+
     `group` is its group's number in the mini-batch, wherever its rows go, and `number` its own. Where rewards are
-    shaped, its reward less the group's mean, and the group's standard deviation."""
+    shaped, its reward less the group's mean, and the group's standard deviation. What the trainer computed again of it,
+    float32 [T], is π_old in the place of what the sampler recorded.
+    """
 
     prompt_ids: tuple[int, ...]
-    token_ids: tuple[int, ...]
-    recorded_logprobs: tuple[float, ...]
-    old_logprobs: tuple[float, ...]
+    completion: Completion
     correct: bool
     pass_rate: float
-    version: int
     group: int = 0
     number: int = 0
     centred_reward: float | None = None
     reward_std: float | None = None
+    recomputed_logprobs: NDArray[np.float32] | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """T."""
+        return self.completion.num_tokens
+
+    @property
+    def old_logprobs(self) -> NDArray[np.float32]:
+        """log π_old of each token, [T]."""
+        return self.completion.logprobs if self.recomputed_logprobs is None else self.recomputed_logprobs
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Row:
     """A question followed by some of its answers, without each one's last token, which predicts nothing."""
 
@@ -50,12 +62,24 @@ class Row:
     @property
     def length(self) -> int:
         """Tokens that enter the model."""
-        return len(self.answers[0].prompt_ids) + sum(len(answer.token_ids) - 1 for answer in self.answers)
+        return len(self.answers[0].prompt_ids) + sum(answer.num_tokens - 1 for answer in self.answers)
 
     @property
     def last_position(self) -> int:
         """The highest position of any token."""
-        return len(self.answers[0].prompt_ids) + max(len(answer.token_ids) for answer in self.answers) - 2
+        return len(self.answers[0].prompt_ids) + max(answer.num_tokens for answer in self.answers) - 2
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Rows that run together; they count unless they only keep a rank busy."""
+
+    rows: list[Row]
+    counts: bool = True
+
+
+IDLE = MicroBatch([Row((Answer((0,), Completion.drawn([0], [0.0], "length", 0, 0), False, 0.0),))], counts=False)
+"""A row of one token, of nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +87,8 @@ class Batch:
     """A micro-batch. R rows of T tokens enter the model; A answers of N tokens in all come out.
 
     tokens, positions, segments: [R, T]; source: [N], where in the flat [R·T] each answer token is predicted;
-    targets: [N]; answer_index, answer_position: [N], where each token belongs in a padded [A, longest] tensor.
+    targets: [N]; answer_index, answer_position: [N], where each token belongs in a padded [A, longest] tensor;
+    recorded_logprobs, old_logprobs: [N], float32, the sampler's and π_old's.
     """
 
     tokens: Tensor
@@ -73,6 +98,8 @@ class Batch:
     targets: Tensor
     answer_index: Tensor
     answer_position: Tensor
+    recorded_logprobs: Tensor
+    old_logprobs: Tensor
     rows: tuple[Row, ...]
 
     @property
@@ -90,7 +117,7 @@ class Batch:
 
     def shared_rows(self) -> SharedRows:
         """Where each row's question and answers are."""
-        lengths = [[len(answer.token_ids) - 1 for answer in row.answers] for row in self.rows]
+        lengths = [[answer.num_tokens - 1 for answer in row.answers] for row in self.rows]
         questions = [len(row.answers[0].prompt_ids) for row in self.rows]
         return SharedRows(self.tokens.shape[1], questions, lengths)
 
@@ -102,7 +129,7 @@ class Batch:
 
     def pad(self, flat: Tensor) -> Tensor:
         """Per-token values [N] as [A, longest], 0 where an answer has no token."""
-        longest = max(len(answer.token_ids) for answer in self.answers)
+        longest = max(answer.num_tokens for answer in self.answers)
         padded = flat.new_zeros(len(self.answers), longest)
         return padded.index_put((self.answer_index, self.answer_position), flat)
 
@@ -111,7 +138,7 @@ def answers_of(group: Group) -> list[Answer]:
     """The group's completions for training."""
     pass_rate = group.pass_rate
     answers = [
-        Answer(group.prompt_ids, done.token_ids, done.logprobs, done.logprobs, verdict.correct, pass_rate, done.version)
+        Answer(group.prompt_ids, done, verdict.correct, pass_rate)
         for done, verdict in zip(group.completions, group.verdicts, strict=True)
     ]
     if group.rewards is None:
@@ -126,7 +153,7 @@ def answers_of(group: Group) -> list[Answer]:
 
 def rows_of(answers: Sequence[Answer], answers_per_row: int) -> list[Row]:
     """One question's answers in rows of at most `answers_per_row`, answers of similar length together."""
-    ordered = sorted(answers, key=lambda answer: len(answer.token_ids))
+    ordered = sorted(answers, key=lambda answer: answer.num_tokens)
     return [Row(tuple(ordered[i : i + answers_per_row])) for i in range(0, len(ordered), answers_per_row)]
 
 
@@ -166,41 +193,40 @@ def collate(rows: Sequence[Row], device: torch.device | str = "cpu") -> Batch:
     """Rows → the tensors of a micro-batch."""
     width = max(row.length for row in rows)
     last_position = max(row.last_position for row in rows)
-    tokens, positions, segments = [], [], []
-    source: list[int] = []
-    targets: list[int] = []
-    answer_index: list[int] = []
-    answer_position: list[int] = []
-    num_answers = 0
-    for row_index, row in enumerate(rows):
+    tokens = np.zeros((len(rows), width), np.int64)
+    positions, segments = np.empty_like(tokens), np.full_like(tokens, PADDING)
+    flat = np.arange(tokens.size).reshape(tokens.shape)
+    source: list[NDArray[np.int64]] = []
+    for index, row in enumerate(rows):
         prompt = row.answers[0].prompt_ids
-        row_tokens, row_positions, row_segments = list(prompt), list(range(len(prompt))), [0] * len(prompt)
+        end = len(prompt)
+        tokens[index, :end], positions[index, :end], segments[index, :end] = prompt, np.arange(end), 0
         for segment, answer in enumerate(row.answers, start=1):
-            start, inputs = len(row_tokens), answer.token_ids[:-1]
-            offset = row_index * width
+            start, end = end, end + answer.num_tokens - 1
+            tokens[index, start:end] = answer.completion.token_ids[:-1]
+            positions[index, start:end] = np.arange(len(prompt), len(prompt) + end - start)
+            segments[index, start:end] = segment
             # The question's last token predicts each answer's first.
-            source += [offset + len(prompt) - 1, *range(offset + start, offset + start + len(inputs))]
-            targets += answer.token_ids
-            answer_index += [num_answers] * len(answer.token_ids)
-            answer_position += range(len(answer.token_ids))
-            row_tokens += inputs
-            row_positions += range(len(prompt), len(prompt) + len(inputs))
-            row_segments += [segment] * len(inputs)
-            num_answers += 1
-        missing = width - len(row_tokens)
-        tokens.append(row_tokens + [0] * missing)
+            source += [flat[index, len(prompt) - 1 : len(prompt)], flat[index, start:end]]
         # Padding goes on counting where the row ends: transformers takes a restart for a packed sequence.
         # It never counts past the last real position, so no table of positions is left.
-        count = range(row_positions[-1] + 1, row_positions[-1] + 1 + missing)
-        positions.append(row_positions + [min(position, last_position) for position in count])
-        segments.append(row_segments + [PADDING] * missing)
+        padding = np.arange(1, 1 + width - end) + positions[index, end - 1]
+        positions[index, end:] = np.minimum(padding, last_position)
+    answers = [answer for row in rows for answer in row.answers]
+    lengths = [answer.num_tokens for answer in answers]
+
+    def joined(parts: Iterable[NDArray[Any]], dtype: type = np.int64) -> Tensor:
+        return torch.from_numpy(np.concatenate([*parts], dtype=dtype)).to(device)
+
     return Batch(
-        tokens=torch.tensor(tokens, device=device),
-        positions=torch.tensor(positions, device=device),
-        segments=torch.tensor(segments, device=device),
-        source=torch.tensor(source, device=device),
-        targets=torch.tensor(targets, device=device),
-        answer_index=torch.tensor(answer_index, device=device),
-        answer_position=torch.tensor(answer_position, device=device),
+        tokens=torch.from_numpy(tokens).to(device),
+        positions=torch.from_numpy(positions).to(device),
+        segments=torch.from_numpy(segments).to(device),
+        source=joined(source),
+        targets=joined(answer.completion.token_ids for answer in answers),
+        answer_index=joined([np.repeat(np.arange(len(answers)), lengths)]),
+        answer_position=joined(map(np.arange, lengths)),
+        recorded_logprobs=joined((answer.completion.logprobs for answer in answers), np.float32),
+        old_logprobs=joined((answer.old_logprobs for answer in answers), np.float32),
         rows=tuple(rows),
     )

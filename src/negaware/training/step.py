@@ -1,9 +1,9 @@
 """One rollout's learning: mini-batches of groups, micro-batches of rows, one optimizer step a mini-batch.
 
 The denominator of a mini-batch's loss is counted before the first micro-batch runs, so the gradient doesn't depend on
-how the mini-batch was split, over micro-batches or over ranks: every rank is given the whole and takes its share. Of an
-objective that sees whole groups, a pass before it gathers what it needs of all answers. A loss or gradient that is not
-finite stops before the optimizer sees it.
+how the mini-batch was split, over micro-batches or over ranks. Every rank knows the lengths and verdicts of all
+answers, and gets the tokens of those that it trains. Of an objective that sees whole groups, a pass before it gathers
+what it needs of all answers. A loss or gradient that is not finite stops before the optimizer sees it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -29,11 +29,14 @@ from negaware.objectives.ops import Reduction, denominator, log_ratio, reduce_lo
 from negaware.objectives.own import OwnLossError
 from negaware.objectives.whole_groups import Whole, WholeGroups
 from negaware.ranks import ALONE, Ranks
+from negaware.training.exchange import with_tokens
 from negaware.training.optimizer import MasterOptimizer
 from negaware.training.options import TrainingOptions
 from negaware.training.pack import (
+    IDLE,
     Answer,
     Batch,
+    MicroBatch,
     Row,
     answers_of,
     answers_per_row,
@@ -59,14 +62,6 @@ class LossSettings:
     max_answer_tokens: int
     reduction: Reduction | None = None
     """None: the objective's own."""
-
-
-@dataclass(frozen=True, slots=True)
-class MicroBatch:
-    """Rows that run together; they count unless they only keep a rank busy."""
-
-    rows: list[Row]
-    counts: bool = True
 
 
 class Trainer:
@@ -117,10 +112,11 @@ class Trainer:
         num_steps = self._num_mini_batches(len(questions))
         # Every num_steps-th question: mini-batches differ by one question at most and none is dropped.
         mini_batches = [_numbered(questions[index::num_steps]) for index in range(num_steps)]
-        packed = [self.pack(mini_batch) for mini_batch in mini_batches]
+        packed = with_tokens([self.pack(mini_batch) for mini_batch in mini_batches], self.ranks)
         if self.options.old_logprobs == "recomputed":
             packed = [[self._recompute(micro_batch) for micro_batch in own] for own in packed]
-        tally = _Tally(max(answer.version for answers in questions for answer in answers))
+        spans = (span for answers in questions for answer in answers for span in answer.completion.spans)
+        tally = _Tally(max(span.version for span in spans))
         for index, own in enumerate(packed):
             self.optimizer.place = (index, num_steps)
             self._optimizer_step(own, mini_batches[index], tally, first=index == 0, on_progress=on_progress)
@@ -153,19 +149,20 @@ class Trainer:
         hidden = hidden_states(self.model, batch.tokens, position_ids=batch.positions, **batch.attention_inputs())
         return hidden.flatten(0, 1)
 
-    def pack(self, questions: Sequence[Sequence[Answer]]) -> list[MicroBatch]:
-        """This rank's micro-batches of the questions' answers, as many as any other rank has.
+    def pack(self, questions: Sequence[Sequence[Answer]]) -> list[list[MicroBatch]]:
+        """Each rank's micro-batches of the questions' answers, as many for one as for any other.
 
-        The ranks exchange weights in every pass, so one that has fewer runs the shortest row again, for nothing.
+        The ranks exchange weights in every pass, so one that has fewer runs a row of one token, for nothing.
         """
         rows: list[Row] = []
         max_tokens = self.options.micro_batch_tokens
         for answers in questions:
             rows += rows_of(answers, answers_per_row(answers, max_tokens) if self.shares_questions else 1)
-        of_ranks = [micro_batches(share, max_tokens) for share in shares(rows, self.ranks.size)]
-        own = [MicroBatch(share) for share in of_ranks[self.ranks.rank]]
-        idle = MicroBatch([min(rows, key=lambda row: row.length)], counts=False)
-        return own + [idle] * (max(map(len, of_ranks)) - len(own))
+        of_ranks = [
+            [MicroBatch(batch) for batch in micro_batches(share, max_tokens)] for share in shares(rows, self.ranks.size)
+        ]
+        most = max(map(len, of_ranks))
+        return [own + [IDLE] * (most - len(own)) for own in of_ranks]
 
     def _optimizer_step(
         self,
@@ -178,7 +175,7 @@ class Trainer:
         """One step on this rank's share of a mini-batch that has these questions' answers, all ranks'."""
         loss = self.loss
         reduction = loss.objective.reduction_under(loss.options, loss.reduction)
-        lengths = [len(answer.token_ids) for answers in questions for answer in answers]
+        lengths = [answer.num_tokens for answers in questions for answer in answers]
         divisor = denominator(reduction, sum(lengths), len(lengths), loss.max_answer_tokens, len(questions))
         whole = self._whole_groups(own, questions) if loss.objective.sees_groups else None
         own_loss = 0.0
@@ -228,7 +225,7 @@ class Trainer:
         everyone = [answer for answers in questions for answer in answers]
         return WholeGroups(
             log_ratio=torch.tensor([sums_of_all[answer.number] for answer in everyone], device=self.device),
-            length=torch.tensor([len(answer.token_ids) for answer in everyone], device=self.device),
+            length=torch.tensor([answer.num_tokens for answer in everyone], device=self.device),
             correct=torch.tensor([answer.correct for answer in everyone], device=self.device),
             group=torch.tensor([answer.group for answer in everyone], device=self.device),
         )
@@ -263,12 +260,13 @@ class Trainer:
 
         By the very pass that trains, gradients and all: without them other kernels would round otherwise.
         """
-        logprobs = iter(self.logprobs(collate(micro_batch.rows, self.device))[0].tolist())
-        rows = []
-        for row in micro_batch.rows:
-            own = [tuple(islice(logprobs, len(answer.token_ids))) for answer in row.answers]
-            answers = (replace(answer, old_logprobs=old) for answer, old in zip(row.answers, own, strict=True))
-            rows.append(Row(tuple(answers)))
+        logprobs = self.logprobs(collate(micro_batch.rows, self.device))[0].detach().cpu()
+        lengths = [answer.num_tokens for row in micro_batch.rows for answer in row.answers]
+        old = iter(logprobs.split(lengths))
+        rows = [
+            Row(tuple(replace(answer, recomputed_logprobs=next(old).numpy()) for answer in row.answers))
+            for row in micro_batch.rows
+        ]
         return replace(micro_batch, rows=rows)
 
 
@@ -288,11 +286,10 @@ def answers_in(batch: Batch, logprobs: Tensor, groups: WholeGroups | None = None
     """
     device = logprobs.device
     places = torch.tensor([answer.number for answer in batch.answers], device=device)
-    old = torch.tensor([p for answer in batch.answers for p in answer.old_logprobs], device=device)
     return Answers(
         logprobs=batch.pad(logprobs),
-        old_logprobs=batch.pad(old),
-        mask=batch.pad(torch.ones_like(old)).bool(),
+        old_logprobs=batch.pad(batch.old_logprobs),
+        mask=batch.pad(torch.ones_like(batch.old_logprobs)).bool(),
         correct=torch.tensor([answer.correct for answer in batch.answers], device=device),
         pass_rate=torch.tensor([answer.pass_rate for answer in batch.answers], device=device),
         group=torch.tensor([answer.group for answer in batch.answers], device=device),
@@ -314,8 +311,7 @@ def importance_weights(batch: Batch, old: Tensor, cap: float) -> Tensor:
     Truncated importance sampling (Yao et al. 2025, "Your Efficient RL Framework Secretly Brings You Off-Policy RL
     Training"): what was sampled counts as often as π_old would have sampled it, but no token more than `cap` times.
     """
-    recorded = torch.tensor([p for answer in batch.answers for p in answer.recorded_logprobs], device=old.device)
-    return (old - batch.pad(recorded)).exp().clamp(max=cap)
+    return (old - batch.pad(batch.recorded_logprobs)).exp().clamp(max=cap)
 
 
 class _Tally:
@@ -339,11 +335,11 @@ class _Tally:
 
     def add_difference(self, batch: Batch, logprobs: Tensor) -> None:
         """Sampler against trainer, on answers of the weights that the trainer has: not those carried from before."""
-        recorded = torch.tensor([p for answer in batch.answers for p in answer.recorded_logprobs])
-        versions = torch.tensor([answer.version for answer in batch.answers for _ in answer.token_ids])
-        same_weights = versions == self.newest_version
+        versions = np.concatenate([answer.completion.versions for answer in batch.answers])
+        same_weights = torch.from_numpy(versions == self.newest_version)
         self.sums["compared_tokens"] += int(same_weights.sum())
-        self.sums["difference"] += float((logprobs.detach().cpu() - recorded)[same_weights].abs().sum())
+        difference = (logprobs.detach() - batch.recorded_logprobs).cpu()
+        self.sums["difference"] += float(difference[same_weights].abs().sum())
 
     def add_step(self, loss: float, norm: float, learning_rate: float) -> None:
         self.losses.append(loss)
