@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from negaware.config import parse_config
+from negaware.loop import train
 from negaware.ranks import ALONE
 from negaware.rollout.collect import NothingToLearnError
 from negaware.rollout.records import groups_from_json
-from negaware.train import train
 from tiny_run import contents, timeless_metrics, tiny_config
 
 BASELINE: dict[str, Any] = {

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from forked_command import Fault, negaware
 from negaware.cli import _parser, main
-from negaware.evaluate import _reserved, evaluate_model, results_table
+from negaware.commands.evaluate import _reserved, _run, results_table
 from negaware.evaluation.evaluate import Answer, EvaluationResult, ProblemResult
 from tiny_run import tiny_config, write_tiny_config
 
@@ -81,7 +81,7 @@ def test_evaluate_keeps_the_answers_though_nobody_reads_the_figures(
     with io.TextIOWrapper(open(writer, "wb", buffering=0), write_through=True) as unread:
         monkeypatch.setattr(sys, "stdout", unread)
         with pytest.raises((BrokenPipeError, SystemExit)):  # rich ends the process by itself
-            evaluate_model(parsed)
+            _run(parsed)
         monkeypatch.undo()
     assert len(output.read_text().splitlines()) == 1
 
@@ -181,7 +181,7 @@ def test_evaluate_names_its_results_by_run_and_overwrites_none(
     assert main(command) == 0
     results = tmp_path / "test-a-model-1.jsonl"
     before = results.stat().st_mtime_ns
-    monkeypatch.setattr("negaware.evaluate.load_policy", None)  # it is refused before anything is loaded
+    monkeypatch.setattr("negaware.finished_model.load_policy", None)  # it is refused before anything is loaded
     assert main(command) == 2
     expected = "test-a-model-1.jsonl exists already; give -o FILE to write elsewhere, or to replace it.\n"
     assert capsys.readouterr().err.endswith(expected)
@@ -199,7 +199,7 @@ def test_two_evaluations_side_by_side_write_no_common_file(
     tiny_config(tmp_path)
     monkeypatch.chdir(tmp_path)
     command = ["evaluate", "model", "--task", "test.jsonl"]
-    monkeypatch.setattr("negaware.evaluate.load_policy", None)
+    monkeypatch.setattr("negaware.finished_model.load_policy", None)
     said = "another evaluation is writing to {}; wait for its end, or give -o FILE to write elsewhere."
     for options, output in ([], Path(f"test-{tmp_path.name}-model-1.jsonl")), (["-o", "own.jsonl"], Path("own.jsonl")):
         with _reserved(output, is_new=True):

@@ -1,6 +1,34 @@
 """negaware: train a language model on its own right and wrong answers.
 
-Nothing is imported here, so that `negaware.objectives` needs torch alone and `negaware --help` is instant.
+    from negaware import Config, compare, evaluate, grade, train
+
+Nothing is imported before it is asked for, so that `negaware.objectives` needs torch alone and `negaware --help` is
+instant. No module has the name of one of these, which would hide it.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from negaware.config import Config
+    from negaware.finished_model import evaluate
+    from negaware.loop import train
+    from negaware.studies.compare import compare
+    from negaware.verifiers.grade import grade
+
 __version__ = "0.1.0"
+__all__ = ["Config", "compare", "evaluate", "grade", "train"]
+
+_PLACES = {
+    "Config": "config",
+    "compare": "studies.compare",
+    "evaluate": "finished_model",
+    "grade": "verifiers.grade",
+    "train": "loop",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'negaware' has no attribute {name!r}")
+    return getattr(import_module(f"negaware.{_PLACES[name]}"), name)

@@ -12,7 +12,8 @@ def entry() -> NoReturn:
     """The command line, and out. Until a command runs there is nothing to lose or to say: Ctrl-C ends the process."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # and not ignored
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from negaware.cli import INTERRUPTED, main
+    from negaware.cli import main
+    from negaware.commands.interrupted import INTERRUPTED
     from negaware.safe_path import keep_path_safe
 
     keep_path_safe()

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from forked_command import negaware
-from negaware import compare
 from negaware.cli import _parser, main
 from negaware.runs.folder import RunFolder
+from negaware.studies import compare
 from negaware.studies.folder import read_results
 from negaware.studies.matrix import jobs_of
 from negaware.studies.options import read_study
@@ -78,7 +78,7 @@ def study_of(monkeypatch: pytest.MonkeyPatch, config: Path, *arguments: str) -> 
     monkeypatch.setattr(compare, "run_study", note)
     options, rest = _parser().parse_known_args(["compare", str(config), *arguments])
     options.overrides = rest
-    assert compare.compare(options) == 0
+    assert compare.compare_command(options) == 0
     return yaml.safe_load(made[0])["variants"]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from negaware import train as training
+from negaware import loop as training
 from negaware.cache_folder import cache_folder
 from negaware.config import parse_config
 from negaware.rollout.collect import Collector

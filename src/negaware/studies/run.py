@@ -24,12 +24,12 @@ from typing import Any
 
 from negaware.complaint import sentence_of
 from negaware.config import parse_config
+from negaware.loop import train
 from negaware.ranks import ALONE, Ranks
 from negaware.runs.folder import RunFolder
 from negaware.runs.interrupt import ASKS
 from negaware.studies.folder import StudyFolder
 from negaware.studies.matrix import Job
-from negaware.train import train
 
 _CONTEXT: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
 

@@ -85,6 +85,16 @@ def _write(file: TextIO, verdicts: Iterator[Verdict]) -> Counter[str]:
     return counts
 
 
+def grade(
+    predictions: Sequence[str], golds: Sequence[str], extract: Sequence[str] | Literal["auto"] = "auto"
+) -> list[Verdict]:
+    """One verdict an answer's text, against the gold answer in the same place. ValueError unless they are as many."""
+    if len(predictions) != len(golds):
+        raise ValueError(f"grade needs a gold answer for each prediction, got {len(golds)} for {len(predictions)}.")
+    with MathVerifier(extract) as verifier:
+        return verifier.grade_pairs(list(predictions), list(golds))
+
+
 def grade_file(
     input_path: str | Path,
     output: str | Path | None = None,

@@ -1,7 +1,4 @@
-"""`negaware evaluate MODEL --task NAME --samples K`: a finished model's figures on a task.
-
-It joins what the command needs (a policy, the local engine, a task) and prints; the figures come from `evaluate`.
-"""
+"""`negaware evaluate MODEL --task NAME --samples K`: a finished model's figures on a task."""
 
 from __future__ import annotations
 
@@ -13,37 +10,62 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
+from negaware.arguments import positive
+from negaware.commands.interrupted import imports
+from negaware.commands.task import TASK_HELP, add_data_dir
 
-from negaware.evaluation.evaluate import EvaluationResult, evaluate, write_results
-from negaware.evaluation.options import EvaluationSampling
-from negaware.models.load import load_policy, pick_device
-from negaware.models.products import compute_dtype
-from negaware.output_file import require_no_input
-from negaware.rollout.ask import Asker
-from negaware.rollout.local import LocalEngine
-from negaware.tasks.benchmarks import file_name
-from negaware.tasks.load import load_task
-from negaware.tasks.options import AnyTaskOptions, BenchmarkOptions, DatasetOptions, parse_task
-from negaware.tasks.task import Task
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from negaware.evaluation.evaluate import EvaluationResult
+    from negaware.tasks.options import AnyTaskOptions
 
 
-def evaluate_model(options: argparse.Namespace) -> None:
-    """Evaluates, writes the per-problem results, and prints the table and the same figures as JSON.
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command's parser."""
+    parser = commands.add_parser("evaluate", help="avg@k, pass@k and maj@k of a model on a task")
+    parser.add_argument("model", metavar="MODEL", help="a folder, a hub name, or smollm2-135m-instruct")
+    parser.add_argument("--task", required=True, help=TASK_HELP)
+    parser.add_argument("--samples", type=positive, default=1, metavar="K", help="answers a problem (default 1)")
+    parser.add_argument("--temperature", type=float, help="default: 0 for one sample, 1 for more")
+    parser.add_argument("--top-p", type=float, default=1.0, help="nucleus mass (default 1: all tokens)")
+    parser.add_argument("--top-k", type=int, default=0, help="most probable tokens kept (default 0: all)")
+    parser.add_argument("--max-new-tokens", type=positive, default=2048, help="longest answer (default 2048)")
+    parser.add_argument("--num-problems", type=positive, help="the first so many (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed samples other answers (default 0)")
+    parser.add_argument("--dtype", choices=["auto", "bfloat16", "float32"], default="auto", help="default auto")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: a GPU if there is one")
+    parser.add_argument(
+        "-o", "--output", type=Path, help="per-problem results as JSONL (default: a new TASK-MODEL-K.jsonl here)"
+    )
+    add_data_dir(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    """Writes the per-problem results, and prints the table and the same figures as JSON.
 
     ValueError, with the results written, if no answer could be judged.
     """
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ValueError("negaware evaluate runs in one process; start it without torchrun.")
     temperature = options.temperature if options.temperature is not None else float(options.samples > 1)
     if temperature == 0 and options.samples > 1:
         raise ValueError(
             f"--temperature is 0 and --samples is {options.samples}: all of them would be the same answer; "
             "take one sample or a temperature above 0."
         )
+    with imports(options):
+        from rich.console import Console
+
+        from negaware.evaluation.evaluate import write_results
+        from negaware.evaluation.options import EvaluationSampling
+        from negaware.finished_model import evaluate_on
+        from negaware.output_file import require_no_input
+        from negaware.tasks.load import load_task
+        from negaware.tasks.options import parse_task
     sampling = EvaluationSampling(
         max_new_tokens=options.max_new_tokens,
         temperature=temperature,
@@ -60,8 +82,11 @@ def evaluate_model(options: argparse.Namespace) -> None:
         if output.is_dir() or not os.access(output.absolute().parent, os.W_OK):
             raise ValueError(f"{output} can't be written: -o takes a file in a folder that exists and can be written.")
         task = replace(task, problems=task.problems[: options.num_problems])
-        with _reserved(output, is_new=options.output is None):
-            result = _run(options, task, sampling)
+        with (
+            _reserved(output, is_new=options.output is None),
+            _token_counter(len(task.problems) * sampling.completions) as count,
+        ):
+            result = evaluate_on(task, options.model, sampling, options.seed, options.dtype, options.device, count)
             write_results(result, output)  # before anything is printed: whoever reads that may have gone
     finally:
         task.verifier.close()
@@ -76,6 +101,9 @@ def evaluate_model(options: argparse.Namespace) -> None:
 
 def _inputs(options: argparse.Namespace, task: AnyTaskOptions) -> list[Path]:
     """The files here that an evaluation reads: its problems, its judge, its model (where results may lie, too)."""
+    from negaware.tasks.benchmarks import file_name
+    from negaware.tasks.options import BenchmarkOptions, DatasetOptions
+
     inputs = [path for path in Path(options.model).glob("*") if path.suffix != ".jsonl"]
     if isinstance(task, DatasetOptions):
         inputs.append(Path(task.path))
@@ -120,19 +148,12 @@ def _reserved(output: Path, is_new: bool) -> Iterator[None]:
                     aside.unlink()
 
 
-def _run(options: argparse.Namespace, task: Task, sampling: EvaluationSampling) -> EvaluationResult:
-    torch.manual_seed(options.seed)
-    device = pick_device(options.device)
-    policy = load_policy(options.model, compute_dtype(options.dtype, device), device)
-    asker = Asker(LocalEngine(policy.model), policy.codec.encode, policy.codec.decode)
-    params = sampling.params(policy.codec.stop_token_ids, policy.max_tokens)
-    with _token_counter(len(task.problems) * sampling.completions) as count:
-        return evaluate(asker, task, params, sampling.completions, options.seed, count)
-
-
 @contextmanager
 def _token_counter(num_answers: int) -> Iterator[Callable[[int], None]]:
     """A line on the terminal's standard error that says how many tokens were sampled so far, and for how long."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f} tokens"))
     console = Console(stderr=True)
     with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as progress:
@@ -142,6 +163,9 @@ def _token_counter(num_answers: int) -> Iterator[Callable[[int], None]]:
 
 def results_table(result: EvaluationResult) -> Table:
     """avg@k, pass@k and maj@k with their intervals, and what was cut off or couldn't be verified."""
+    from rich.table import Table
+    from rich.text import Text
+
     number, k = len(result.results), result.num_completions
     title = f"{result.task}: {number:,} problem{'s' * (number > 1)} × {k} answer{'s' * (k > 1)}"
     caution = result.avg_at_k.caution

@@ -13,21 +13,50 @@ import yaml
 
 from negaware.config import ConfigError, load_config, parse_overrides, plain_value
 from negaware.objective_options import OPTIONS, own_options
+from negaware.studies.folder import read_results
 from negaware.studies.options import MAX_NAME, NAME, checked_study
+from negaware.studies.results import StudyResults
 from negaware.studies.study import run_study
 
 Fields = Mapping[str, Any]
 
 
-def compare(options: Namespace) -> int:
-    """Runs the study that the command line describes; the exit code. Raises ValueError before the first run."""
-    path: Path = options.config
+def compare_command(options: Namespace) -> int:
+    """`negaware compare`; its exit code. Raises ValueError before the first run."""
     vary = _varied(options.objectives, options.vary)
+    return _compare(options.config, vary, options.seeds, options.overrides, options.jobs, options.dry_run)[1]
+
+
+def compare(
+    config: str | Path,
+    vary: Mapping[str, Sequence[Any]],
+    *,
+    seeds: Sequence[int] = (0,),
+    overrides: Sequence[str] = (),
+    jobs: int = 1,
+) -> StudyResults:
+    """Runs a config's file with all combinations of some fields' values and each seed; what came of it.
+
+        compare("configs/demo.yaml", {"objective": ["nft", "rft"]}, seeds=[0, 1, 2])
+
+    `overrides` are fields for all runs, as on the command line: `["--run.steps", "20"]`. The same call goes on where it
+    was. ValueError for what a run would refuse, before the first; and after the last, if some have failed.
+    """
+    folder, exit_code = _compare(Path(config), vary, list(seeds), overrides, jobs, dry_run=False)
+    if exit_code:
+        raise ValueError(f"Some runs of {folder} failed, as their logs there say; the same call goes on with them.")
+    return read_results(folder)
+
+
+def _compare(
+    path: Path, vary: Mapping[str, Sequence[Any]], seeds: Any, overrides: Sequence[str], jobs: int, dry_run: bool
+) -> tuple[Path, int]:
+    """The study's folder and its exit code."""
     parent = Path("runs") / f"{path.stem}-compare"  # `train` with the same config writes to runs/<stem>
-    base = load_config(path, options.overrides, default_folder=parent)
+    base = load_config(path, overrides, default_folder=parent)
     folder = base.run.folder
     assert folder is not None
-    given = parse_overrides(options.overrides)
+    given = parse_overrides(overrides)
     _require_kept([field for field, _ in given], vary, base.objective.entry.name)
     variants, sentences = _variants(vary, base.objective.entry.name, (path.parent, Path()))
     study = {
@@ -35,13 +64,13 @@ def compare(options: Namespace) -> int:
         "folder": ".",
         "overrides": {".".join(field): value for field, value in given if field != ["run", "folder"]},
         "variants": variants,
-        "seeds": options.seeds,
+        "seeds": seeds,
     }
     checked = checked_study(study)
     for sentence in sentences:
         print(sentence)
     text = yaml.safe_dump(study, sort_keys=False, allow_unicode=True)
-    return run_study(checked, text, path, folder, options.jobs, options.dry_run)
+    return folder, run_study(checked, text, path, folder, jobs, dry_run)
 
 
 def _varied(objectives: str | None, vary: Sequence[str]) -> dict[str, list[Any]]:
@@ -71,7 +100,7 @@ def _values(text: str, option: str, example: str) -> list[Any]:
     return values
 
 
-def _require_kept(given: Sequence[list[str]], vary: Mapping[str, list[Any]], own: str) -> None:
+def _require_kept(given: Sequence[list[str]], vary: Mapping[str, Sequence[Any]], own: str) -> None:
     """ValueError for an override that no run would have."""
     for field in given:
         name = ".".join(field)
@@ -87,7 +116,9 @@ def _require_kept(given: Sequence[list[str]], vary: Mapping[str, list[Any]], own
             raise ValueError(f"--{name} would be lost: --vary {name} sets it in each run.")
 
 
-def _variants(vary: Mapping[str, list[Any]], own: str, folders: Sequence[Path]) -> tuple[dict[str, Fields], list[str]]:
+def _variants(
+    vary: Mapping[str, Sequence[Any]], own: str, folders: Sequence[Path]
+) -> tuple[dict[str, Fields], list[str]]:
     """By name, the fields of each combination; and what is to be said about them."""
     variants: dict[str, Fields] = {}
     sentences: dict[str, None] = {}

@@ -1,0 +1,44 @@
+"""`negaware plan`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from negaware.arguments import above_zero, fraction, positive
+from negaware.commands.interrupted import imports
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command's parser."""
+    parser = commands.add_parser(
+        "plan",
+        help="memory and time of a config on GPUs, on paper",
+        epilog="The exit code is 1 if it doesn't fit. Fields of the config can be given as for train. The defaults are "
+        "an H100's.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("config", type=Path, metavar="CONFIG.yaml")
+    parser.add_argument("--gpus", type=positive, required=True, metavar="N", help="GPUs, one rank each")
+    parser.add_argument("--memory-gib", type=above_zero, required=True, metavar="M", help="a GPU's memory")
+    parser.add_argument(
+        "--efficiency", type=fraction, default=0.4, help="share of a GPU's peaks that is reached (default 0.4)"
+    )
+    parser.add_argument("--tflops", type=above_zero, default=989, help="a GPU's peak, TFLOP/s (default 989)")
+    parser.add_argument("--bandwidth", type=above_zero, default=3.35, help="of its memory, TB/s (default 3.35)")
+    parser.add_argument("--network", type=above_zero, default=40, help="between GPUs, GB/s each, reached (default 40)")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    with imports(options):
+        from negaware.planning.report import plan_command
+        from negaware.planning.setting import GIB, Machine
+    machine = Machine(
+        memory=int(options.memory_gib * GIB),
+        operations=options.tflops * 1e12,
+        bandwidth=options.bandwidth * 1e12,
+        network=options.network * 1e9,
+        efficiency=options.efficiency,
+    )
+    return plan_command(options.config, options.overrides, options.gpus, machine)

@@ -1,0 +1,65 @@
+"""What a finished model comes to on a task: a policy and the local engine, brought together for an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from negaware.evaluation import evaluate as evaluation
+from negaware.evaluation.evaluate import EvaluationResult
+from negaware.evaluation.options import EvaluationSampling
+from negaware.models.load import load_policy, pick_device
+from negaware.models.products import compute_dtype
+from negaware.rollout.ask import Asker
+from negaware.rollout.local import LocalEngine
+from negaware.tasks.load import load_task
+from negaware.tasks.options import parse_task
+from negaware.tasks.task import Task
+
+
+def evaluate(
+    model: str | Path,
+    task: str,
+    *,
+    samples: int = 1,
+    temperature: float | None = None,
+    max_new_tokens: int = 2048,
+    num_problems: int | None = None,
+    seed: int = 0,
+    data_dir: Path | None = None,
+) -> EvaluationResult:
+    """avg@k, pass@k and maj@k of a model (a folder, a hub name) on a task as `negaware evaluate --task` names it.
+
+    The temperature is 0 for one sample a problem and 1 for more, unless it is given. ValueError for a model or task
+    that can't be had.
+    """
+    chosen = float(samples > 1) if temperature is None else temperature
+    sampling = EvaluationSampling(
+        max_new_tokens=max_new_tokens, temperature=chosen, top_p=1.0, top_k=0, completions=samples
+    )
+    loaded = load_task(parse_task(task), data_dir)
+    try:
+        return evaluate_on(replace(loaded, problems=loaded.problems[:num_problems]), str(model), sampling, seed)
+    finally:
+        loaded.verifier.close()
+
+
+def evaluate_on(
+    task: Task,
+    model: str,
+    sampling: EvaluationSampling,
+    seed: int,
+    dtype: str = "auto",
+    device: str = "auto",
+    on_progress: Callable[[int], None] | None = None,
+) -> EvaluationResult:
+    """Loads the model and samples from it; `on_progress` is told the tokens sampled since it was last called."""
+    torch.manual_seed(seed)
+    place = pick_device(device)
+    policy = load_policy(model, compute_dtype(dtype, place), place)
+    asker = Asker(LocalEngine(policy.model), policy.codec.encode, policy.codec.decode)
+    params = sampling.params(policy.codec.stop_token_ids, policy.max_tokens)
+    return evaluation.evaluate(asker, task, params, sampling.completions, seed, on_progress)
