@@ -7,6 +7,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from negaware.models import cuda
 from negaware.models.cuda import block_mask, compiled_on_cuda, flex_rows
+from rounding import exactly
 
 HEADS, KEY_HEADS, WIDTH = 6, 2, 8
 
@@ -26,12 +27,8 @@ def segments_of(*rows: tuple[int, ...]) -> torch.Tensor:
 
 def dense_mask(segments: torch.Tensor) -> torch.Tensor:
     """[R, 1, T, T]: a token sees what comes before it in the question and in its own segment."""
-    num_rows, length = segments.shape
-    mask = torch.zeros(num_rows, 1, length, length, dtype=torch.bool)
-    for row, query, key in torch.cartesian_prod(*(torch.arange(n) for n in (num_rows, length, length))).tolist():
-        own = segments[row, query] == segments[row, key]
-        mask[row, 0, query, key] = bool(key <= query and (own or segments[row, key] == 0))
-    return mask
+    of_queries, of_keys = segments[:, :, None], segments[:, None]
+    return ((of_queries == of_keys) | (of_keys == 0)).tril()[:, None]
 
 
 LAYOUTS = {
@@ -42,22 +39,25 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("segments", LAYOUTS.values(), ids=LAYOUTS)
-def test_flex_rows_is_attention_under_the_dense_mask(segments, dtype):
+def test_flex_rows_is_attention_under_the_dense_mask(segments):
+    """Values and gradients."""
     num_rows, length = segments.shape
-    states = [torch.randn(num_rows, n, length, WIDTH, dtype=dtype) for n in (HEADS, KEY_HEADS, KEY_HEADS)]
-    states = [own.requires_grad_() for own in states]
-    upstream = torch.randn(num_rows, length, HEADS, WIDTH, dtype=dtype)
-    options = {"scale": 0.3, "enable_gqa": True}
+    states = [torch.randn(num_rows, heads, length, WIDTH) for heads in (HEADS, KEY_HEADS, KEY_HEADS)]
+    upstream, mask = torch.randn(num_rows, length, HEADS, WIDTH), dense_mask(segments)
 
-    found = flex_rows(*states, block_mask(segments), 0.3)
-    expected = scaled_dot_product_attention(*states, attn_mask=dense_mask(segments), **options).transpose(1, 2)
-    tolerance = 1e-5 if dtype == torch.float32 else 1e-13
-    assert torch.allclose(found, expected, atol=tolerance)
-    of_found, of_expected = (torch.autograd.grad((each * upstream).sum(), states) for each in (found, expected))
-    for gradient, wanted in zip(of_found, of_expected, strict=True):
-        assert torch.allclose(gradient, wanted, atol=4 * tolerance)
+    def with_gradients(attend, dtype):
+        leaves = [each.to(dtype).requires_grad_() for each in states]
+        attended = attend(*leaves)
+        return [attended, *torch.autograd.grad((attended * upstream.to(dtype)).sum(), leaves)]
+
+    def densely(*leaves):
+        options = {"attn_mask": mask, "scale": 0.3, "enable_gqa": True}
+        return scaled_dot_product_attention(*leaves, **options).transpose(1, 2)
+
+    found = with_gradients(lambda *leaves: flex_rows(*leaves, block_mask(segments), 0.3), torch.float32)
+    for result, exact in zip(found, exactly(lambda: with_gradients(densely, torch.float64)), strict=True):
+        exact.assert_near(result)
 
 
 def test_blocks_that_nobody_sees_are_left_out():

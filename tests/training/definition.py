@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from negaware.objectives import OBJECTIVES
+from negaware.objectives.contract import Answers
 from negaware.types import Group
 from rounding import UNIT, Exact, exactly
 
@@ -45,7 +47,13 @@ def by_definition(
         loss = sum(of_whole_group(objective, options, *each) for each in of_groups) / len(groups)
     else:
         rates = torch.tensor([group.pass_rate for group, *_ in answers])
-        values = OBJECTIVES[objective](logprobs, old, mask, correct, rates, **options).sum(1)
+        given = Answers(logprobs, old, mask, correct, rates)
+        if groups[0].rewards is not None:
+            rewards = [torch.tensor(group.rewards) for group in groups]
+            centred = torch.cat([of_group - of_group.mean() for of_group in rewards])
+            spread = torch.cat([of_group.std(correction=0).expand(len(of_group)) for of_group in rewards])
+            given = replace(given, centred_reward=centred, reward_std=spread)
+        values = OBJECTIVES[objective].terms(given, **options).per_token.sum(1)
         loss = {
             "token_mean": values / lengths.sum(),
             "sequence_mean": values / lengths / len(lengths),

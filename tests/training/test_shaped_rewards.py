@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from definition import defined
 from made_groups import make_group, off_policy, sampled_groups
 from test_step import relative, train_without_updating
 
@@ -82,15 +83,15 @@ def shaped(groups: list[Group]) -> list[Group]:
 
 
 @pytest.mark.parametrize("name", ["dapo", "dr_grpo"])
-def test_the_gradient_does_not_depend_on_how_a_group_is_split(name, make_trainer):
+def test_the_gradient_is_the_definitions_however_a_group_is_split(name, make_trainer):
     plain = off_policy(sampled_groups(llama(0)))
     groups = shaped(plain)
 
-    def gradient(groups, **training):
-        trainer = make_trainer(llama(0), name, **{"micro_batch_tokens": 10_000} | training)
+    def gradient(groups, micro_batch_tokens=10_000):
+        trainer = make_trainer(llama(0), name, micro_batch_tokens=micro_batch_tokens)
         return train_without_updating(trainer, groups)[0]
 
-    whole = gradient(groups)
-    assert relative(gradient(groups, micro_batch_tokens=1), whole) < 5e-6
-    assert relative(gradient(groups, micro_batch_tokens=40), whole) < 5e-6
-    assert relative(gradient(plain), whole) > 0.05
+    exact, *_ = defined(llama(0), groups, name, {})
+    for tokens in (10_000, 40, 1):
+        exact.assert_near(gradient(groups, micro_batch_tokens=tokens))
+    assert relative(gradient(plain), exact.value) > 0.05
