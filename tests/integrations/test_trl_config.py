@@ -63,7 +63,7 @@ def test_another_config_and_a_stream_are_refused(tmp_path: Path) -> None:
         nft(tmp_path, begins_with_two, stream)
     trainer = nft(tmp_path, right_of_each(1), stream, max_refills=0)
     trainer.train()
-    assert trainer.losses == pytest.approx(trainer.expected, abs=1e-6)
+    trainer.assert_losses_are_the_objectives()
 
 
 def test_another_version_says_which_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

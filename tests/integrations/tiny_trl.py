@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -18,6 +19,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from negaware.integrations.trl import NFTConfig, NFTTrainer
 from negaware.objectives import OBJECTIVES
+from rounding import Exact, exactly
 from tiny_run import tiny_tokenizer, write_tiny_model
 
 HERE = Path(__file__).parent
@@ -57,7 +59,7 @@ def settings(folder: Path, **changes: Any) -> dict[str, Any]:
         "num_generations": K,
         "max_completion_length": 5,
         "max_steps": 1,
-        "learning_rate": 1e-9,
+        "learning_rate": 0.0,
         "max_grad_norm": 0.0,
         "report_to": "none",
         "save_strategy": "no",
@@ -92,14 +94,14 @@ def make(
 
 
 class Watched(NFTTrainer):
-    """Keeps what it samples, the batches made of it, each loss it computes, and NFT's by a forward pass of its own."""
+    """Keeps what it samples, the batches made of it, each loss it computes, and NFT's by a forward pass in float64."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.samples: list[Batch] = []
         self.batches: list[Batch] = []
         self.parts: list[Batch] = []
         self.losses: list[float] = []
-        self.expected: list[float] = []
+        self.expected: list[Exact] = []
         super().__init__(*args, **kwargs)
 
     def _sample(self, inputs: list[Batch]) -> Batch:
@@ -111,31 +113,55 @@ class Watched(NFTTrainer):
         return self.batches[-1]
 
     def _compute_loss(self, model: Any, inputs: Batch) -> torch.Tensor:
-        self.expected.append(self.plain_loss(model, inputs))
+        self.expected.append(self.expected_loss(model, inputs))
         loss = super()._compute_loss(model, inputs)
         self.losses.append(float(loss.detach()))
         self.parts.append(inputs)
         return loss
 
     @torch.no_grad()
-    def plain_loss(self, model: Any, inputs: Batch) -> float:
+    def expected_loss(self, model: Any, inputs: Batch) -> Exact:
         """This process's share of a part's loss, from logits and `negaware.objectives`."""
-        logprobs = plain_logprobs(model, inputs)
-        args = self.args
-        loss = OBJECTIVES["nft"](
-            logprobs,
-            inputs.get("old_per_token_logps", logprobs),
-            inputs["completion_mask"],
-            inputs["correct"],
-            inputs["pass_rate"],
-            epsilon=args.implicit_floor,
-            negative_weight=args.negative_weight,
-            prompt_weight=args.prompt_weight,
-        )
         tokens = inputs["num_items_in_batch"]
         if model.training:
-            tokens = tokens * args.gradient_accumulation_steps / args.steps_per_generation
-        return float(loss.sum() / tokens)
+            tokens = tokens * self.args.gradient_accumulation_steps / self.args.steps_per_generation
+        double = in_float64(model)
+        return exactly(lambda: [token_losses(double, inputs, **self.args.nft_options).sum() / tokens])[0]
+
+    def assert_losses_are_the_objectives(self) -> None:
+        for found, exact in zip(self.losses, self.expected, strict=True):
+            exact.assert_near(found)
+
+
+def in_float64(model: Any) -> Any:
+    """A copy, without what libraries have put in place of modules' forward passes: that runs the original."""
+    double = copy.deepcopy(model).double()
+    for module in double.modules():
+        module.__dict__.pop("forward", None)
+    return double
+
+
+def token_losses(model: Any, inputs: Batch, **options: Any) -> torch.Tensor:
+    """NFT's per-token losses [B, T] under a model's weights; π_old is π_θ where the batch has none."""
+    logprobs = plain_logprobs(model, inputs)
+    old = inputs.get("old_per_token_logps", logprobs)
+    tensors = [inputs[name] for name in ("completion_mask", "correct", "pass_rate")]
+    return OBJECTIVES["nft"](logprobs, old, *tensors, **options)
+
+
+def defined(folder: Path, weights: Mapping[str, torch.Tensor], batches: Sequence[Batch], **options: Any) -> list[Exact]:
+    """The gradient by parameter at these weights, flat, and the loss of whole batches, over the tokens of all."""
+    model = LlamaForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
+    model.load_state_dict(weights)
+    model.double()
+    num_tokens = sum(int(batch["completion_mask"].sum()) for batch in batches)
+
+    def compute() -> list[torch.Tensor]:
+        loss = sum(token_losses(model, batch, **options).sum() for batch in batches) / num_tokens
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        return [torch.cat([gradient.flatten() for gradient in gradients]), loss]
+
+    return exactly(compute)
 
 
 def plain_logprobs(model: Any, inputs: Batch) -> torch.Tensor:
@@ -152,6 +178,10 @@ class Step:
 
     weights: dict[str, torch.Tensor]
     gradients: dict[str, torch.Tensor]
+
+    def flat(self) -> torch.Tensor:
+        """The gradient, as `defined` has it."""
+        return torch.cat([gradient.flatten() for gradient in self.gradients.values()])
 
 
 def steps_of(trainer: Any) -> list[Step]:
