@@ -26,7 +26,7 @@ from typing import Any
 COMMAND = "negaware.__main__:entry"
 """What the shell calls; it takes its arguments from `sys.argv`."""
 PRELOADED = (
-    *("negaware.cli", "negaware.loop", "negaware.verifiers.grade", "negaware.studies.study"),
+    *("negaware.cli", "negaware.loop.train", "negaware.verifiers.grade", "negaware.studies.study"),
     *("tiny_run", "plotly.offline", "matplotlib.figure", "matplotlib.backends.backend_pdf"),
 )
 

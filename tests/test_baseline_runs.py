@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from negaware.config import parse_config
-from negaware.loop import train
+from negaware.loop.train import train
 from negaware.ranks import ALONE
 from negaware.rollout.collect import NothingToLearnError
 from negaware.rollout.records import groups_from_json

@@ -9,7 +9,7 @@ import pytest
 
 from negaware.config import parse_config
 from negaware.evaluation.before import read_before
-from negaware.loop import train
+from negaware.loop.train import train
 from tiny_run import timeless_metrics, tiny_config
 
 

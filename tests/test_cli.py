@@ -154,7 +154,7 @@ def test_bad_data(folder: Path, tmp_path: Path, content: str | None, sentence: s
 
 
 def test_a_config_is_refused_before_anything_is_loaded(folder: Path) -> None:
-    loading = [Fault("SIGKILL", "negaware.tasks.load:load_task"), Fault("SIGKILL", "negaware.loop:train")]
+    loading = [Fault("SIGKILL", "negaware.tasks.load:load_task"), Fault("SIGKILL", "negaware.loop.train:train")]
     ended = negaware("train", folder / "tiny.yaml", "--rollout.completions", 1, faults=loading)
     assert_refused(
         ended,

@@ -189,7 +189,7 @@ def test_compare_takes_it(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_dry_run_checks_it_and_loads_nothing(folder: Path) -> None:
-    loading = [Fault("SIGKILL", "negaware.tasks.load:load_task"), Fault("SIGKILL", "negaware.loop:train")]
+    loading = [Fault("SIGKILL", "negaware.tasks.load:load_task"), Fault("SIGKILL", "negaware.loop.train:train")]
     for option in ("--dry-run", "--resume"):
         ended = negaware("train", folder / "tiny.yaml", "--objective", "my_losses:mean", option, faults=loading)
         assert refused(ended).startswith("objective: the loss my_losses:mean gives a tensor of shape []")

@@ -13,14 +13,14 @@ import pytest
 from forked_command import Ended, Fault, negaware
 from tiny_run import contents, timeless_metrics, write_tiny_config
 
-LOADING = "negaware.loop:load_policy"
+LOADING = "negaware.loop.parts:load_policy"
 SAMPLING = "negaware.rollout.local:_Batch.decode"
 OPTIMIZER_STEP = "negaware.training.step:Trainer._optimizer_step"
 TENSORS = "torch.distributed.checkpoint:save"
 STATE = "negaware.training.checkpoint:_write_durably"
 SWAP = "negaware.training.checkpoint:_sync_folder"
-EVALUATION = "negaware.loop:evaluate"
-MODEL = "negaware.loop:save_model"
+EVALUATION = "negaware.loop.held_out:evaluate"
+MODEL = "negaware.loop.train:save_model"
 SUMMARY = "negaware.runs.folder:RunFolder.write_summary"
 
 
@@ -137,7 +137,7 @@ def test_sigkill_again_and_again(straight32: Path) -> None:
 
 def test_sigkill_before_the_report_is_written(straight32: Path) -> None:
     config, run = other_run(straight32, "report")
-    assert train(config, faults=[Fault("SIGKILL", "negaware.loop:write_report")]).code == -9
+    assert train(config, faults=[Fault("SIGKILL", "negaware.loop.train:write_report")]).code == -9
     assert (run / "summary.json").exists()
     assert train(config, "--resume").code == 0
     assert "<html" in (run / "report.html").read_text()

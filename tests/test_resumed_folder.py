@@ -15,7 +15,7 @@ from forked_command import Ended, Fault, negaware
 from negaware.runs.folder import RunFolder
 from tiny_run import contents, timeless_metrics, write_problems, write_tiny_config
 
-LOADING = "negaware.loop:load_policy"
+LOADING = "negaware.loop.parts:load_policy"
 OPTIMIZER_STEP = "negaware.training.step:Trainer._optimizer_step"
 
 

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from negaware.cli import main
 from negaware.config import load_config, parse_config
 from negaware.estimates import paired_change
-from negaware.loop import train
+from negaware.loop.train import train
 from negaware.objectives import OBJECTIVES
 from negaware.objectives.ops import Reduction
 from negaware.ranks import ALONE
@@ -346,7 +346,7 @@ class FailingTracker:
 
 def test_a_tracker_that_fails_loses_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = parse_config(tiny_config(tmp_path, run__checkpoint_every=100))
-    monkeypatch.setattr("negaware.loop.open_trackers", lambda *_, **__: [FailingTracker()])
+    monkeypatch.setattr("negaware.loop.train.open_trackers", lambda *_, **__: [FailingTracker()])
     with pytest.raises(OSError, match="no connection"):
         train(config)
     assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-000003"]

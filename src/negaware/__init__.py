@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from negaware.config import Config
     from negaware.finished_model import evaluate
-    from negaware.loop import train
+    from negaware.loop.train import train
     from negaware.studies.compare import compare
     from negaware.verifiers.grade import grade
 
@@ -24,7 +24,7 @@ _PLACES = {
     "compare": "studies.compare",
     "evaluate": "finished_model",
     "grade": "verifiers.grade",
-    "train": "loop",
+    "train": "loop.train",
 }
 
 

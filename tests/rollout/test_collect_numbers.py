@@ -3,13 +3,15 @@
 import math
 import random
 import time
+from itertools import product
 
 import pytest
 from test_collect import K, make_collector, mixed
 
 from negaware.rollout import collect
-from negaware.rollout.collect import NothingToLearnError, Rollout, call_seed, rollout_metrics, short_of_room
+from negaware.rollout.collect import NothingToLearnError, Rollout, rollout_metrics, short_of_room
 from negaware.rollout.engine import SamplingParams
+from negaware.seeds import evaluation_seed, mini_batch_seed, order_seed, sampling_seed
 from negaware.tasks.load import load_task
 from negaware.tasks.options import ArithmeticOptions
 from negaware.types import Completion, Group, Problem, Verdict
@@ -165,28 +167,36 @@ def test_a_model_that_takes_any_number_of_tokens_leaves_out_what_the_limit_does(
 def test_the_order_of_an_epoch_is_the_one_that_an_older_run_asked_in(task) -> None:
     collector = make_collector(task, mixed)
     order = list(range(len(task.problems)))
-    random.Random(call_seed(0, 0, -1)).shuffle(order)
+    random.Random(7845531041580707923).shuffle(order)
     assert [collector._next_problem() for _ in order] == order
 
 
 def test_an_epoch_is_put_in_order_once(task, monkeypatch) -> None:
     """Not at each question: of a million, that would be hours."""
     made = []
-    monkeypatch.setattr(collect, "call_seed", lambda *place: made.append(place) or call_seed(*place))
+    monkeypatch.setattr(collect, "order_seed", lambda *place: made.append(place) or order_seed(*place))
     collector = make_collector(task, mixed, seed=5)
     for _ in range(2 * len(task.problems) + 1):
         collector._next_problem()
-    assert made == [(5, 0, -1), (5, 1, -1), (5, 2, -1)]
+    assert made == [(5, 0), (5, 1), (5, 2)]
 
 
 def test_every_call_has_a_seed_of_its_own_that_any_generator_takes() -> None:
     """And always the same: a run that goes on must draw what it would have drawn."""
-    seeds = [call_seed(seed, step, place) for seed in range(4) for step in range(16) for place in range(-3, 13)]
+    seeds = [evaluation_seed(seed) for seed in range(4)]
+    for seed, step in product(range(4), range(1, 17)):
+        seeds += [sampling_seed(seed, step, num_sampled) for num_sampled in range(13)]
+        seeds += [order_seed(seed, step - 1), mini_batch_seed(seed, step)]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert max(seeds) > 2**62
     assert math.log2(sum(seeds) / len(seeds)) == pytest.approx(62, abs=0.1)
-    assert call_seed(0, 1, 2) == 217875049918638303
+    assert sampling_seed(0, 1, 2) == 217875049918638303
+    assert (order_seed(0, 0), mini_batch_seed(0, 1), evaluation_seed(0)) == (
+        7845531041580707923,
+        6929145806728260212,
+        2067341437274412062,
+    )
 
 
 @pytest.mark.parametrize(

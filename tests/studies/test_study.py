@@ -257,7 +257,7 @@ def test_a_study_that_is_stopped_leaves_nothing_running(tmp_path: Path, name: st
     """The signal meets the study alone, while its run is in its second step: that is told, and ends after it."""
     write_tiny_config(tmp_path, run__steps=100_000, run__checkpoint_every=100_000, training__learning_rate=1e-9)
     path = write_study(tmp_path, "stopped", seeds=0, variants={"nft": None}, reference="nft")
-    ended = negaware("study", path, faults=[Fault(name, "negaware.loop:_Run.log", 3, to_parent=True)])
+    ended = negaware("study", path, faults=[Fault(name, "negaware.loop.state:RunState.finish_step", 3, to_parent=True)])
     assert ended.code == 130, ended.err
     assert "Stopping: each run ends after its step, with a checkpoint." in ended.out
     assert ended.err == "\nInterrupted. The same command goes on from the last finished step of each run.\n"

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from negaware import loop as training
 from negaware.cache_folder import cache_folder
 from negaware.config import parse_config
+from negaware.loop import parts
+from negaware.loop.train import train
 from negaware.rollout.collect import Collector
 from negaware.tasks import golds
 from negaware.tasks.audit import audit_task
@@ -108,12 +109,12 @@ def test_a_check_that_takes_long_goes_on_beside_the_first_rollout(
 
     monkeypatch.setattr(Collector, "next_rollout", announced)
     monkeypatch.setattr(golds, "failures_of", held_up)
-    monkeypatch.setattr(training, "GOLDS_PATIENCE", 0.1)
+    monkeypatch.setattr(parts, "GOLDS_PATIENCE", 0.1)
     config = tiny_config(tmp_path)
     data = tmp_path / "train.jsonl"
     data.write_text(data.read_text() + '{"question": "0+1", "answer": "\\\\frac{1}{"}\n')
     with pytest.raises(ValueError, match=r"train\.jsonl: 1 of 10 gold answers can't be graded, .* train/9"):
-        training.train(parse_config(config))
+        train(parse_config(config))
     steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert steps == [0]
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000000"]

@@ -36,7 +36,7 @@ def _run(options: argparse.Namespace) -> None:
         print_plan(config)
         return
     with imports(options):
-        from negaware.loop import train
+        from negaware.loop.train import train
         from negaware.ranks import joined_ranks
     with joined_ranks() as ranks:
         judges = options.config.parent

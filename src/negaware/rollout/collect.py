@@ -7,7 +7,6 @@ that it samples. It doesn't know the objective, but for which other groups teach
 
 from __future__ import annotations
 
-import hashlib
 import random
 import time
 from collections import Counter
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from negaware.rollout.ask import Asker, Progress
 from negaware.rollout.engine import SamplingParams
 from negaware.rollout.options import RolloutOptions
+from negaware.seeds import order_seed, sampling_seed
 from negaware.tasks.task import Task
 from negaware.types import Group
 
@@ -141,7 +141,7 @@ class Collector:
             num_questions = self._questions_to_ask(num_missing, len(found), len(sampled))
             if not num_questions:
                 break
-            groups = self._sample(num_questions, call_seed(self.seed, step, len(sampled)), on_progress)
+            groups = self._sample(num_questions, sampling_seed(self.seed, step, len(sampled)), on_progress)
             sampled += groups
             found += [group for group in map(self._trainable, groups) if self._is_kept(group)]
         kept = carried + found
@@ -224,7 +224,7 @@ class Collector:
         epoch, place = divmod(self.state.position, len(self.prompts))
         if self._order[0] != epoch:
             order = list(range(len(self.prompts)))
-            random.Random(call_seed(self.seed, epoch, -1)).shuffle(order)
+            random.Random(order_seed(self.seed, epoch)).shuffle(order)
             self._order = (epoch, order)
         self.state.position += 1
         return self._order[1][place]
@@ -254,11 +254,6 @@ class Collector:
             f"this run, --resume it with a higher rollout.max_sampled_questions than {self.options.question_budget}.",
             sum(group.pass_rate for group in sampled) / len(sampled),
         )
-
-
-def call_seed(seed: int, step: int, place: int) -> int:
-    """A seed for one call, so that a resumed run draws what the straight run drew, whatever happened between."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}:{step}:{place}".encode(), digest_size=8).digest(), "little") >> 1
 
 
 def short_of_room(task: str, prompts: Sequence[Sequence[int]], params: SamplingParams) -> list[str]:

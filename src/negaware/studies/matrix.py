@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from negaware.config import ConfigError, parse_config, read_config, set_field
-from negaware.resume import FREE_TO_CHANGE
+from negaware.loop.resume import FREE_TO_CHANGE
 from negaware.runs.report_data import flatten
 from negaware.studies.options import StudyError, StudyOptions, assignments
 from negaware.studies.own_files import CODE, TRAINING, OwnFiles

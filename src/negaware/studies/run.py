@@ -24,7 +24,7 @@ from typing import Any
 
 from negaware.complaint import sentence_of
 from negaware.config import parse_config
-from negaware.loop import train
+from negaware.loop.train import train
 from negaware.ranks import ALONE, Ranks
 from negaware.runs.folder import RunFolder
 from negaware.runs.interrupt import ASKS
