@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from forked_command import Fault, negaware, negaware_on_ranks, on_ranks
@@ -24,7 +23,14 @@ from negaware.cli import main
 from negaware.models.load import load_policy
 from negaware.ranks import Ranks, joined_ranks
 from tiny_models import gemma4, gpt2, llama, qwen3
-from tiny_run import assert_same_metrics, timeless_metrics, tiny_tokenizer, write_tiny_config
+from tiny_run import (
+    GENTLE,
+    assert_same_metrics,
+    assert_same_weights,
+    timeless_metrics,
+    tiny_tokenizer,
+    write_tiny_config,
+)
 
 AT_STEP = "negaware.training.step:Trainer.step"
 SAVE = "torch.distributed.checkpoint:save"
@@ -122,7 +128,7 @@ def test_what_ranks_tell_one_another() -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A config, its run by one process, and by three ranks."""
     folder = tmp_path_factory.mktemp("ranks")
-    config = write_tiny_config(folder)
+    config = write_tiny_config(folder, **GENTLE)
     assert negaware("train", config).code == 0
     ended = negaware_on_ranks(3, "train", config, "--run.folder", folder / "three")
     assert [one.code for one in ended] == [0, 0, 0], ended
@@ -142,11 +148,7 @@ def test_a_run_of_three_ranks_is_the_run_of_one(folder: Path) -> None:
 
 
 def test_the_finished_model_is_whole(folder: Path) -> None:
-    ours, theirs = (load_file(folder / run / "model" / "model.safetensors") for run in ("three", "run"))
-    assert ours.keys() == theirs.keys()
-    for name, weight in theirs.items():
-        assert ours[name].dtype == weight.dtype
-        assert torch.allclose(ours[name], weight, atol=1e-4), name
+    assert_same_weights(folder / "three", folder / "run")
     loaded = [AutoModelForCausalLM.from_pretrained(folder / run / "model") for run in ("three", "run")]
     assert loaded[0].dtype == loaded[1].dtype
     assert loaded[0].generation_config.eos_token_id == loaded[1].generation_config.eos_token_id
@@ -191,7 +193,7 @@ def test_a_rank_that_dies_is_named_and_the_resumed_run_is_the_whole_one(
         assert dead == 0 or len(own) == 1  # torch has more to say if the store goes with the first rank
     assert max(one.second for one in ended) - ended[dead].second < 15
     assert [one.code for one in negaware_on_ranks(3, *command, "--resume")] == [0, 0, 0]
-    assert_same_metrics(tmp_path / "run", folder / "three")
+    assert timeless_metrics(tmp_path / "run") == timeless_metrics(folder / "three"), "to the last digit"
 
 
 def test_an_error_of_all_is_said_by_the_first_and_by_others_with_their_rank(folder: Path) -> None:
@@ -220,11 +222,10 @@ def test_adapters_in_shards(folder: Path, save: str, tmp_path: Path) -> None:
     ended = negaware_on_ranks(2, "train", folder / "tiny.yaml", *lora, "--run.folder", two)
     assert [each.code for each in ended] == [0, 0], ended
     assert_same_metrics(two, one)
-    name = "model.safetensors" if save == "merged" else "adapter_model.safetensors"
-    ours, theirs = load_file(two / "model" / name), load_file(one / "model" / name)
-    assert ours.keys() == theirs.keys()
-    for key, weight in theirs.items():
-        assert torch.allclose(ours[key], weight, atol=1e-4), key
+    if save == "merged":  # 32/4 B A changes by at most 8 times what B and A do, whose norms are below 1
+        assert_same_weights(two, one, times=2 * 32 / 4)
+    else:
+        assert_same_weights(two, one, "model/adapter_model.safetensors")
     assert load_policy(str(two / "model"), torch.float32).model.num_parameters() > 0
 
 

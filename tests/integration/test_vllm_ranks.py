@@ -9,7 +9,7 @@ import pytest
 from forked_command import negaware, negaware_on_ranks
 from integration.test_vllm_run import tiny_config_for_vllm
 from served_vllm import Server
-from tiny_run import assert_same_metrics, contents, timeless_metrics
+from tiny_run import GENTLE, assert_same_metrics, contents, timeless_metrics
 
 pytestmark = [
     pytest.mark.vllm,
@@ -21,7 +21,7 @@ pytestmark = [
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A config and its run by one process."""
     folder = tmp_path_factory.mktemp("vllm")
-    config = tiny_config_for_vllm(folder, rollout__engine={"name": "vllm", "cache_gib": 0.02}, run__steps=3)
+    config = tiny_config_for_vllm(folder, rollout__engine={"name": "vllm", "cache_gib": 0.02}, run__steps=3, **GENTLE)
     ended = negaware("train", config)
     assert ended.code == 0, ended.err
     return folder

@@ -28,6 +28,7 @@ with warnings.catch_warnings():
     from tiny_run import write_tiny_model
 from negaware import libraries
 from negaware.objectives import OBJECTIVES, nft_loss
+from rounding import Exact, exactly, gamma
 
 pytestmark = pytest.mark.verl
 ROOT = Path(__file__).parents[2]
@@ -36,7 +37,7 @@ RIGHT = (1, 0, 0, 1, 0, 0, 1, 1, 1, 1, 0, 1, 1, 1)
 OPTIONS = (
     {},
     {"epsilon": 0.1, "prompt_weight": "uniform"},
-    {"epsilon": 0.0, "negative_weight": 0.5, "prompt_weight": "grpo"},
+    {"epsilon": 0.01, "negative_weight": 0.5, "prompt_weight": "grpo"},
 )
 
 
@@ -95,10 +96,18 @@ def test_the_loss_is_ours(options, dtype):
     given, tensors = answers(dtype)
     config = actor_config(**options)
     found, _ = get_policy_loss_fn("nft")(**given, loss_agg_mode=config.loss_agg_mode, config=config)
-    ours = nft_loss(*tensors, **options).sum() / given["response_mask"].sum()
-    close = {"rtol": 1e-12, "atol": 1e-14} if dtype == torch.float64 else {"rtol": 1e-5, "atol": 1e-7}
+    (new, old, learnt, correct, rate), num_tokens = tensors, given["response_mask"].sum()
+    leaf = new.detach().double().requires_grad_()
+
+    def ours():
+        loss = nft_loss(leaf, old.double(), learnt, correct, rate.double(), **options).sum() / num_tokens
+        return with_gradient(loss, leaf)
+
     assert found.item() != 0
-    torch.testing.assert_close(with_gradient(found, given["log_prob"]), with_gradient(ours, given["log_prob"]), **close)
+    for result, exact in zip(with_gradient(found, given["log_prob"]), exactly(ours), strict=True):
+        if dtype == torch.float64:
+            torch.testing.assert_close(result, exact.value, rtol=1e-12, atol=1e-14)
+        exact.assert_near(result)
 
 
 def test_the_advantage_carries_verdict_and_pass_rate():
@@ -277,20 +286,25 @@ def test_verls_worker_takes_our_step(tmp_path, ranks):
     assert [worker.returncode for worker in workers] == [0] * ranks, said
     update = torch.load(tmp_path / "update.pt")
 
-    logprobs = torch.zeros(mask.shape)
-    for row, (prompt, answer) in enumerate(zip(batch["prompts"], batch["answers"], strict=True)):
-        logits = model(torch.cat([prompt, answer])[None]).logits[0, len(prompt) - 1 : -1]
-        logprobs[row, : len(answer)] = logits.log_softmax(-1).gather(1, answer[:, None])[:, 0]
     learnt = mask & ((rate > 0) & (rate < 1))[:, None]
-    loss = nft_loss(logprobs, batch["old_logprobs"], learnt, correct, rate)
-    loss = (loss * batch["rollout_is_weights"]).sum() / mask.sum()
-    loss.backward()
+    model.double()
 
+    def ours():
+        logprobs = torch.zeros(mask.shape)
+        for row, (prompt, answer) in enumerate(zip(batch["prompts"], batch["answers"], strict=True)):
+            logits = model(torch.cat([prompt, answer])[None]).logits[0, len(prompt) - 1 : -1]
+            logprobs[row, : len(answer)] = logits.log_softmax(-1).gather(1, answer[:, None])[:, 0]
+        loss = nft_loss(logprobs, batch["old_logprobs"].double(), learnt, correct, rate.double())
+        loss = (loss * batch["rollout_is_weights"]).sum() / mask.sum()
+        return [loss, *torch.autograd.grad(loss, list(model.parameters()))]
+
+    loss, *gradients = exactly(ours)
     assert update["found"] == "negaware.integrations.verl"
-    assert update["metrics"]["actor/pg_loss"] == pytest.approx(loss.item(), rel=1e-5)
-    for name, weight in model.named_parameters():
-        moved = update["weights"][name] - weight.detach()
-        torch.testing.assert_close(moved, -10 * weight.grad, rtol=1e-4, atol=1e-7)
+    loss.assert_near(update["metrics"]["actor/pg_loss"])
+    for (name, weight), gradient in zip(model.named_parameters(), gradients, strict=True):
+        moved, step = update["weights"][name].double() - weight.detach(), -10 * gradient.value
+        rounded = gamma(2) * (weight.detach().abs() + step.abs()).norm()  # of what is added and of the sum
+        Exact(step, 10 * gradient.error + float(rounded)).assert_near(moved)
         assert moved.abs().max() > 1e-4
 
 
