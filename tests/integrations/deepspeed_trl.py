@@ -10,14 +10,15 @@ from tiny_trl import begins_with_two, make
 from negaware.integrations.trl import NFTConfig, NFTTrainer
 
 folder, stage = Path(sys.argv[1]), int(sys.argv[2])
-changes: dict[str, Any] = {"max_steps": 3, "num_iterations": 2, "learning_rate": 1e-2, "lr_scheduler_type": "constant"}
+changes: dict[str, Any] = {"max_steps": 3, "num_iterations": 2, "learning_rate": 1.0, "lr_scheduler_type": "constant"}
+changes |= {"optim": "sgd"}  # AdamW makes of a gradient that is 0 but for rounding a step as long as any other
 if stage:
     sizes = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
     zero = {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True}
     changes["deepspeed"] = dict.fromkeys(sizes, "auto") | {
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,  # torch's AdamW, as without DeepSpeed
+        "zero_force_ds_cpu_optimizer": False,  # torch's own, as without DeepSpeed
     }
 trainer = make(NFTTrainer, NFTConfig, folder, begins_with_two, **changes)
 trainer.train()
