@@ -185,10 +185,10 @@ def test_ranks_sample_apart_and_together(tmp_path):
     assert [list(found["groups"]) for found in apart] == [["0", "2"], ["1"]]
     assert len({found["shared_memory"] for found in together}) == 1
     assert re.fullmatch("[0-9a-f]{8}", together[0]["shared_memory"]), "a name that no other run has"
-    expected = {str(index): [list(done.token_ids) for done in group] for index, group in enumerate(alone)}
+    expected = {str(index): [done.token_ids.tolist() for done in group] for index, group in enumerate(alone)}
     for groups in (apart[0]["groups"] | apart[1]["groups"], together[0]["groups"], together[1]["groups"]):
         assert {index: [done["token_ids"] for done in group] for index, group in groups.items()} == expected
-        assert {done["version"] for group in groups.values() for done in group} == {3}
+        assert {span[0] for group in groups.values() for done in group for span in done["spans"]} == {3}
 
 
 def test_tensor_parallel_needs_ranks():

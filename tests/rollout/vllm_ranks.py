@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -31,7 +30,10 @@ def main() -> None:
     )
     total = torch.tensor(rank + 1.0)
     dist.all_reduce(total)  # our own group still works beside vLLM's
-    found = {index: [asdict(done) for done in group] for index, group in zip(share, groups, strict=True)}
+    found = {
+        index: [{"token_ids": done.token_ids.tolist(), "spans": done.spans} for done in group]
+        for index, group in zip(share, groups, strict=True)
+    }
     told = {"total": float(total), "groups": found, "shared_memory": os.environ["VLLM_DIST_IDENT"]}
     (output / f"{rank}.json").write_text(json.dumps(told))
     dist.barrier()
