@@ -16,9 +16,9 @@ from transformers import LlamaForCausalLM
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # TRL warns of a vLLM that is newer than it knows
-    from tiny_trl import GROUPS, Batch, K, plain_logprobs, torchrun
+    from tiny_trl import GROUPS, Batch, K, in_float64, plain_logprobs, token_losses, torchrun
 
-from negaware.objectives import OBJECTIVES
+from rounding import exactly
 
 pytestmark = pytest.mark.vllm
 ITERATIONS = 2
@@ -39,8 +39,12 @@ class Run(NamedTuple):
     @torch.no_grad()
     def logprobs(self, step: int, part: Batch) -> torch.Tensor:
         """By a forward pass with the weights before that step."""
+        return plain_logprobs(self.with_weights(step), part)
+
+    def with_weights(self, step: int) -> LlamaForCausalLM:
+        """The model before that step."""
         self.model.load_state_dict(self.steps[step].weights, strict=False)  # the head is tied
-        return plain_logprobs(self.model, part)
+        return self.model
 
 
 @pytest.fixture(scope="module")
@@ -88,18 +92,28 @@ def test_rows_of_several_calls_are_what_they_were(run: Run) -> None:
 
 
 def test_rows_have_their_own_logprobs_and_importance_weights(run: Run) -> None:
-    """π_old is the policy's, vLLM's is that but for bfloat16, and the importance weight is the one over the other."""
+    """π_old is the policy's, vLLM's is that but for bfloat16, and the importance weight is the one over the other.
+
+    π_old and the weights are the policy's in float64 but for rounding.
+    """
     ratios = []
     for number, step in enumerate(run.steps):
         for part in step.parts:
-            mask, plain = part["completion_mask"].bool(), run.logprobs(number // ITERATIONS * ITERATIONS, part)
-            assert torch.allclose(part["old_per_token_logps"][mask], plain[mask], atol=1e-5)
-            difference = torch.where(mask, plain - part["sampling_per_token_logps"], 0.0)
-            assert difference.abs().max() < 0.05  # 0.011 was measured
-            ratio = part["importance_sampling_ratio"]
-            if ratio.shape[1] == 1:
-                difference = difference.sum(1, keepdim=True)
-            assert torch.allclose(*(each.expand_as(mask)[mask] for each in (ratio, difference.exp())), atol=1e-5)
+            mask, ratio = part["completion_mask"].bool(), part["importance_sampling_ratio"]
+            double = in_float64(run.with_weights(number // ITERATIONS * ITERATIONS))
+
+            def compute(double: Any = double, part: Batch = part) -> list[torch.Tensor]:
+                with torch.no_grad():
+                    old, mask = plain_logprobs(double, part), part["completion_mask"].bool()
+                apart = torch.where(mask, old - part["sampling_per_token_logps"], 0.0)
+                if part["importance_sampling_ratio"].shape[1] == 1:
+                    return [old[mask], apart.sum(1, keepdim=True).exp()]
+                return [old[mask], apart.exp()[mask]]
+
+            old, weights = exactly(compute)
+            old.assert_near(part["old_per_token_logps"][mask])
+            weights.assert_near(ratio if ratio.shape[1] == 1 else ratio[mask])
+            assert (old.value - part["sampling_per_token_logps"][mask]).abs().max() < 0.05  # 0.011 was measured
             ratios.append(ratio.expand_as(mask)[mask])
     assert (torch.cat(ratios) - 1).abs().max() > 5e-3
 
@@ -110,11 +124,16 @@ def test_losses_are_the_objectives_times_the_importance_weights(run: Run) -> Non
     for number, step in enumerate(run.steps):
         num_tokens = sum(int(part["completion_mask"].sum()) for part in step.parts)
         for part, loss in zip(step.parts, step.losses, strict=True):
-            tensors = [part[name] for name in ("old_per_token_logps", "completion_mask", "correct", "pass_rate")]
-            losses = OBJECTIVES["nft"](run.logprobs(number, part), *tensors)
-            weighted = losses * part["importance_sampling_ratio"]
-            assert loss == pytest.approx(float(weighted.sum()) / num_tokens, abs=1e-6)
-            changes.append(abs(loss - float(losses.sum()) / num_tokens))
+            double = in_float64(run.with_weights(number))
+
+            def compute(double: Any = double, part: Batch = part, num_tokens: int = num_tokens) -> list[torch.Tensor]:
+                with torch.no_grad():
+                    losses = token_losses(double, part)
+                return [(losses * part["importance_sampling_ratio"]).sum() / num_tokens, losses.sum() / num_tokens]
+
+            weighted, plain = exactly(compute)
+            weighted.assert_near(loss)
+            changes.append(abs(loss - float(plain.value)))
     assert max(changes) > 1e-5
 
 

@@ -16,7 +16,7 @@ from negaware.models.logprobs import head_of
 from negaware.models.residual import keep_residual_float32
 from negaware.training.pack import answers_of, collate
 from negaware.training.step import NonFiniteLossError, Trainer
-from negaware.types import Group
+from negaware.types import Group, Span
 from rounding import Exact, exact_logprobs, exactly, gamma
 from tiny_models import MODELS, llama
 
@@ -168,7 +168,10 @@ def test_at_another_temperature_sampler_and_trainer_still_agree(make_trainer):
 def test_the_sampler_difference_leaves_out_groups_of_older_weights(make_trainer):
     groups = sampled_groups(llama(0), num_groups=4)
     stale = [replace(done, logprobs=tuple(p - 1 for p in done.logprobs)) for done in groups[0].completions]
-    fresh = [replace(group, completions=tuple(replace(d, version=3) for d in group.completions)) for group in groups]
+    fresh = [
+        replace(group, completions=tuple(replace(d, spans=(Span(3, d.num_tokens),)) for d in group.completions))
+        for group in groups
+    ]
     trainer = make_trainer(llama(0), optimizer_steps=1)
     metrics = trainer.step([replace(groups[0], completions=tuple(stale)), *fresh[1:]], 0)
     assert (
