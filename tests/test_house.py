@@ -49,7 +49,7 @@ RULES: dict[str, tuple[str, str, str]] = {
     "finished_model": ("tasks models rollout evaluation", "torch", ""),
     "planning": ("config libraries models rollout", "torch transformers yaml rich", ""),
     "complaint": ("", "", ""),
-    "cli": ("arguments complaint commands", "", ""),
+    "cli": ("arguments complaint commands __main__", "", ""),
     "commands": ("arguments", "", "rich"),
 }
 LAZY_OURS = {"cli", "commands"}  # may reach any of our packages, inside a function: `--help` stays instant

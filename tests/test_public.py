@@ -3,6 +3,7 @@
 import importlib
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ def test_importing_is_instant_and_no_module_hides_a_function() -> None:
         assert callable(getattr(negaware, name))
         with pytest.raises(ModuleNotFoundError):
             importlib.import_module(f"negaware.{name}")
+    assert set(negaware.__all__) <= set(dir(negaware))
     with pytest.raises(AttributeError, match="no attribute 'treat'"):
         negaware.treat  # noqa: B018
 
@@ -36,6 +38,23 @@ def test_train_then_evaluate_then_grade(tmp_path: Path) -> None:
     assert [verdict.reason for verdict in verdicts] == ["correct", "wrong"]
     with pytest.raises(ValueError, match="a gold answer for each prediction, got 1 for 2"):
         negaware.grade(["1", "2"], ["1"])
+
+
+def test_what_the_commands_refuse_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"names no run\.folder"):
+        negaware.train(parse_config(tiny_config(tmp_path) | {"run": {"steps": 1}}))
+    with pytest.raises(ValueError, match="temperature is 0 and samples is 2"):
+        negaware.evaluate("nowhere", "gsm8k", samples=2, temperature=0)
+    for vary, said in (({}, "needs fields to vary"), ({"objective": ["nft", "nft"]}, "different values")):
+        with pytest.raises(ValueError, match=said):
+            negaware.compare("nowhere.yaml", vary)
+
+
+def test_the_installed_script_is_there() -> None:
+    """As pyproject names it."""
+    scripts = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["scripts"]
+    module, _, name = scripts["negaware"].partition(":")
+    assert callable(getattr(importlib.import_module(module), name))
 
 
 @pytest.mark.slow

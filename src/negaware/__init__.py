@@ -28,6 +28,10 @@ _PLACES = {
 }
 
 
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PLACES])
+
+
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'negaware' has no attribute {name!r}")

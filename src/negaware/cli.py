@@ -84,3 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     for command in (train, plan, evaluate, grade, audit, report, study, compare):
         command.add(commands)
     return parser
+
+
+if __name__ == "__main__":
+    from negaware.__main__ import entry
+
+    entry()

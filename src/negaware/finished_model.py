@@ -34,8 +34,13 @@ def evaluate(
     """avg@k, pass@k and maj@k of a model (a folder, a hub name) on a task as `negaware evaluate --task` names it.
 
     The temperature is 0 for one sample a problem and 1 for more, unless it is given. ValueError for a model or task
-    that can't be had.
+    that can't be had, and for several samples at temperature 0.
     """
+    if temperature == 0 and samples > 1:
+        raise ValueError(
+            f"temperature is 0 and samples is {samples}: all of them would be the same answer; take one sample or a "
+            "temperature above 0."
+        )
     chosen = float(samples > 1) if temperature is None else temperature
     sampling = EvaluationSampling(
         max_new_tokens=max_new_tokens, temperature=chosen, top_p=1.0, top_k=0, completions=samples

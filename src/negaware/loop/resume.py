@@ -35,7 +35,8 @@ def open_run_folder(
     better now than at the end of the training.
     """
     path = config.run.folder
-    assert path is not None
+    if path is None:
+        raise ValueError("The config names no run.folder, where the run's files would go; set it.")
     if resume and not RunFolder.is_empty(path):
         folder = RunFolder.open(path)
         _require_same_config(folder.read_config(), config.resolved(), path, own)

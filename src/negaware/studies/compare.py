@@ -42,6 +42,11 @@ def compare(
     `overrides` are fields for all runs, as on the command line: `["--run.steps", "20"]`. The same call goes on where it
     was. ValueError for what a run would refuse, before the first; and after the last, if some have failed.
     """
+    for field, values in vary.items():
+        if not values or any(value in values[:place] for place, value in enumerate(values)):
+            raise ValueError(f"vary[{field!r}] is {list(values)}; give one or more different values.")
+    if not vary:
+        raise ValueError('compare needs fields to vary, such as {"objective": ["nft", "rft"]}.')
     folder, exit_code = _compare(Path(config), vary, list(seeds), overrides, jobs, dry_run=False)
     if exit_code:
         raise ValueError(f"Some runs of {folder} failed, as their logs there say; the same call goes on with them.")

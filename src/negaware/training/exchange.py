@@ -34,6 +34,7 @@ def with_tokens(mini_batches: Sequence[Sequence[Sequence[MicroBatch]]], ranks: R
         parts = np.split(token_ids, ends), np.split(logprobs, ends)  # of nothing at all, one part
         for place, tokens, recorded in zip(places, *parts, strict=bool(places)):
             arriving[place] = replace(arriving[place], token_ids=tokens, logprobs=recorded)
+    assert all(done.is_here for done in arriving.values())  # a rank that lost some would train on nothing
     return [[_filled(each, index, arriving) for each in micro_batches] for index, micro_batches in enumerate(own)]
 
 
