@@ -99,10 +99,8 @@ def send_tokens(arguments: Sequence[str]) -> None:
             f"{other} to {ranks.rank}" for other in everyone
         ]
         whole = sampled_groups(llama(0), num_groups=6)
-        numbers = [
-            [[7, 0], [1, 2, 9], []],
-            [[3], [20], [1, 5, 30]],
-        ]  # two mini-batches, by the rank that trains
+        # Of two mini-batches, by the rank that trains.
+        numbers = [[[7, 0], [1, 2, 9], []], [[3], [20], [1, 5, 30]]]
 
         def dealt(groups: Sequence[Group]) -> list[list[list[MicroBatch]]]:
             answers = [replace(each, number=n) for n, each in enumerate(a for g in groups for a in answers_of(g))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from negaware.evaluation.evaluate import EvaluationResult
 from negaware.evaluation.options import EvaluationSampling
 from negaware.models.load import load_policy, pick_device
 from negaware.models.products import compute_dtype
-from negaware.rollout.ask import Asker
+from negaware.rollout.ask import Asker, Progress
 from negaware.rollout.local import LocalEngine
 from negaware.tasks.load import load_task
 from negaware.tasks.options import parse_task
@@ -59,12 +59,13 @@ def evaluate_on(
     seed: int,
     dtype: str = "auto",
     device: str = "auto",
-    on_progress: Callable[[int], None] | None = None,
+    counter: AbstractContextManager[Progress] | None = None,
 ) -> EvaluationResult:
-    """Loads the model and samples from it; `on_progress` is told the tokens sampled since it was last called."""
+    """Loads the model and samples from it; `counter` is entered when sampling begins."""
     torch.manual_seed(seed)
     place = pick_device(device)
     policy = load_policy(model, compute_dtype(dtype, place), place)
     asker = Asker(LocalEngine(policy.model), policy.codec.encode, policy.codec.decode)
     params = sampling.params(policy.codec.stop_token_ids, policy.max_tokens)
-    return evaluation.evaluate(asker, task, params, sampling.completions, seed, on_progress)
+    with counter or nullcontext() as on_progress:
+        return evaluation.evaluate(asker, task, params, sampling.completions, seed, on_progress)

@@ -82,10 +82,8 @@ def _run(options: argparse.Namespace) -> None:
         if output.is_dir() or not os.access(output.absolute().parent, os.W_OK):
             raise ValueError(f"{output} can't be written: -o takes a file in a folder that exists and can be written.")
         task = replace(task, problems=task.problems[: options.num_problems])
-        with (
-            _reserved(output, is_new=options.output is None),
-            _token_counter(len(task.problems) * sampling.completions) as count,
-        ):
+        count = _token_counter(len(task.problems) * sampling.completions)
+        with _reserved(output, is_new=options.output is None):
             result = evaluate_on(task, options.model, sampling, options.seed, options.dtype, options.device, count)
             write_results(result, output)  # before anything is printed: whoever reads that may have gone
     finally:

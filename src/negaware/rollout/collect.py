@@ -83,9 +83,9 @@ class CollectorState:
 class Collector:
     """Turns a task into batches of informative groups.
 
-    `teaching_rates`: 0.0, 1.0 or both, if the objective learns something from
-    groups that are all wrong or all right too. `num_left_out` questions are never asked, since their prompt is longer
-    than `options.max_prompt_tokens` or leaves no room for an answer. ValueError if that is so of all.
+    `teaching_rates`: 0.0, 1.0 or both, if the objective learns something from groups that are all wrong or all right
+    too. `num_left_out` questions are never asked, since their prompt is longer than `options.max_prompt_tokens` or
+    leaves no room for an answer. ValueError if that is so of all.
     """
 
     def __init__(

@@ -43,7 +43,7 @@ def compare(
     was. ValueError for what a run would refuse, before the first; and after the last, if some have failed.
     """
     for field, values in vary.items():
-        if not values or any(value in values[:place] for place, value in enumerate(values)):
+        if not _are_different(values):
             raise ValueError(f"vary[{field!r}] is {list(values)}; give one or more different values.")
     if not vary:
         raise ValueError('compare needs fields to vary, such as {"objective": ["nft", "rft"]}.')
@@ -100,9 +100,14 @@ def _values(text: str, option: str, example: str) -> list[Any]:
         values = [plain_value(name.strip()) for name in text.split(",") if name.strip()]
     except ValueError as error:
         raise ValueError(f"{option} is {text!r}, which can't be read; write a study's file instead.") from error
-    if not values or any(value in values[:place] for place, value in enumerate(values)):  # 1e-5,0.00001 too
+    if not _are_different(values):
         raise ValueError(f"{option} is {text!r}; give different values with commas between, such as {example}.")
     return values
+
+
+def _are_different(values: Sequence[Any]) -> bool:
+    """Whether there are values, and no two equal ones: 1e-5 and 0.00001 are."""
+    return bool(values) and not any(value in values[:place] for place, value in enumerate(values))
 
 
 def _require_kept(given: Sequence[list[str]], vary: Mapping[str, Sequence[Any]], own: str) -> None:
