@@ -25,7 +25,7 @@ test-slow: .venv/installed-interop  ## what takes longer: real models at full si
 	$(BIN)/python -m pytest $(TWO) -m "slow and not vllm"
 
 test-vllm: .venv-vllm/installed-dev  ## the suite of the engines that sample with vLLM, on the real one
-	.venv-vllm/bin/python -m pytest -m vllm tests/rollout/test_vllm*.py tests/integration/test_vllm*.py \
+	.venv-vllm/bin/python -m pytest -m vllm tests/rollout/test_vllm*.py tests/whole_runs/test_vllm*.py \
 		tests/integrations/test_trl_vllm.py
 
 test-verl: .venv-verl/installed  ## the integration in verl, against the real verl

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from forked_command import negaware, negaware_on_ranks
-from integration.test_vllm_run import tiny_config_for_vllm
 from served_vllm import Server
 from tiny_run import GENTLE, assert_same_metrics, contents, timeless_metrics
+from whole_runs.test_vllm_run import tiny_config_for_vllm
 
 pytestmark = [
     pytest.mark.vllm,
