@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
+from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from negaware.evaluation.options import EvaluationOptions
 from negaware.models.options import ModelOptions
@@ -18,18 +18,14 @@ from negaware.objective_options import OPTIONS, ObjectiveOptions, own_options, w
 from negaware.rollout.options import RolloutOptions
 from negaware.tasks.options import TaskOptions, task_fields
 from negaware.training.options import TrainingOptions
-from negaware.validation import read_yaml, validated
+from negaware.validation import Options, listed, read_yaml, validated
 
 
 class ConfigError(ValueError):
     """The config can't be used as it is."""
 
 
-class _Options(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-
-
-class RunOptions(_Options):
+class RunOptions(Options):
     """How long, where to, and what is kept."""
 
     folder: Path | None = None
@@ -44,12 +40,12 @@ class RunOptions(_Options):
     """The newest so many are kept."""
     trackers: Annotated[
         tuple[Literal["tensorboard", "wandb", "trackio"], ...],
-        BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+        BeforeValidator(listed),
     ] = ()
     """Where metrics go besides metrics.jsonl."""
 
 
-class Config(_Options):
+class Config(Options):
     """Everything about a run."""
 
     model: ModelOptions

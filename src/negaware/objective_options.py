@@ -12,14 +12,14 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, create_model, model_validator
 
 from negaware.objectives import OBJECTIVES, Objective
 from negaware.objectives.contract import REQUIRED, Keyword, keywords_of, reads_rewards, teaching_rates, try_out
 from negaware.objectives.ops import Reduction
 from negaware.objectives.own import own_objective
 from negaware.own_code import OwnFunction, Purpose, find_function
-from negaware.validation import plain_switch
+from negaware.validation import Options, named, plain_switch
 
 LOSS = Purpose("loss", "a loss", "my_losses:my_loss")
 
@@ -30,10 +30,11 @@ REDUCTION = Field(
 )
 
 
-class ChosenObjective(BaseModel):
+class ChosenObjective(Options):
     """An objective with its options."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+    # Its fields are made of signatures, whose words are their descriptions.
+    model_config = ConfigDict(validate_default=True, use_attribute_docstrings=False)
 
     entry: ClassVar[Objective]
     """The objective itself."""
@@ -103,18 +104,13 @@ OPTIONS: dict[str, type[ChosenObjective]] = {name: _of_name(entry) for name, ent
 """The options' model of each of OBJECTIVES."""
 
 
-def _named(value: object) -> object:
-    """Options without a name are NFT's, the default."""
-    return {"name": "nft"} | value if isinstance(value, dict) else written_out(value)
-
-
 if TYPE_CHECKING:
     ObjectiveOptions = ChosenObjective
 else:
     ObjectiveOptions = Annotated[
         Union[tuple(OPTIONS.values())],  # noqa: UP007
         Field(discriminator="name"),
-        BeforeValidator(_named),
+        BeforeValidator(lambda value: named(written_out(value), default="nft")),
     ]
 
 
@@ -123,7 +119,7 @@ else:
 
 def written_out(objective: Any) -> Any:
     """`{name: nft}` of `nft`, and `{loss: module:function}` of `module:function`."""
-    return {"loss" if ":" in objective else "name": objective} if isinstance(objective, str) else objective
+    return {"loss": objective} if isinstance(objective, str) and ":" in objective else named(objective)
 
 
 def own_options(name: object, folders: Sequence[Path]) -> type[ChosenObjective]:

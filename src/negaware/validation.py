@@ -10,9 +10,27 @@ from collections.abc import Sequence
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-Options = TypeVar("Options", bound=BaseModel)
+Root = TypeVar("Root", bound=BaseModel)
+
+
+class Options(BaseModel):
+    """What a user may set. An unknown field, NaN and infinity are refused; a field's docstring is its description."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+def named(value: object, default: str | None = None) -> object:
+    """`{name: vllm}` for `vllm`, before a model validates it; options without a name get the `default`."""
+    if isinstance(value, dict):
+        return value if default is None else {"name": default} | value
+    return value if isinstance(value, BaseModel) else {"name": value}
+
+
+def listed(value: object) -> object:
+    """A list of one for a text, before a field that takes a list of texts."""
+    return (value,) if isinstance(value, str) else value
 
 
 MAX_VALUES = 100_000
@@ -79,7 +97,7 @@ def _num_values(node: yaml.Node, known: dict[int, int]) -> int:
     return known[id(node)]
 
 
-def validated(root: type[Options], data: dict[str, Any], how_to_add: str = "add it") -> Options:
+def validated(root: type[Root], data: dict[str, Any], how_to_add: str = "add it") -> Root:
     """The `root` of plain data. ValueError for the first thing wrong with it, `how_to_add` for a missing {field}.
 
     A field that there isn't comes first: mistyped, it may be the one that is missing.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from negaware.rollout.options import SamplingOptions
 from negaware.tasks.options import TaskOptions
+from negaware.validation import Options
 
 
 class EvaluationSampling(SamplingOptions):
@@ -24,10 +25,8 @@ class DuringTraining(EvaluationSampling):
     """The first so many of the held-out problems; all by default."""
 
 
-class EvaluationOptions(BaseModel):
+class EvaluationOptions(Options):
     """How the policy is judged on held-out problems, with sampling settings of its own."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     task: TaskOptions
     """The held-out problems."""

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
+
+from negaware.validation import Options, listed, named
 
 ALL_LINEAR = "all-linear"
 
 
-class _Options(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-
-
-class LoraOptions(_Options):
+class LoraOptions(Options):
     """Low-rank adapters (LoRA, arXiv 2106.09685): they alone are trained, the model's own weights stay as they are.
 
     They want a learning rate some ten times that of the weights themselves. There is no dropout: sampler and trainer
@@ -24,9 +22,7 @@ class LoraOptions(_Options):
     """r: columns of B and rows of A, where an adapted layer's weight is W + (alpha / rank) · B A."""
     alpha: int = Field(32, ge=1)
     """The adapters' weight, divided by the rank."""
-    targets: Annotated[
-        tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)
-    ] = (ALL_LINEAR,)
+    targets: Annotated[tuple[str, ...], BeforeValidator(listed)] = (ALL_LINEAR,)
     """Names of the layers that get an adapter, such as [q_proj, v_proj]; all-linear is all but the head."""
     save: Literal["merged", "adapter"] = "merged"
     """What a finished run's model folder holds: a whole model, or the adapters alone, which peft puts on the base."""
@@ -40,7 +36,7 @@ class LoraOptions(_Options):
         return self
 
 
-class ModelOptions(_Options):
+class ModelOptions(Options):
     """The model that is trained; its name alone stands for `{name: …}`."""
 
     name: str
@@ -51,4 +47,4 @@ class ModelOptions(_Options):
     @model_validator(mode="before")
     @classmethod
     def _named(cls, value: object) -> object:
-        return value if isinstance(value, dict | ModelOptions) else {"name": value}
+        return named(value)

@@ -6,16 +6,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from negaware.rollout.engine import SamplingParams
+from negaware.validation import Options, named
 
 
-class _Options(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-
-
-class SamplingOptions(_Options):
+class SamplingOptions(Options):
     """How tokens are drawn."""
 
     max_new_tokens: int = Field(3584, ge=1)
@@ -32,13 +29,13 @@ class SamplingOptions(_Options):
         return SamplingParams(self.max_new_tokens, self.temperature, self.top_p, self.top_k, stop_token_ids, max_tokens)
 
 
-class LocalOptions(_Options):
+class LocalOptions(Options):
     """The engine in PyTorch: it samples with the model that is trained, or on several ranks with a copy on each."""
 
     name: Literal["local"] = "local"
 
 
-class VLLMOptions(_Options):
+class VLLMOptions(Options):
     """vLLM in the trainer's process: one engine a rank, or one for some neighbouring ranks together."""
 
     name: Literal["vllm"] = "vllm"
@@ -59,7 +56,7 @@ def require_split_heads(tensor_parallel: int, num_heads: int, num_key_heads: int
         )
 
 
-class VLLMServerOptions(_Options):
+class VLLMServerOptions(Options):
     """A vLLM server on this machine or others, which is started apart (docs/sampling.md says how)."""
 
     name: Literal["vllm_server"] = "vllm_server"
@@ -83,15 +80,10 @@ class VLLMServerOptions(_Options):
         return url
 
 
-def _named(value: object) -> object:
-    """`vllm` for `{name: vllm}`; options without a name are the local engine's, the default."""
-    if isinstance(value, dict):
-        return {"name": "local"} | value
-    return {"name": value} if isinstance(value, str) else value
-
-
 EngineOptions = Annotated[
-    LocalOptions | VLLMOptions | VLLMServerOptions, Field(discriminator="name"), BeforeValidator(_named)
+    LocalOptions | VLLMOptions | VLLMServerOptions,
+    Field(discriminator="name"),
+    BeforeValidator(lambda value: named(value, default="local")),
 ]
 
 

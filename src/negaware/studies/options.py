@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from negaware.config import ConfigError, whole_field
-from negaware.validation import plain_switch, read_yaml, validated
+from negaware.validation import Options, plain_switch, read_yaml, validated
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._,=+-]*")
 MAX_NAME = 100
@@ -56,14 +56,12 @@ def _fields(value: object) -> object:
 Fields = Annotated[dict[str, Any], BeforeValidator(_fields)]
 
 
-class StudyOptions(BaseModel):
+class StudyOptions(Options):
     """What a study's file may say."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     base: Path
     """The config that all runs have in common; a path from the study's file."""
-    overrides: Fields = {}
+    overrides: Fields = Field({})
     """Fields that differ from it in all runs, dotted or nested."""
     variants: dict[str, Fields] = Field(min_length=1)
     """By name, the fields that differ in this variant; none: the base as it is."""
@@ -73,7 +71,7 @@ class StudyOptions(BaseModel):
     """Each variant is run under each: [0, 1, 2], or 0-4."""
     reference: str = ""
     """The variant that the others are compared with; the first by default."""
-    margins: dict[str, Annotated[float, Field(gt=0, lt=1)]] = {}
+    margins: dict[str, Annotated[float, Field(gt=0, lt=1)]] = Field({})
     """By measure, such as greedy_accuracy, the difference below which two variants match. Choose it before you see a
     result."""
     folder: Path | None = None

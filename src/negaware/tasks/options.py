@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from negaware.validation import read_yaml, validated
+from negaware.validation import Options, read_yaml, validated
 from negaware.verifiers.extract import Method
 
 Split = Literal["train", "test"]
@@ -44,10 +44,6 @@ PROMPTS = {
 answer, as the data of NFT's code has it (docs/paper.md)."""
 
 
-class _Options(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
 def _known_methods(value: object) -> object:
     """One method is a list of one. ValueError for a name that is no method's, and for no name at all."""
     if value == "auto":
@@ -71,7 +67,7 @@ OwnExtract = Annotated[Literal["auto"] | tuple[Method, ...] | None, BeforeValida
 """Of a task that has its own way, None."""
 
 
-class _TaskOptions(_Options):
+class _TaskOptions(Options):
     """What every kind of task takes; each says besides, in `extract`, where an answer is looked for in a text."""
 
     prompt: str = STEP_BY_STEP_PROMPT
@@ -144,7 +140,7 @@ class ReasoningGymOptions(_TaskOptions):
     kind: Literal["reasoning_gym"] = "reasoning_gym"
     name: str
     """Its name in reasoning-gym, such as chain_sum."""
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field({})
     """Its own parameters, such as {"min_terms": 2, "max_terms": 4}."""
     split: Split = "train"
     """train and test share no question, whatever their seeds and sizes are."""
@@ -277,15 +273,13 @@ def _read(text: str) -> object:
         raise ValueError(f"The task {text!r} can't be read; write it as {{kind: …}}, in quotes.") from error
 
 
-def _named(value: object) -> object:
-    return task_fields(value) if isinstance(value, str) else value
-
-
-TaskOptions = Annotated[AnyTaskOptions, BeforeValidator(_named)]
+TaskOptions = Annotated[
+    AnyTaskOptions, BeforeValidator(lambda value: task_fields(value) if isinstance(value, str) else value)
+]
 """A task in a config: one of the four kinds, or the string that names it."""
 
 
-class _WithTask(BaseModel):
+class _WithTask(Options):
     """So that what is wrong is said of the field `task`."""
 
     task: TaskOptions

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from negaware.validation import Options
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
-class TrainingOptions(BaseModel):
+class TrainingOptions(Options):
     """How the policy learns from a rollout's groups."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     optimizer_steps: int = Field(2, ge=1)
     """Optimizer steps (mini-batches) of a whole rollout; with fewer questions fewer, of the same size."""
