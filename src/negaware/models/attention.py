@@ -27,6 +27,15 @@ def use_own_attention(model: PreTrainedModel) -> bool:
     return model.config.get_text_config(decoder=True)._attn_implementation == NAME
 
 
+def plain_rows(device: torch.device) -> dict[str, Any]:
+    """What a model with this attention is given for rows of one answer each, padding last: causal attention does.
+
+    A mask that stands for none: without one transformers looks whether positions start anew in a row, and waits for the
+    GPU to know it.
+    """
+    return {"attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)}
+
+
 def has_full_attention(model: PreTrainedModel) -> bool:
     """Whether every token sees all before it, at rotary positions: then several answers may follow one question."""
     config = model.config.get_text_config(decoder=True)
@@ -56,6 +65,8 @@ def attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if isinstance(attention_mask, BlockMask):
         return flex_rows(query, key, value, attention_mask, scale), None
+    if attention_mask is not None and attention_mask.shape[-1] != key.shape[-2]:  # `plain_rows`
+        attention_mask = None
     plain = not any(options.get(name) is not None for name in ("softcap", "position_bias", "s_aux"))
     if shared_rows is not None and plain and value.shape[-1] == query.shape[-1]:
         states = torch.cat([query, key, value], dim=1).transpose(1, 2)  # [B, T, H + 2·Hkv, D]

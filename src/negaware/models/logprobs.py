@@ -172,8 +172,8 @@ class _Logprobs(torch.autograd.Function):
             of_part, mean_of_part = _part_forward(logits)
             before, log_normaliser = log_normaliser, torch.logaddexp(log_normaliser, of_part)
             mean = mean * (before - log_normaliser).exp() + mean_of_part * (of_part - log_normaliser).exp()
-            rows, own = _targets_in(columns, targets)
-            of_targets[rows] = logits[rows, own]
+            is_here, place = _targets_in(columns, targets, logits)
+            of_targets = torch.where(is_here, logits.gather(1, place).squeeze(1), of_targets)
         ctx.save_for_backward(hidden, weight, bias, targets, reference, log_normaliser)
         ctx.head, ctx.temperature = head, temperature
         logprobs, entropy = of_targets - log_normaliser, log_normaliser - mean
@@ -191,8 +191,9 @@ class _Logprobs(torch.autograd.Function):
         for columns in _parts(hidden, weight):
             logits = head.part(hidden, columns, ctx.temperature, reference)
             of_logits = _part_backward(logits, log_normaliser, of_logprobs)
-            rows, own = _targets_in(columns, targets)
-            of_logits[rows, own] += of_logprobs[rows]
+            is_here, place = _targets_in(columns, targets, logits)
+            of_targets = of_logits.gather(1, place) + torch.where(is_here, of_logprobs, 0)[:, None]
+            of_logits.scatter_(1, place, of_targets)
             of_logits = head.logits_gradient(of_logits, logits, ctx.temperature).to(weight.dtype)
             of_hidden += (of_logits @ weight[columns]).to(of_hidden.dtype)
             if of_weight is not None:
@@ -224,7 +225,11 @@ def _parts(hidden: Tensor, weight: Tensor) -> list[slice]:
     return [slice(first, first + size) for first in range(0, len(weight), size)]
 
 
-def _targets_in(columns: slice, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows whose target is in these columns, and where in them it is."""
-    rows = ((targets >= columns.start) & (targets < columns.stop)).nonzero().squeeze(1)
-    return rows, targets[rows] - columns.start
+def _targets_in(columns: slice, targets: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether each token's target [n] is in these columns, and where in a part's logits [n, …] it is, [n, 1].
+
+    Of a target elsewhere some place. (To pick out the tokens whose target is here, a GPU would have to be waited for:
+    how many they are decides a shape.)
+    """
+    is_here = (targets >= columns.start) & (targets < columns.stop)
+    return is_here, (targets - columns.start).clamp(0, logits.shape[1] - 1)[:, None]

@@ -52,10 +52,15 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a loss gives: the loss of each token [B, T], 0 where the mask is 0; and by name, of how many tokens what."""
+    """What a loss gives: the loss of each token [B, T], 0 where the mask is 0; and by name, of how many tokens what.
+
+    faults: what would be wrong with a user's own loss, sentence by sentence, and whether it is: a tensor, for a GPU
+    must be waited for to know it.
+    """
 
     per_token: Tensor
     counts: Mapping[str, Tensor] = field(default_factory=dict)
+    faults: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +85,23 @@ class Keyword:
 REQUIRED = inspect.Parameter.empty
 
 
+class OwnLossError(ValueError):
+    """A user's own loss isn't one: it raises, or what it gives can't be trained on."""
+
+
+def require_sound(name: str, faults: Mapping[str, Any]) -> None:
+    """OwnLossError for the first of these faults that the loss of this name has; see `Terms`."""
+    for sentence, is_so in faults.items():
+        if is_so:
+            raise OwnLossError(f"the loss {name} {sentence}")
+
+
 @dataclass(frozen=True, slots=True)
 class Objective:
     """An objective: `terms` gives its loss and counts; called with tensors it is the per-token loss [B, T].
 
-    `reduction` is its paper's; `needs_group` says that K = 1 cannot teach it anything; `is_own` that it is a user's.
+    `function` gives the same, and leaves it to the caller to read the faults. `reduction` is its paper's; `needs_group`
+    says that K = 1 cannot teach it anything; `is_own` that it is a user's.
     """
 
     name: str
@@ -95,16 +112,18 @@ class Objective:
     is_own: bool = False
 
     def terms(self, answers: Answers, **options: Any) -> Terms:
-        """The per-token loss and its counts."""
-        return self.function(answers, **options)
+        """The per-token loss and its counts. OwnLossError for a user's own loss that isn't one."""
+        terms = self.function(answers, **options)
+        require_sound(self.name, terms.faults)
+        return terms
 
     def __call__(self, *tensors: Tensor, **options: Any) -> Tensor:
         """The per-token loss [B, T] of logprobs, old_logprobs, mask, correct, pass_rate; group, if it sees groups."""
-        return self.function(Answers(*tensors), **options).per_token
+        return self.terms(Answers(*tensors), **options).per_token
 
     def counts(self, *tensors: Tensor, **options: Any) -> Mapping[str, Tensor]:
         """How many tokens each safeguard touches, of the same tensors."""
-        return self.function(Answers(*tensors), **options).counts
+        return self.terms(Answers(*tensors), **options).counts
 
     @property
     def sees_groups(self) -> bool:

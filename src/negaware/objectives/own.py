@@ -13,19 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from negaware.objectives.contract import Answers, Objective, Terms
+from negaware.objectives.contract import Answers, Objective, OwnLossError, Terms
 from negaware.objectives.ops import Reduction
-
-
-class OwnLossError(ValueError):
-    """A user's own loss isn't one: it raises, or what it gives can't be trained on."""
 
 
 def own_objective(name: str, function: Callable[..., object]) -> Objective:
     """The objective of `function(answers, *, option=…)`, which gives the per-token loss [B, T] or `Terms`.
 
     Its reduction is a mean over tokens, or over groups if it is a loss of whole groups (`of_groups`). The function
-    raises OwnLossError, in one sentence with the loss's name, for all that is wrong with what it gives.
+    raises OwnLossError, in one sentence with the loss's name, for all that can be seen to be wrong with what it gives;
+    what only its values tell stands in `Terms.faults`.
     """
 
     @wraps(function)  # its options are the function's
@@ -43,7 +40,9 @@ def own_objective(name: str, function: Callable[..., object]) -> Objective:
         if fault := _fault_of_loss(loss, answers) or _fault_of_counts(counts):
             raise OwnLossError(f"the loss {name} {fault}")
         assert isinstance(loss, Tensor)
-        return Terms(loss, {counted: torch.as_tensor(count) for counted, count in counts.items()})
+        return Terms(
+            loss, {counted: torch.as_tensor(count) for counted, count in counts.items()}, _odd_values(loss, answers)
+        )
 
     reduction: Reduction = "group_mean" if getattr(function, "sees_groups", False) else "token_mean"
     return Objective(name, checked, reduction, needs_group=False, is_own=True)
@@ -66,15 +65,23 @@ def _fault_of_loss(loss: object, answers: Answers) -> str | None:
         return f"gives {_word(loss.dtype)}; it should give {_word(wanted.dtype)}, as answers.logprobs has it"
     if wanted.requires_grad and not loss.requires_grad:
         return "has no gradient; it should be computed from answers.logprobs, not detached"
-    mask = answers.mask.bool()
-    if bool((loss.detach()[~mask] != 0).any()):  # NaN is not 0 either
-        return "isn't 0 where the mask is 0; it should end with torch.where(answers.mask, loss, 0.0)"
-    # Where the model itself gives no number the loss is not to blame.
-    known = wanted.detach().isfinite() & answers.old_logprobs.isfinite() & mask
-    odd = loss.detach()[known & ~loss.detach().isfinite()]
-    if len(odd):
-        return f"is {odd[0].item()} at a token; it should be finite (look for log or a root of 0, and for division)"
     return None
+
+
+def _odd_values(loss: Tensor, answers: Answers) -> dict[str, Tensor]:
+    """What its values may show to be wrong with a per-token loss, and whether they do."""
+    loss, mask = loss.detach(), answers.mask.bool()
+    # Where the model itself gives no number the loss is not to blame.
+    known = answers.logprobs.detach().isfinite() & answers.old_logprobs.isfinite() & mask
+    found = {
+        "isn't 0 where the mask is 0; it should end with torch.where(answers.mask, loss, 0.0)": (
+            (loss != 0) & ~mask  # NaN is not 0 either
+        ).any()
+    }
+    for value, is_there in (("nan", loss.isnan()), ("-inf", loss == -torch.inf), ("inf", loss == torch.inf)):
+        sentence = f"is {value} at a token; it should be finite (look for log or a root of 0, and for division)"
+        found[sentence] = (is_there & known).any()
+    return found
 
 
 def _fault_of_counts(counts: object) -> str | None:

@@ -6,7 +6,7 @@ A group's answers may be in several micro-batches, on several ranks; nothing her
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -20,18 +20,20 @@ class WholeGroups:
     """N answers, all those of G groups.
 
     log_ratio [N]: Σ_t log R_t of each answer, R its tokens' likelihood ratio π_θ/π_old; length [N]: its tokens; correct
-    [N]: its verdict; group [N]: which group it belongs to, 0 … G − 1.
+    [N]: its verdict; group [N]: which group it belongs to, 0 … G − 1; count: G, by default the last group's number + 1,
+    for which a GPU must be waited for.
     """
 
     log_ratio: Float[Tensor, " N"]
     length: Int[Tensor, " N"]
     correct: Bool[Tensor, " N"]
     group: Int[Tensor, " N"]
+    count: int | None = field(default=None, kw_only=True)
 
     @property
     def num_groups(self) -> int:
         """G."""
-        return int(self.group.max()) + 1
+        return int(self.group.max()) + 1 if self.count is None else self.count
 
     @property
     def mean_log_ratio(self) -> Float[Tensor, " N"]:

@@ -88,7 +88,8 @@ class Batch:
 
     tokens, positions, segments: [R, T]; source: [N], where in the flat [R·T] each answer token is predicted;
     targets: [N]; answer_index, answer_position: [N], where each token belongs in a padded [A, longest] tensor;
-    recorded_logprobs, old_logprobs: [N], float32, the sampler's and π_old's.
+    recorded_logprobs, old_logprobs: [N], float32, the sampler's and π_old's; versions: [N], of the policy that drew
+    each; correct, pass_rate, group, number, centred_reward, reward_std: [A], as `Answer` has them.
     """
 
     tokens: Tensor
@@ -100,6 +101,13 @@ class Batch:
     answer_position: Tensor
     recorded_logprobs: Tensor
     old_logprobs: Tensor
+    versions: Tensor
+    correct: Tensor
+    pass_rate: Tensor
+    group: Tensor
+    number: Tensor
+    centred_reward: Tensor | None
+    reward_std: Tensor | None
     rows: tuple[Row, ...]
 
     @property
@@ -190,7 +198,7 @@ def shares(rows: Sequence[Row], num_shares: int) -> list[list[Row]]:
 
 
 def collate(rows: Sequence[Row], device: torch.device | str = "cpu") -> Batch:
-    """Rows → the tensors of a micro-batch."""
+    """Rows → the tensors of a micro-batch, all that it needs; a GPU that still computes isn't waited for."""
     width = max(row.length for row in rows)
     last_position = max(row.last_position for row in rows)
     tokens = np.zeros((len(rows), width), np.int64)
@@ -215,18 +223,33 @@ def collate(rows: Sequence[Row], device: torch.device | str = "cpu") -> Batch:
     answers = [answer for row in rows for answer in row.answers]
     lengths = [answer.num_tokens for answer in answers]
 
-    def joined(parts: Iterable[NDArray[Any]], dtype: type = np.int64) -> Tensor:
-        return torch.from_numpy(np.concatenate([*parts], dtype=dtype)).to(device)
+    def placed(array: NDArray[Any]) -> Tensor:
+        # CUDA copies ordinary memory aside before the call returns, so nobody can change it under way.
+        return torch.from_numpy(array).to(device, non_blocking=True)
 
+    def joined(parts: Iterable[NDArray[Any]], dtype: type = np.int64) -> Tensor:
+        return placed(np.concatenate([*parts], dtype=dtype))
+
+    def each(name: str, dtype: type = np.int64) -> Tensor:
+        return placed(np.array([getattr(answer, name) for answer in answers], dtype))
+
+    shaped = answers[0].centred_reward is not None
     return Batch(
-        tokens=torch.from_numpy(tokens).to(device),
-        positions=torch.from_numpy(positions).to(device),
-        segments=torch.from_numpy(segments).to(device),
+        tokens=placed(tokens),
+        positions=placed(positions),
+        segments=placed(segments),
         source=joined(source),
         targets=joined(answer.completion.token_ids for answer in answers),
         answer_index=joined([np.repeat(np.arange(len(answers)), lengths)]),
         answer_position=joined(map(np.arange, lengths)),
         recorded_logprobs=joined((answer.completion.logprobs for answer in answers), np.float32),
         old_logprobs=joined((answer.old_logprobs for answer in answers), np.float32),
+        versions=joined(answer.completion.versions for answer in answers),
+        correct=each("correct", np.bool_),
+        pass_rate=each("pass_rate", np.float32),
+        group=each("group"),
+        number=each("number"),
+        centred_reward=each("centred_reward", np.float32) if shaped else None,
+        reward_std=each("reward_std", np.float32) if shaped else None,
         rows=tuple(rows),
     )

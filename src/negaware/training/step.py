@@ -9,24 +9,21 @@ what it needs of all answers. A loss or gradient that is not finite stops before
 from __future__ import annotations
 
 import random
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from negaware.models.attention import has_full_attention, use_own_attention
+from negaware.models.attention import has_full_attention, plain_rows, use_own_attention
 from negaware.models.family import fused_decoder_of
 from negaware.models.logprobs import head_of, hidden_states, token_logprobs
 from negaware.models.parallel import ShardedModel, recompute_activations
 from negaware.models.residual import keep_residual_float32
-from negaware.objectives.contract import Answers, Objective, Terms, gradient_weights
-from negaware.objectives.ops import Reduction, denominator, log_ratio, reduce_loss
-from negaware.objectives.own import OwnLossError
+from negaware.objectives.contract import Answers, Objective, OwnLossError, Terms, require_sound
+from negaware.objectives.ops import Reduction, answer_lengths, denominator, log_ratio, reduce_loss
 from negaware.objectives.whole_groups import Whole, WholeGroups
 from negaware.ranks import ALONE, Ranks
 from negaware.training.exchange import with_tokens
@@ -45,6 +42,7 @@ from negaware.training.pack import (
     rows_of,
     shares,
 )
+from negaware.training.tally import Tally
 from negaware.types import Group
 
 
@@ -114,12 +112,15 @@ class Trainer:
         mini_batches = [_numbered(questions[index::num_steps]) for index in range(num_steps)]
         packed = with_tokens([self.pack(mini_batch) for mini_batch in mini_batches], self.ranks)
         if self.options.old_logprobs == "recomputed":
-            packed = [[self._recompute(micro_batch) for micro_batch in own] for own in packed]
+            packed = self._recomputed(packed)
         spans = (span for answers in questions for answer in answers for span in answer.completion.spans)
-        tally = _Tally(max(span.version for span in spans))
+        newest = max(span.version for span in spans)
+        tally = Tally(self.device)
         for index, own in enumerate(packed):
             self.optimizer.place = (index, num_steps)
-            self._optimizer_step(own, mini_batches[index], tally, first=index == 0, on_progress=on_progress)
+            # Later mini-batches differ from the sampler by what was learnt, not by numerics.
+            compared = newest if index == 0 else None
+            self._optimizer_step(own, mini_batches[index], tally, compared, on_progress)
         self.optimizer.rollouts_done += 1
         self.optimizer.place = (0, 1)
         return tally.metrics(self.ranks)
@@ -146,7 +147,10 @@ class Trainer:
         if self.fused is not None:
             attend = self.fused.attention_within(batch.shared_rows())
             return self.fused(batch.tokens.flatten(), batch.positions.flatten(), attend)
-        hidden = hidden_states(self.model, batch.tokens, position_ids=batch.positions, **batch.attention_inputs())
+        inputs = batch.attention_inputs()
+        if not inputs and self.shares_questions:
+            inputs = plain_rows(self.device)
+        hidden = hidden_states(self.model, batch.tokens, position_ids=batch.positions, **inputs)
         return hidden.flatten(0, 1)
 
     def pack(self, questions: Sequence[Sequence[Answer]]) -> list[list[MicroBatch]]:
@@ -168,17 +172,22 @@ class Trainer:
         self,
         own: Sequence[MicroBatch],
         questions: Sequence[Sequence[Answer]],
-        tally: _Tally,
-        first: bool,
+        tally: Tally,
+        compared_version: int | None,
         on_progress: Callable[[int], None] | None,
     ) -> None:
-        """One step on this rank's share of a mini-batch that has these questions' answers, all ranks'."""
+        """One step on this rank's share of a mini-batch that has these questions' answers, all ranks'.
+
+        What the sampler recorded is compared with the trainer's on answers of the `compared_version`. Nothing is read
+        from the device until all micro-batches are under way: then once.
+        """
         loss = self.loss
         reduction = loss.objective.reduction_under(loss.options, loss.reduction)
         lengths = [answer.num_tokens for answers in questions for answer in answers]
         divisor = denominator(reduction, sum(lengths), len(lengths), loss.max_answer_tokens, len(questions))
         whole = self._whole_groups(own, questions) if loss.objective.sees_groups else None
-        own_loss = 0.0
+        own_loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        faults: dict[str, Tensor] = {}
         for micro_batch in own:
             batch = collate(micro_batch.rows, self.device)
             logprobs, entropy = self.logprobs(batch)
@@ -187,53 +196,82 @@ class Trainer:
                 continue
             answers = answers_in(batch, logprobs, whole)
             terms = self._terms(answers)
-            per_token = terms.per_token
-            if self.options.importance_weight_cap is not None:
-                weights = importance_weights(batch, answers.old_logprobs, self.options.importance_weight_cap)
-                tally.sums["importance_weight"] += float(weights[answers.mask].sum())
-                per_token = per_token * weights
-            value = reduce_loss(per_token, answers.mask, reduction, divisor)
-            own_loss += float(value.detach())
-            value.backward()
-            tally.add_batch(loss, answers, terms, entropy)
-            if first:  # later mini-batches differ from the sampler by what was learnt, not by numerics
-                tally.add_difference(batch, logprobs)
+            faults |= {sentence: faults.get(sentence, 0) + is_so for sentence, is_so in terms.faults.items()}
+            own_loss += self._learn(batch, answers, terms, reduction, divisor, tally)
+            tally.sums["tokens"] += len(entropy)
+            tally.add(entropy=entropy.sum(), **{f"share_{name}": count for name, count in terms.counts.items()})
+            if compared_version is not None:
+                tally.add(**sampler_difference(batch, logprobs, compared_version))
             if on_progress:
                 on_progress(len(batch.targets))
-        total = self.ranks.sums({"loss": own_loss})["loss"]
-        self._require_finite(total, "loss")
         norm = self.optimizer.gradient_norm()
-        self._require_finite(float(norm), "gradient norm")
-        tally.add_step(total, float(norm), self.optimizer.learning_rate())
+        read = tally.read(loss=own_loss, norm=norm, **faults)
+        try:
+            require_sound(loss.objective.name, {sentence: read[sentence] for sentence in faults})
+        except OwnLossError:
+            self.optimizer.discard_gradients()
+            raise
+        total = self.ranks.sums({"loss": read["loss"]})["loss"]
+        self._require_finite(total, "loss")
+        self._require_finite(read["norm"], "gradient norm")
+        tally.add_step(total, read["norm"], self.optimizer.learning_rate())
         self.optimizer.step(norm)
         self._refresh()
+
+    def _learn(
+        self, batch: Batch, answers: Answers, terms: Terms, reduction: Reduction, divisor: int, tally: Tally
+    ) -> Tensor:
+        """A micro-batch's backward pass; its part of the loss []."""
+        per_token, by_itself = terms.per_token, None
+        answers.logprobs.retain_grad()
+        if self.options.importance_weight_cap is not None:
+            weights = importance_weights(batch, answers.old_logprobs, self.options.importance_weight_cap)
+            tally.add(importance_weight=torch.where(answers.mask, weights, 0).sum())
+            # What the loss gives before it is weighted can't be told from the gradient after.
+            (by_itself,) = torch.autograd.grad(per_token.sum(), answers.logprobs, retain_graph=True)
+            per_token = per_token * weights
+        value = reduce_loss(per_token, answers.mask, reduction, divisor)
+        value.backward()
+        gradient = answers.logprobs.grad
+        assert gradient is not None
+        if by_itself is None:
+            by_itself = before_reduction(gradient, answers.mask, reduction, divisor)
+        by_answer = by_itself.abs().sum(1)
+        tally.add(
+            weight_right=torch.where(answers.correct, by_answer, 0).sum(),
+            weight_wrong=torch.where(answers.correct, 0, by_answer).sum(),
+        )
+        return value.detach()
 
     def _whole_groups(self, own: Sequence[MicroBatch], questions: Sequence[Sequence[Answer]]) -> WholeGroups:
         """All answers of a mini-batch, all ranks', under the present weights.
 
         By the very pass that trains, as `_recompute`, but nothing of it is kept: no gradient flows through it.
         """
-        found: dict[int, float] = {}
+        numbers: list[int] = []
+        found: list[Tensor] = []
         for micro_batch in own:
             batch = collate(micro_batch.rows, self.device)
             logprobs = self.logprobs(batch)[0].detach()
             if micro_batch.counts:
                 answers = answers_in(batch, logprobs)
-                sums = log_ratio(answers.logprobs, answers.old_logprobs, answers.mask).sum(1)
-                found |= zip((answer.number for answer in batch.answers), sums.tolist(), strict=True)
-        sums_of_all = {number: total for of_rank in self.ranks.gather(found) for number, total in of_rank.items()}
+                numbers += [answer.number for answer in batch.answers]
+                found.append(log_ratio(answers.logprobs, answers.old_logprobs, answers.mask).sum(1))
+        sums = dict(zip(numbers, torch.cat(found).tolist() if found else [], strict=True))
+        sums_of_all = {number: total for of_rank in self.ranks.gather(sums) for number, total in of_rank.items()}
         everyone = [answer for answers in questions for answer in answers]
         return WholeGroups(
             log_ratio=torch.tensor([sums_of_all[answer.number] for answer in everyone], device=self.device),
             length=torch.tensor([answer.num_tokens for answer in everyone], device=self.device),
             correct=torch.tensor([answer.correct for answer in everyone], device=self.device),
             group=torch.tensor([answer.group for answer in everyone], device=self.device),
+            count=len(questions),
         )
 
     def _terms(self, answers: Answers) -> Terms:
         """The loss. One of a user's own that fails leaves no gradients behind."""
         try:
-            return self.loss.objective.terms(answers, **self.loss.options)
+            return self.loss.objective.function(answers, **self.loss.options)
         except OwnLossError:
             self.optimizer.discard_gradients()
             raise
@@ -255,19 +293,22 @@ class Trainer:
             "float32 to find out why."
         )
 
-    def _recompute(self, micro_batch: MicroBatch) -> MicroBatch:
+    def _recomputed(self, packed: Sequence[Sequence[MicroBatch]]) -> list[list[MicroBatch]]:
         """The same rows with the trainer's own log-probabilities as π_old (recorded ones kept for comparison).
 
         By the very pass that trains, gradients and all: without them other kernels would round otherwise.
         """
-        logprobs = self.logprobs(collate(micro_batch.rows, self.device))[0].detach().cpu()
-        lengths = [answer.num_tokens for row in micro_batch.rows for answer in row.answers]
-        old = iter(logprobs.split(lengths))
-        rows = [
-            Row(tuple(replace(answer, recomputed_logprobs=next(old).numpy()) for answer in row.answers))
-            for row in micro_batch.rows
+        found = [
+            self.logprobs(collate(micro_batch.rows, self.device))[0].detach() for own in packed for micro_batch in own
         ]
-        return replace(micro_batch, rows=rows)
+        flat = torch.cat(found).cpu()  # read once, when all of it is under way
+        rows = [row for own in packed for micro_batch in own for row in micro_batch.rows]
+        old = iter(flat.split([answer.num_tokens for row in rows for answer in row.answers]))
+
+        def recomputed(row: Row) -> Row:
+            return Row(tuple(replace(answer, recomputed_logprobs=next(old).numpy()) for answer in row.answers))
+
+        return [[replace(each, rows=[recomputed(row) for row in each.rows]) for each in own] for own in packed]
 
 
 def _numbered(questions: Sequence[Sequence[Answer]]) -> list[list[Answer]]:
@@ -284,25 +325,36 @@ def answers_in(batch: Batch, logprobs: Tensor, groups: WholeGroups | None = None
 
     `groups` are those of the whole mini-batch, for an objective that sees them.
     """
-    device = logprobs.device
-    places = torch.tensor([answer.number for answer in batch.answers], device=device)
     return Answers(
         logprobs=batch.pad(logprobs),
         old_logprobs=batch.pad(batch.old_logprobs),
         mask=batch.pad(torch.ones_like(batch.old_logprobs)).bool(),
-        correct=torch.tensor([answer.correct for answer in batch.answers], device=device),
-        pass_rate=torch.tensor([answer.pass_rate for answer in batch.answers], device=device),
-        group=torch.tensor([answer.group for answer in batch.answers], device=device),
-        whole=None if groups is None else Whole(groups, places),
-        centred_reward=_known(batch, "centred_reward", device),
-        reward_std=_known(batch, "reward_std", device),
+        correct=batch.correct,
+        pass_rate=batch.pass_rate,
+        group=batch.group,
+        whole=None if groups is None else Whole(groups, batch.number),
+        centred_reward=batch.centred_reward,
+        reward_std=batch.reward_std,
     )
 
 
-def _known(batch: Batch, name: str, device: torch.device) -> Tensor | None:
-    """A figure of each answer, [A]; None where there is none."""
-    values = [getattr(answer, name) for answer in batch.answers]
-    return None if values[0] is None else torch.tensor(values, device=device)
+def before_reduction(gradient: Tensor, mask: Tensor, reduction: Reduction, divisor: int) -> Tensor:
+    """The gradient [A, longest] of the per-token losses' sum, from the gradient of what `reduce_loss` makes of them.
+
+    Of losses of which a `sequence_mean` is taken an answer's may depend on its own tokens alone.
+    """
+    gradient = gradient * divisor
+    return gradient * answer_lengths(mask)[:, None] if reduction == "sequence_mean" else gradient
+
+
+def sampler_difference(batch: Batch, logprobs: Tensor, version: int) -> dict[str, Tensor]:
+    """Σ|log π_sampler − log π_trainer| over the tokens that this version of the policy drew, and how many they are.
+
+    Those carried over from before were drawn by other weights than the trainer's.
+    """
+    is_compared = batch.versions == version
+    difference = (logprobs.detach() - batch.recorded_logprobs).abs()
+    return {"difference": torch.where(is_compared, difference, 0).sum(), "compared_tokens": is_compared.sum()}
 
 
 def importance_weights(batch: Batch, old: Tensor, cap: float) -> Tensor:
@@ -312,53 +364,3 @@ def importance_weights(batch: Batch, old: Tensor, cap: float) -> Tensor:
     Training"): what was sampled counts as often as π_old would have sampled it, but no token more than `cap` times.
     """
     return (old - batch.pad(batch.recorded_logprobs)).exp().clamp(max=cap)
-
-
-class _Tally:
-    """Adds up what explains a step, over its micro-batches and mini-batches."""
-
-    def __init__(self, newest_version: int) -> None:
-        self.newest_version = newest_version
-        self.sums: defaultdict[str, float] = defaultdict(float)
-        self.losses: list[float] = []
-        self.norms: list[float] = []
-        self.learning_rate = 0.0
-
-    def add_batch(self, loss: LossSettings, answers: Answers, terms: Terms, entropy: Tensor) -> None:
-        self.sums["tokens"] += len(entropy)
-        self.sums["entropy"] += float(entropy.sum())
-        for name, count in terms.counts.items():
-            self.sums[f"share_{name}"] += int(count)
-        right, wrong = gradient_weights(loss.objective, answers, loss.options)
-        self.sums["weight_right"] += float(right)
-        self.sums["weight_wrong"] += float(wrong)
-
-    def add_difference(self, batch: Batch, logprobs: Tensor) -> None:
-        """Sampler against trainer, on answers of the weights that the trainer has: not those carried from before."""
-        versions = np.concatenate([answer.completion.versions for answer in batch.answers])
-        same_weights = torch.from_numpy(versions == self.newest_version)
-        self.sums["compared_tokens"] += int(same_weights.sum())
-        difference = (logprobs.detach() - batch.recorded_logprobs).cpu()
-        self.sums["difference"] += float(difference[same_weights].abs().sum())
-
-    def add_step(self, loss: float, norm: float, learning_rate: float) -> None:
-        self.losses.append(loss)
-        self.norms.append(norm)
-        self.learning_rate = learning_rate
-
-    def metrics(self, ranks: Ranks) -> dict[str, float]:
-        sums = ranks.sums(self.sums)
-        tokens = sums["tokens"]
-        shares = {name: total / tokens for name, total in sums.items() if name.startswith(("share_", "weight_"))}
-        metrics = {
-            "loss": sum(self.losses) / len(self.losses),
-            "grad_norm": sum(self.norms) / len(self.norms),
-            "learning_rate": self.learning_rate,
-            "entropy": sums["entropy"] / tokens,
-            "sampler_difference": sums["difference"] / max(sums["compared_tokens"], 1),
-            "num_tokens": float(tokens),
-            "num_optimizer_steps": float(len(self.losses)),
-        }
-        if "importance_weight" in sums:
-            metrics["importance_weight"] = sums["importance_weight"] / tokens
-        return {f"train/{name}": value for name, value in (metrics | shares).items()}
