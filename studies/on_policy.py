@@ -14,7 +14,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from negaware.runs.folder import read_json_lines
+from negaware.files import read_json_lines
 
 PAIRS = {"nft-grpo": "grpo", "nft-one_minus_rate": "dr_grpo", "nft-maxrl": "maxrl"}
 NOT_COMPARED = ("train/loss", "train/sampler_difference", "time/", "seconds", "_per_second")

@@ -11,7 +11,7 @@ SOURCE = ROOT / "src" / "negaware"
 
 # Package → (of our own, of others at import time, of others inside a function). Names under TYPE_CHECKING are free.
 # BASE knows none of ours, and may be known to every package that imports others' code anyway: `--help` stays instant.
-BASE = {"types", "libraries", "validation"}
+BASE = {"types", "files", "libraries", "validation"}
 RULES: dict[str, tuple[str, str, str]] = {
     "__init__": ("", "", ""),
     "__main__": ("cli commands safe_path", "", ""),
@@ -21,14 +21,14 @@ RULES: dict[str, tuple[str, str, str]] = {
     "libraries": ("", "packaging", ""),
     "safe_path": ("", "", ""),
     "cache_folder": ("", "", ""),
-    "output_file": ("", "", ""),
+    "files": ("", "", ""),
     "validation": ("", "pydantic yaml", ""),
     "own_code": ("", "", ""),
     "objective_options": ("own_code objectives", "pydantic", ""),
     "ranks": ("", "torch numpy", ""),
-    "runs": ("output_file estimates", "rich plotly yaml", "tensorboard wandb trackio torch"),
+    "runs": ("estimates", "rich plotly yaml", "tensorboard wandb trackio torch"),
     "objectives": ("", "torch jaxtyping", ""),
-    "verifiers": ("safe_path output_file own_code", "math_verify latex2sympy2_extended sympy", ""),
+    "verifiers": ("safe_path own_code", "math_verify latex2sympy2_extended sympy", ""),
     "tasks": ("cache_folder verifiers", "pydantic", "datasets pyarrow reasoning_gym"),
     "models": ("cache_folder ranks", "torch transformers jaxtyping pydantic", "peft gguf safetensors"),
     "rollout": ("models tasks ranks seeds", "torch transformers pydantic numpy", "vllm safetensors"),
@@ -39,7 +39,7 @@ RULES: dict[str, tuple[str, str, str]] = {
     "seeds": ("", "", ""),
     "loop": ("estimates ranks seeds verifiers tasks models rollout training evaluation runs config", "torch", ""),
     "studies": (
-        "estimates output_file runs config loop ranks complaint own_code objective_options verifiers tasks models "
+        "estimates runs config loop ranks complaint own_code objective_options verifiers tasks models "
         "rollout evaluation planning",
         "rich pydantic yaml",
         "matplotlib scipy numpy torch",

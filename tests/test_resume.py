@@ -14,11 +14,12 @@ from forked_command import Ended, Fault, negaware
 from tiny_run import contents, timeless_metrics, write_tiny_config
 
 LOADING = "negaware.loop.parts:load_policy"
-SAMPLING = "negaware.rollout.local:_Batch.decode"
-OPTIMIZER_STEP = "negaware.training.step:Trainer._optimizer_step"
+SAMPLING = "negaware.rollout.local:sample_tokens"
+OPTIMIZER_STEP = "negaware.training.optimizer:MasterOptimizer.step"
 TENSORS = "torch.distributed.checkpoint:save"
-STATE = "negaware.training.checkpoint:_write_durably"
-SWAP = "negaware.training.checkpoint:_sync_folder"
+STATE = "negaware.training.checkpoint:replace_file"
+SWAPPED = ("negaware.training.checkpoint:sync", 3)
+"""A new checkpoint is in its place: both files of its tensors were made durable before, now it is the folder."""
 EVALUATION = "negaware.loop.held_out:evaluate"
 MODEL = "negaware.loop.train:save_model"
 SUMMARY = "negaware.runs.folder:RunFolder.write_summary"
@@ -120,10 +121,10 @@ def test_sigkill_again_and_again(straight32: Path) -> None:
         (OPTIMIZER_STEP, 1),  # before the first checkpoint
         (STATE, 1),  # tensors are written, the state isn't
         (STATE, 2),  # all but the manifest is written
-        (SWAP, 1),  # the first checkpoint is in its place; nothing is deleted yet
+        SWAPPED,  # the first checkpoint is in its place; nothing is deleted yet
         (EVALUATION, 1),  # on the way, in step 4
-        (SWAP, 1),
-        (SWAP, 1),  # step 5's, and the oldest isn't deleted yet
+        SWAPPED,
+        SWAPPED,  # step 5's, and the oldest isn't deleted yet
         (EVALUATION, 2),  # after training
         (MODEL, 1),
         (SUMMARY, 1),

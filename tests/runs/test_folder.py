@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from negaware.runs.folder import RunFolder, read_json_lines
+from negaware.files import read_json_lines
+from negaware.runs.folder import RunFolder
 
 CONFIG = {"seed": 1, "objective": {"name": "nft", "epsilon": 1.0}, "betas": [0.9, 0.95], "task": "Größe"}
 

@@ -49,10 +49,10 @@ GOOD = '{"question": "1 + 1?", "answer": "2", "id": "a"}\n'
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (GOOD + "{'question': 1}", "line 2: not valid JSON"),
-        (GOOD + "\n" + GOOD[:20], "line 3: not valid JSON"),
-        (GOOD.encode() + b'{"question": "\xff", "answer": "1"}', "line 2: not valid JSON"),
-        (GOOD + "[" * 100_000, "line 2: not valid JSON"),
+        (GOOD + "{'question': 1}", "line 2: not JSON"),
+        (GOOD + "\n" + GOOD[:20], "line 3: not JSON"),
+        (GOOD.encode() + b'{"question": "\xff", "answer": "1"}', "line 2: not UTF-8; save the file as UTF-8"),
+        (GOOD + "[" * 100_000, "line 2: not JSON"),
         (GOOD + r'{"question": "1 \ud800", "answer": "1"}', r"line 2: holds half of a character ('\ud800')"),
         (GOOD + r'{"question": "1", "answer": "\udfff"}', r"line 2: holds half of a character ('\udfff')"),
         (GOOD + '["1 + 1?", "2"]', "line 2: expected a JSON object, got list"),

@@ -95,6 +95,6 @@ def test_a_lost_rank_is_what_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     checkpoint.save_checkpoint(tmp_path, 1, {"master/weight": torch.ones(3)}, {}, 2)
     with pytest.raises(RankLostError):
         checkpoint.load_tensors(tmp_path, 1, {"master/weight": torch.ones(4)}, LeftAlone())
-    monkeypatch.setattr(checkpoint, "_write_durably", lambda *args: 1 / 0)
+    monkeypatch.setattr(checkpoint, "replace_file", lambda *args: 1 / 0)
     with pytest.raises(RankLostError):
         checkpoint.save_checkpoint(tmp_path, 2, {"master/weight": torch.ones(3)}, {}, 2, LeftAlone())

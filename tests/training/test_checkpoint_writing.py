@@ -85,7 +85,7 @@ def test_an_error_without_the_systems_words_is_told_in_its_own(tmp_path: Path, m
         raise OSError("the network is gone")
 
     path = save_checkpoint(tmp_path, 1, some_tensors(1), {}, keep=1)
-    monkeypatch.setattr("negaware.training.checkpoint._checksums", fail)
+    monkeypatch.setattr("negaware.training.checkpoint.zlib.crc32", fail)
     with pytest.raises(CheckpointError, match=r"can't be read \(the network is gone\)"):
         read_state(path)
 
@@ -109,7 +109,7 @@ def test_of_several_broken_files_the_first_is_named(tmp_path: Path) -> None:
 def test_the_last_good_one_is_the_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for step in (1, 2, 3):
         save_checkpoint(tmp_path, step, some_tensors(step), {}, keep=3)
-    monkeypatch.setattr("negaware.training.checkpoint._write_durably", lambda *arguments: 1 / 0)
+    monkeypatch.setattr("negaware.training.checkpoint.replace_file", lambda *arguments: 1 / 0)
     with pytest.raises(CheckpointError, match="the last good one is step-000003"):
         save_checkpoint(tmp_path, 4, some_tensors(4), {}, keep=3)
 

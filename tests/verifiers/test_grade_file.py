@@ -58,7 +58,7 @@ def test_the_extraction_can_be_narrowed(tmp_path: Path) -> None:
         ("{not json", "line 2: not JSON"),
         ('{"prediction": ' + "9" * 5000 + ', "gold": "4"}', "line 2: not JSON"),
         ('{"prediction": "4"}', "line 2: no gold"),
-        ("[1, 2]", "line 2: no prediction and no gold"),
+        ("[1, 2]", "line 2: expected a JSON object, got list"),
         ('{"prediction": null, "gold": "4"}', "line 2: prediction is null"),
         ('{"prediction": "4", "gold": true}', "line 2: gold is true"),
     ],
@@ -84,7 +84,7 @@ def test_a_pipe_is_read_as_a_file_is(tmp_path: Path) -> None:
     lines = '{"prediction": "4", "gold": "4"}\n' * 5
     with ThreadPoolExecutor(1) as threads:
         threads.submit(pipe.write_text, lines + "[]")
-        with pytest.raises(ValueError, match="line 6: no prediction"):
+        with pytest.raises(ValueError, match="line 6: expected a JSON object"):
             grade_file(pipe, tmp_path / "out.jsonl")
         threads.submit(pipe.write_text, lines)
         assert grade_file(pipe, tmp_path / "out.jsonl") == {"correct": 5}

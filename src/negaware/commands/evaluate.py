@@ -62,8 +62,8 @@ def _run(options: argparse.Namespace) -> None:
 
         from negaware.evaluation.evaluate import write_results
         from negaware.evaluation.options import EvaluationSampling
+        from negaware.files import require_no_input
         from negaware.finished_model import evaluate_on
-        from negaware.output_file import require_no_input
         from negaware.tasks.load import load_task
         from negaware.tasks.options import parse_task
     sampling = EvaluationSampling(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from negaware.estimates import Estimate
 from negaware.evaluation.metrics import Vote, avg_at_k, maj_at_k, pass_at_k
+from negaware.files import written_aside
 from negaware.rollout.ask import Asker, Progress
 from negaware.rollout.engine import SamplingParams
 from negaware.tasks.task import Task
@@ -221,14 +221,10 @@ def evaluate(
 
 def write_results(result: EvaluationResult, path: Path) -> None:
     """One JSON line a problem. Written aside and swapped in: a reader never sees half a file."""
-    aside = path.with_name(f"{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with aside.open("w", encoding="utf-8") as file:
+    with written_aside(path) as aside, aside.open("w", encoding="utf-8") as file:
         for problem in result.results:
             file.write(json.dumps(dataclasses.asdict(problem)) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
 
 
 def _answers(group: Group) -> tuple[Answer, ...]:

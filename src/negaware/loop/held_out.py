@@ -12,9 +12,10 @@ from negaware.evaluation.before import Before, before_text, in_turn, read_before
 from negaware.evaluation.evaluate import EvaluationResult, evaluate, write_results
 from negaware.evaluation.options import EvaluationSampling
 from negaware.evaluation.outcome import Counts
+from negaware.files import replace_file
 from negaware.loop.parts import Parts
 from negaware.ranks import Ranks
-from negaware.runs.folder import RunFolder, replace_file
+from negaware.runs.folder import RunFolder
 from negaware.runs.progress import Progress
 from negaware.seeds import evaluation_seed
 from negaware.tasks.task import Task

@@ -7,7 +7,6 @@ beside another, but where a model's files name its weights otherwise. It knows n
 from __future__ import annotations
 
 import json
-import os
 import struct
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from negaware.files import sync
 from negaware.libraries import reason
 from negaware.models.load import Policy
 from negaware.models.lora import (
@@ -68,7 +68,7 @@ def save_model(policy: Policy, folder: Path, dtype: torch.dtype, ranks: Ranks = 
         if ranks.is_first:
             _save_tokenizer(policy, folder)
             for written in [*folder.iterdir(), folder, folder.parent]:  # before the summary says that it is there
-                _make_durable(written)
+                sync(written)
 
 
 def _save_tokenizer(policy: Policy, folder: Path) -> None:
@@ -78,14 +78,6 @@ def _save_tokenizer(policy: Policy, folder: Path) -> None:
         raise
     except Exception as error:  # what tokenizers' own writer raises is a bare Exception
         raise OSError(reason(error)) from error
-
-
-def _make_durable(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

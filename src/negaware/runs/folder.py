@@ -8,7 +8,6 @@ disk leaves the previous content.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import math
@@ -22,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from negaware.files import append, explained_full_disk, read_json_lines, replace_file
 from negaware.runs.environment import describe_environment
 from negaware.validation import read_yaml
 
@@ -60,7 +60,7 @@ class RunFolder:
         if cls.require_free(path, force=force):
             for name in _CONTENT:
                 _delete(path / name)
-        with _explain_full_disk(path):
+        with explained_full_disk(path):
             path.mkdir(parents=True, exist_ok=True)
         run = cls(path)
         facts = describe_environment() | dict(environment or {})
@@ -160,15 +160,7 @@ class RunFolder:
         self.require_in_place()
         times = {"seconds": round(self.seconds, 3), "processor_seconds": round(self.processor_seconds, 3)}
         record = _finite({"step": step, **times, **metrics})
-        line = _to_json(record) + "\n"
-        with _explain_full_disk(self.metrics_path), self.metrics_path.open("ab", buffering=0) as file:
-            size = file.seek(0, os.SEEK_END)
-            try:
-                _write_all(file.fileno(), line.encode())
-            except OSError:
-                with contextlib.suppress(OSError):
-                    file.truncate(size)
-                raise
+        append(self.metrics_path, f"{_to_json(record)}\n".encode())
         self._logged.append(record)
 
     @property
@@ -255,21 +247,6 @@ def _processor_seconds() -> float:
     return sum(os.times()[:4])
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Writes `text` aside, makes it durable and swaps it in; on an error the previous content stays."""
-    partial = path.with_name(f".{path.name}.partial")
-    with _explain_full_disk(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("wb", buffering=0) as file:
-                # A lone surrogate, which UTF-8 can't hold, becomes \udXXX: in JSON and YAML strings that is its escape.
-                _write_all(file.fileno(), text.encode("utf-8", "backslashreplace"))
-            os.replace(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-
-
 def _read_json(path: Path, advice: str) -> dict[str, Any]:
     """The object in a JSON file. ValueError with this advice if someone has broken it."""
     try:
@@ -281,31 +258,6 @@ def _read_json(path: Path, advice: str) -> dict[str, Any]:
     return content
 
 
-def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
-    """The objects of a JSON Lines file ([] where there is none), and whether its last line was torn by a kill.
-
-    ValueError for a broken line that isn't the last.
-    """
-    if not path.exists():
-        return [], False
-    # Only "\n" ends a line: str.splitlines would also cut at the separators that a model may emit inside a string.
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    records: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            if number == len(lines):
-                return records, True
-            raise ValueError(f"{path}, line {number}: not JSON ({error}); mend or delete that line") from error
-        if not isinstance(record, dict):
-            raise ValueError(f"{path}, line {number}: expected a JSON object, got {line[:60]!r}; mend or delete it")
-        records.append(record)
-    return records, False
-
-
 def _is_run(path: Path) -> bool:
     return (path / _CONFIG).is_file() and (path / _ENVIRONMENT).is_file()
 
@@ -315,24 +267,6 @@ def _delete(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _write_all(descriptor: int, content: bytes) -> None:
-    view = memoryview(content)
-    while view:
-        view = view[os.write(descriptor, view) :]
-    os.fsync(descriptor)
-
-
-@contextlib.contextmanager
-def _explain_full_disk(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            reason = "no space left on the disk (or in the quota); free some, then go on with --resume"
-            raise OSError(error.errno, reason, str(path)) from error
-        raise
 
 
 def _to_json(value: Any, *, indent: int | None = None) -> str:

@@ -22,8 +22,7 @@ from typing import Any
 import yaml
 
 from negaware.estimates import Estimate
-from negaware.output_file import would_lose
-from negaware.runs.folder import replace_file
+from negaware.files import replace_file, would_lose
 from negaware.runs.overview import runs_table, variants_table
 from negaware.runs.palette import look
 from negaware.runs.progress import format_seconds

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from negaware.estimates import Estimate
-from negaware.runs.folder import RunFolder, read_json_lines
+from negaware.files import read_json_lines
+from negaware.runs.folder import RunFolder
 from negaware.runs.mean_curve import mean_curve
 from negaware.runs.summary import cautions, logged_estimates, read_changes, read_estimates
 

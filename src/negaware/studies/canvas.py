@@ -5,12 +5,12 @@ matplotlib is used through its objects alone: `pyplot` would keep figures and ch
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from negaware.files import written_aside
 from negaware.libraries import require_installed
 
 if TYPE_CHECKING:
@@ -92,12 +92,8 @@ def write_figure(figure: Figure, stem: Path) -> list[Path]:
     written = []
     for kind in FORMATS:
         path = stem.with_suffix(f".{kind}")
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            figure.savefig(partial, format=kind, metadata=_NO_DATES[kind])
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with written_aside(path) as aside:
+            figure.savefig(aside, format=kind, metadata=_NO_DATES[kind])
         written.append(path)
     return written
 

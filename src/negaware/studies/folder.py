@@ -19,7 +19,8 @@ from typing import Any
 
 from negaware.evaluation.before import Before, before_text, read_before
 from negaware.evaluation.outcome import Counts
-from negaware.runs.folder import RunFolder, read_json_lines, replace_file
+from negaware.files import read_json_lines, replace_file
+from negaware.runs.folder import RunFolder
 from negaware.studies.matrix import Job
 from negaware.studies.options import StudyOptions, read_study
 from negaware.studies.results import RunResult, StudyResults, run_name

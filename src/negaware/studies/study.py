@@ -11,8 +11,8 @@ from contextlib import ExitStack
 from multiprocessing.connection import wait
 from pathlib import Path
 
+from negaware.files import replace_file
 from negaware.ranks import joined_ranks
-from negaware.runs.folder import replace_file
 from negaware.runs.interrupt import Interrupt
 from negaware.studies.check import Checked, check
 from negaware.studies.folder import StudyFolder, results_of

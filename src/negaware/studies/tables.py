@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from negaware.estimates import Estimate
-from negaware.runs.folder import replace_file
+from negaware.files import replace_file
 from negaware.runs.summary import Table, cautions, measure_name
 from negaware.studies.results import StudyResults
 from negaware.studies.statistics import (

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from negaware.files import json_lines
 from negaware.libraries import reason
 from negaware.tasks.options import DatasetOptions, did_you_mean
 from negaware.types import Problem
@@ -64,23 +65,14 @@ def read_jsonl(path: Path) -> Iterator[Row]:
     and for a file with no row."""
     _check_file(path)
     empty = True
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if not line.strip():
-            continue
+    for where, row in json_lines(path.read_bytes().split(b"\n"), path, "each line must be one JSON object"):
         empty = False
-        where = f"{path}, line {number}"
         try:
-            row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            if b"\\u" in line:  # escapes alone can spell half of a character
-                json.dumps(row, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:  # escapes alone can spell it
             raise ValueError(
                 f"{where}: holds half of a character ({error.object[error.start]!a}), which is no text"
             ) from error
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{where}: not valid JSON ({error}); each line must be one JSON object") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{where}: expected a JSON object, got {type(row).__name__}")
         yield where, row
     if empty:
         raise ValueError(f"{path} is empty; expected one JSON object a line")

@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.distributed.checkpoint import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata
 
+from negaware.files import replace_file, sync
 from negaware.libraries import reason
 from negaware.ranks import ALONE, Ranks
 
@@ -68,19 +69,18 @@ def save_checkpoint(
             writer = dcp.FileSystemWriter(aside / _TENSORS)
             dcp.save(dict(tensors), storage_writer=writer, no_dist=ranks.size == 1)
         if ranks.is_first:
-            _write_durably(aside / _STATE, json.dumps(state))
+            replace_file(aside / _STATE, json.dumps(state))
         ranks.meet()
         checksums = _checksums(aside, ranks)
         if not ranks.is_first:
             return final
         for file in (aside / _TENSORS).iterdir():  # torch syncs them before their last bytes are written
-            with file.open("rb") as stream:
-                os.fsync(stream.fileno())
-        _write_durably(aside / _MANIFEST, json.dumps(checksums))
+            sync(file)
+        replace_file(aside / _MANIFEST, json.dumps(checksums))
         if final.exists():
             shutil.rmtree(final)
         os.replace(aside, final)
-        _sync_folder(folder)
+        sync(folder)
     except (Exception, CheckpointException) as error:  # torch wraps what its threads meet, in a BaseException
         ranks.require_alive(error)
         shutil.rmtree(aside, ignore_errors=True)
@@ -220,25 +220,14 @@ def _checksums(path: Path, ranks: Ranks) -> dict[str, list[int]]:
     return {name: facts for share, _ in shares for name, facts in share.items()}
 
 
-def _write_durably(path: Path, text: str) -> None:
-    with path.open("wb") as file:
-        file.write(text.encode())
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _cause(error: BaseException) -> str:
     """The operating system's word where one stands behind the error, else the error's first line."""
     text = f"{error} {error.__context__}"
-    if "No space left" in text or "enforce fail" in text or getattr(error, "errno", None) == errno.ENOSPC:
+    if (
+        "No space left" in text
+        or "enforce fail" in text
+        or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    ):
         return "no space left on the device"
     if isinstance(error, CheckpointException):  # its own first line names nothing but ranks
         return next((reason(failure) for failure, _ in error.failures.values()), reason(error))

@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO, Literal, TextIO, get_args
 
-from negaware.output_file import require_no_input
+from negaware.files import json_lines, require_no_input, written_aside
 from negaware.types import Reason, Verdict
 from negaware.verifiers.math import MathVerifier
 
@@ -33,28 +33,14 @@ def _text(value: Any, key: str, where: str) -> str:
     raise ValueError(f"{where}: {key} is {json.dumps(value)[:40]}; give a text or a number")
 
 
-def _read_line(line: str, where: str) -> tuple[str, str]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:  # an integer of 5,000 digits is a bare ValueError
-        raise ValueError(f"{where}: not JSON ({str(error)[:80]}); write lines such as {_EXAMPLE}") from None
-    missing = [key for key in ("prediction", "gold") if not isinstance(row, dict) or key not in row]
-    if missing:
-        raise ValueError(f"{where}: no {' and no '.join(missing)}; write lines such as {_EXAMPLE}")
-    return _text(row["prediction"], "prediction", where), _text(row["gold"], "gold", where)
-
-
 def _pairs(file: BinaryIO, path: Path) -> Iterator[tuple[str, str]]:
     """The file's (prediction, gold) pairs from its start. Raises ValueError naming the line that can't be read."""
     file.seek(0)
-    for number, line in enumerate(file, start=1):
-        where = f"{path}, line {number}"
-        if line.strip():
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError:
-                raise ValueError(f"{where}: not UTF-8; save the file as UTF-8") from None
-            yield _read_line(text, where)
+    for where, row in json_lines(file, path, f"write lines such as {_EXAMPLE}"):
+        missing = [key for key in ("prediction", "gold") if key not in row]
+        if missing:
+            raise ValueError(f"{where}: no {' and no '.join(missing)}; write lines such as {_EXAMPLE}")
+        yield _text(row["prediction"], "prediction", where), _text(row["gold"], "gold", where)
 
 
 def _open(path: Path) -> BinaryIO:
@@ -116,16 +102,11 @@ def grade_file(
         if output is None:
             return _write(sys.stdout, verdicts)
         target = Path(output)
-        aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
         try:
-            with open(aside, "w", encoding="utf-8") as file:
-                counts = _write(file, verdicts)
-            os.replace(aside, target)
+            with written_aside(target, f".{os.getpid()}") as aside, open(aside, "w", encoding="utf-8") as file:
+                return _write(file, verdicts)
         except OSError as error:
             raise ValueError(f"{target}: {error.strerror}; give a path that can be written") from None
-        finally:
-            aside.unlink(missing_ok=True)
-        return counts
 
 
 def grade_command(file: str | Path, output: str | Path | None, extract: str | Sequence[str]) -> None:
