@@ -26,7 +26,7 @@ def test_the_dry_run_shows_the_config_and_a_steps_arithmetic(tmp_path: Path, cap
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("place", ["negaware.safe_path:keep_path_safe", "negaware.cli:_parser"])
+@pytest.mark.parametrize("place", ["negaware.safe_path:keep_path_safe", "argparse:ArgumentParser.parse_known_args"])
 def test_ctrl_c_before_the_command_runs(place: str) -> None:
     """Nothing is lost and nothing is said: the signal itself ends the process, as it does most programs."""
     ended = negaware("train", "any.yaml", faults=[Fault("SIGINT", place)])

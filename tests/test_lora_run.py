@@ -44,7 +44,7 @@ def straight(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def test_a_killed_run_resumed_equals_the_straight_one(straight: Path) -> None:
     config, again = straight / "tiny.yaml", straight / "again"
     options = ("--run.folder", again)
-    fault = Fault("SIGKILL", "negaware.training.step:Trainer._optimizer_step", 6)
+    fault = Fault("SIGKILL", "negaware.training.optimizer:MasterOptimizer.step", 6)
     assert negaware("train", config, *options, faults=[fault]).code == -9
     assert negaware("train", config, *options, "--resume").code == 0
     assert timeless_metrics(again) == timeless_metrics(straight / "run")
@@ -70,7 +70,7 @@ def test_the_model_folder_is_judged_as_the_run_judged_it(straight: Path) -> None
 def test_a_run_whose_config_named_the_model_alone_goes_on(tmp_path: Path) -> None:
     """As runs did before a model had options."""
     config = write_tiny_config(tmp_path)
-    fault = Fault("SIGKILL", "negaware.training.step:Trainer._optimizer_step", 6)
+    fault = Fault("SIGKILL", "negaware.training.optimizer:MasterOptimizer.step", 6)
     assert negaware("train", config, faults=[fault]).code == -9
     (before,) = (tmp_path / "run").glob("config.y*ml")
     data = yaml.safe_load(before.read_text())

@@ -16,7 +16,7 @@ from negaware.runs.folder import RunFolder
 from tiny_run import contents, timeless_metrics, write_problems, write_tiny_config
 
 LOADING = "negaware.loop.parts:load_policy"
-OPTIMIZER_STEP = "negaware.training.step:Trainer._optimizer_step"
+OPTIMIZER_STEP = "negaware.training.optimizer:MasterOptimizer.step"
 
 
 @pytest.fixture(scope="module")

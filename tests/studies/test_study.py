@@ -79,7 +79,7 @@ def test_a_killed_study_goes_on_elsewhere_and_is_added_to(straight: Path) -> Non
     """
     folder = straight.parent / "killed"
     path = write_study(straight.parent, "killed", seeds=0, keep="records")
-    killed = [Fault("SIGKILL", "negaware.studies.study:_Runs._end", 1)]
+    killed = [Fault("SIGKILL", "negaware.studies.folder:StudyFolder.write_tables", 1)]
     assert negaware("study", path, "--jobs", 2, faults=killed).code == -9
     with StudyFolder(folder).locked():  # the run that was left alone has ended by itself
         done = {place: place.stat().st_mtime_ns for place in (folder / "results").iterdir()}

@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning"),
 ]
 ROOT = Path(__file__).parents[2]
-OPTIMIZER_STEP = "negaware.training.step:Trainer._optimizer_step"
+OPTIMIZER_STEP = "negaware.training.optimizer:MasterOptimizer.step"
 
 
 def tiny_config_for_vllm(folder: Path, tied: bool = True, **changes) -> Path:
