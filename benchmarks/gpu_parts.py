@@ -26,7 +26,7 @@ from contenders.rollouts import synthetic_groups
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from negaware.models import cuda
+from negaware.models.cuda import compiled as cuda
 from negaware.objectives import OBJECTIVES
 from negaware.rollout.engine import SamplingParams
 from negaware.rollout.graphs import GraphDecoder

@@ -141,7 +141,7 @@ def serve(factor: Factor, values: Sequence[int]) -> None:
     """The process that measures a factor: a JSON line with the rates, then one for each value."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as negaware's command line does; torch's import reads it
-    from negaware.models.memory import keep_freed_memory
+    from negaware.models.cpu.memory import keep_freed_memory
 
     keep_freed_memory()
     print(json.dumps(asdict(measured_rates())), flush=True)

@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
+from negaware.models.cpu.products import compute_dtype
 from negaware.models.load import load_policy
 from negaware.models.lora import merged_weights
 from negaware.models.options import LoraOptions
 from negaware.models.parallel import load_sharded_policy, named_weights
-from negaware.models.products import compute_dtype
 from negaware.models.save import save_model
 from negaware.objectives import OBJECTIVES
 from negaware.ranks import RankLostError, Ranks, joined_ranks

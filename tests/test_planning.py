@@ -12,10 +12,10 @@ import torch
 
 from negaware.cli import main
 from negaware.config import load_config
-from negaware.models.decoder import FusedDecoder
+from negaware.models.cpu.decoder import FusedDecoder
+from negaware.models.cpu.shared_rows import SharedRows
 from negaware.models.parallel import recompute_activations
 from negaware.models.residual import keep_residual_float32
-from negaware.models.shared_rows import SharedRows
 from negaware.planning.advice import advice, applied, fits
 from negaware.planning.cost import seconds, work
 from negaware.planning.memory import activations, memory, rows_at_once, sequence_bytes

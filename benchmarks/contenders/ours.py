@@ -14,8 +14,8 @@ from work import CONFIG, MODEL, TRAINING_SHAPES
 import negaware
 from contenders.rollouts import synthetic_groups
 from negaware.config import load_config
+from negaware.models.cpu.memory import keep_freed_memory
 from negaware.models.load import load_policy
-from negaware.models.memory import keep_freed_memory
 from negaware.objectives import OBJECTIVES
 from negaware.rollout.engine import SamplingParams
 from negaware.rollout.local import LocalEngine

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # OpenMP's threads spin for milliseconds while they wait: beside any other busy process that costs two thirds of the
     # speed. Not at all, and each small operation waits to be woken (docs/performance.md). It is read by torch's import.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    from negaware.models.memory import keep_freed_memory
+    from negaware.models.cpu.memory import keep_freed_memory
 
     keep_freed_memory()
     for name in ("stdout", "stderr"):  # a daemon may start us with either closed

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from negaware.models import shared_rows
 from negaware.models.attention import NAME, use_own_attention
-from negaware.models.shared_rows import SharedRows, attend
+from negaware.models.cpu import shared_rows
+from negaware.models.cpu.shared_rows import SharedRows, attend
 from tiny_models import MODELS
 
 QUESTIONS, ANSWERS = [5, 7, 6], [[3, 0, 9], [4], [1, 1, 12]]

@@ -5,8 +5,8 @@ import torch
 from torch.nn.attention import flex_attention as flex
 from torch.nn.functional import scaled_dot_product_attention
 
-from negaware.models import cuda
-from negaware.models.cuda import block_mask, compiled_on_cuda, flex_rows
+from negaware.models.cuda import compiled as cuda
+from negaware.models.cuda.compiled import block_mask, compiled_on_cuda, flex_rows
 from rounding import exactly
 
 HEADS, KEY_HEADS, WIDTH = 6, 2, 8

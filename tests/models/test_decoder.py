@@ -20,10 +20,10 @@ from transformers import (
     SmolLM3ForCausalLM,
 )
 
-from negaware.models.decoder import FusedDecoder
+from negaware.models.cpu.decoder import FusedDecoder
+from negaware.models.cpu.products import HAS_BFLOAT16_PRODUCTS
+from negaware.models.cpu.shared_rows import SharedRows
 from negaware.models.family import fused_decoder_of
-from negaware.models.products import HAS_BFLOAT16_PRODUCTS
-from negaware.models.shared_rows import SharedRows
 from negaware.objectives import OBJECTIVES
 from negaware.rollout.engine import SamplingParams
 from negaware.rollout.local import LocalEngine

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from negaware.models.kernels import CompiledKernels, Kernels, TorchKernels, kernels_for
+from negaware.models.cpu.kernels import CompiledKernels, Kernels, TorchKernels, kernels_for
 from rounding import EXPONENTIAL, UNIT, assert_within, gamma
 
 DTYPES = [torch.float32, torch.bfloat16]

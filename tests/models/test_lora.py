@@ -15,13 +15,13 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM, MixtralConfig, 
 
 from negaware import libraries
 from negaware.models import lora
+from negaware.models.cpu.shared_rows import SharedRows
 from negaware.models.family import fused_decoder_of
 from negaware.models.load import Policy, load_policy
 from negaware.models.logprobs import head_of, token_logprobs
 from negaware.models.lora import add_adapters, merged_weight, merged_weights
 from negaware.models.options import LoraOptions
 from negaware.models.save import save_model
-from negaware.models.shared_rows import SharedRows
 from negaware.rollout.engine import SamplingParams
 from negaware.rollout.local import LocalEngine
 from rounding import exactly, gamma

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from negaware.models import kernels
+from negaware.models.cpu import kernels
 from negaware.models.load import load_policy
 from negaware.models.save import save_model
 from tiny_run import write_tiny_model

@@ -5,7 +5,7 @@ import importlib
 import pytest
 import torch
 
-from negaware.models import products
+from negaware.models.cpu import products
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import torch
 from conformance import EngineConformance, model, random_prompts
 from transformers import Gemma3nForCausalLM, Gemma3nTextConfig, RwkvConfig, RwkvForCausalLM
 
-from negaware.models import decoder
-from negaware.models.kernels import TorchKernels
+from negaware.models.cpu import decoder
+from negaware.models.cpu.kernels import TorchKernels
 from negaware.models.lora import has_adapters
 from negaware.rollout.engine import SamplingParams
 from negaware.rollout.local import LocalEngine

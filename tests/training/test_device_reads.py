@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from device_reads import device_reads
 from negaware.models.attention import use_own_attention
-from negaware.models.cuda import block_mask
+from negaware.models.cuda.compiled import block_mask
 from negaware.objectives import OBJECTIVES, Terms
 from negaware.objectives.own import own_objective
 from negaware.training.options import TrainingOptions

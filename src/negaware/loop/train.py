@@ -14,7 +14,7 @@ from negaware.loop.held_out import HeldOut
 from negaware.loop.parts import Parts
 from negaware.loop.resume import begin_to_write, last_state, open_run_folder, require_same_origin
 from negaware.loop.state import RunState
-from negaware.models.kernels import computation
+from negaware.models.cpu.kernels import computation
 from negaware.models.save import save_model
 from negaware.ranks import ALONE, Ranks
 from negaware.rollout.collect import NothingToLearnError

@@ -14,8 +14,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PretrainedC
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from negaware.models.cuda import flex_rows
-from negaware.models.shared_rows import SharedRows, attend
+from negaware.models.cpu.shared_rows import SharedRows, attend
+from negaware.models.cuda.compiled import flex_rows
 
 NAME = "negaware"
 

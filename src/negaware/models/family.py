@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 
 from negaware.models.attention import NAME as OWN_ATTENTION
 from negaware.models.attention import has_full_attention
-from negaware.models.decoder import FusedDecoder
+from negaware.models.cpu.decoder import FusedDecoder
+from negaware.models.cpu.shared_rows import SharedRows
 from negaware.models.lora import plain
-from negaware.models.shared_rows import SharedRows
 
 DTYPES = (torch.float32, torch.bfloat16)
 ATTENTION_KINDS = ("sdpa", OWN_ATTENTION)

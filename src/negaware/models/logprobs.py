@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from negaware.models.cuda import compiled_on_cuda
-from negaware.models.products import HAS_BFLOAT16_PRODUCTS, bfloat16_products
+from negaware.models.cpu.products import HAS_BFLOAT16_PRODUCTS, bfloat16_products
+from negaware.models.cuda.compiled import compiled_on_cuda
 
 with suppress(ImportError):
     from jaxtyping import Float, Int

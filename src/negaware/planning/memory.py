@@ -1,6 +1,6 @@
 """Bytes of one rank, by purpose and by moment. Pure arithmetic on what the code is known to hold.
 
-What autograd keeps is read off the code: models/decoder.py on the CPU, elsewhere transformers' own layers with a
+What autograd keeps is read off the code: models/cpu/decoder.py on the CPU, elsewhere transformers' own layers with a
 float32 stream (models/residual.py) and attention that keeps no scores. N tokens in a micro-batch, D hidden width,
 I width of the MLP; c bytes of the compute dtype. benchmarks/plan_error.py compares it with what is measured.
 """

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from negaware.config import Config
-from negaware.models.products import compute_dtype
+from negaware.models.cpu.products import compute_dtype
 from negaware.planning.model import ModelShape, model_shape
 from negaware.rollout.options import VLLMOptions
 
@@ -76,7 +76,7 @@ class Setting:
 
     @property
     def is_fused(self) -> bool:
-        """Whether models/decoder.py trains, rather than transformers' own code."""
+        """Whether models/cpu/decoder.py trains, rather than transformers' own code."""
         return self.device == "cpu" and self.ranks == 1 and self.model.is_llama_like
 
     @property

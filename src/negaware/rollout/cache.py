@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from negaware.models.decoder import FusedDecoder
-from negaware.models.kernels import Buffers
-from negaware.models.shared_rows import SharedRows
+from negaware.models.cpu.decoder import FusedDecoder
+from negaware.models.cpu.kernels import Buffers
+from negaware.models.cpu.shared_rows import SharedRows
 from negaware.rollout.decode_attention import Row, decode_attention, dtype_of_states
 
 COLUMN_BLOCK = 64

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from negaware.models.decoder import Attend, FusedDecoder
-from negaware.models.kernels import Buffers, CompiledKernels
+from negaware.models.cpu.decoder import Attend, FusedDecoder
+from negaware.models.cpu.kernels import Buffers, CompiledKernels
 
 
 @dataclass(slots=True)

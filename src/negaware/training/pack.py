@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from negaware.models.cuda import block_mask
-from negaware.models.shared_rows import SharedRows
+from negaware.models.cpu.shared_rows import SharedRows
+from negaware.models.cuda.compiled import block_mask
 from negaware.types import Completion, Group
 
 PADDING = -1  # segment number of padding; 0 is the question, 1 … its answers

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from negaware.models.products import bfloat16_products
+from negaware.models.cpu.products import bfloat16_products
 
 BLOCK = 64  # queries of a segment taken at once: more would only pad the shorter ones and leave the cache
 

@@ -21,10 +21,10 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from negaware.models.kernels import Kernels, kernels_for
+from negaware.models.cpu.kernels import Kernels, kernels_for
+from negaware.models.cpu.products import HAS_BFLOAT16_PRODUCTS
+from negaware.models.cpu.shared_rows import SharedRows, attend
 from negaware.models.lora import adapter_of, merged_weight, plain
-from negaware.models.products import HAS_BFLOAT16_PRODUCTS
-from negaware.models.shared_rows import SharedRows, attend
 
 Attend = Callable[[int, Tensor], Tensor]
 """Attention [N, H, W] of a layer, by its index, from its tokens' queries, keys and values side by side [N, S, W]."""

@@ -1,0 +1,1 @@
+"""How a model of the Llama family is made fast on the CPU."""

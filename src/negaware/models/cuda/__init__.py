@@ -1,0 +1,1 @@
+"""What is compiled for CUDA, and runs as it is elsewhere."""
