@@ -99,7 +99,7 @@ def _default(field: FieldInfo) -> str:
         return "**required**"
     value = field.default
     if isinstance(value, BaseModel):
-        value = getattr(value, "name")  # noqa: B009
+        value = getattr(value, "name", {})
     if isinstance(value, tuple):
         value = f"[{', '.join(map(str, value))}]"
     if isinstance(value, str) and "\n" in value:

@@ -141,6 +141,9 @@ REFUSED = [
     ({"training.lerning_rate": 1}, "training.lerning_rate is no known field; did you mean training.learning_rate?"),
     ({"run.xyz": 1}, "run.xyz is no known field; known are folder, steps, seed, checkpoint_every, keep_checkpoints, "
      "trackers."),
+    ({"task.limits": {"second": 9}}, "task.limits.second is no known field; did you mean task.limits.seconds?"),
+    ({"task.limits": {"seconds": 0}}, "task.limits.seconds is 0; it should be greater than 0."),
+    ({"task.limits": {"workers": 0}}, "task.limits.workers is 0; it should be at least 1."),
     ({"evaluation.during.evry": 1}, "evaluation.during.evry is no known field; did you mean evaluation.during.every?"),
     ({"task.hihg": 1}, "task.hihg is no known field; did you mean task.high?"),
     ({"objective": {"name": "nft", "clip": 0.2}}, "objective.clip is no known field; known are name, "

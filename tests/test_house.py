@@ -28,7 +28,7 @@ RULES: dict[str, tuple[str, str, str]] = {
     "ranks": ("", "torch numpy", ""),
     "runs": ("estimates", "rich plotly yaml", "tensorboard wandb trackio torch"),
     "objectives": ("", "torch jaxtyping", ""),
-    "verifiers": ("safe_path own_code", "math_verify latex2sympy2_extended sympy", ""),
+    "verifiers": ("safe_path own_code", "math_verify latex2sympy2_extended sympy pydantic", ""),
     "tasks": ("cache_folder verifiers", "pydantic", "datasets pyarrow reasoning_gym"),
     "models": ("cache_folder ranks", "torch transformers jaxtyping pydantic", "peft gguf safetensors"),
     "rollout": ("models tasks ranks seeds", "torch transformers pydantic numpy", "vllm safetensors"),

@@ -260,9 +260,14 @@ def test_checkpoint_of_another_config(straight32: Path) -> None:
         f"negaware: error: {run} is of another config: training.learning_rate was 0.01 there and is 0.001 now; set it "
         "back, or choose another run.folder.\n"
     )
+    ended = train(config, "--resume", "--task.limits.seconds", 9)  # it may change a verdict
+    assert ended.code == 2
+    assert "another config: task.limits.seconds was 1.3 there and is 9.0 now" in ended.err
     assert contents(run) == before
-    # What doesn't change what is learnt may change: more checkpoints, other micro-batches.
-    ended = train(config, "--resume", "--run.keep_checkpoints", 3, "--training.micro_batch_tokens", 10_000)
+    # What doesn't change what is learnt may change: more checkpoints, other micro-batches, more judges.
+    free = {"--run.keep_checkpoints": 3, "--training.micro_batch_tokens": 10_000}
+    free |= {"--task.limits.workers": 2, "--evaluation.task.limits.workers": 2}
+    ended = train(config, "--resume", *(part for option in free.items() for part in option))
     assert ended.code == 0
     assert len(list((run / "checkpoints").iterdir())) == 3
 

@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,13 @@ import pytest
 
 from negaware.tasks.audit import audit_task
 from negaware.tasks.load import load_task
-from negaware.tasks.options import ArithmeticOptions, DatasetOptions
+from negaware.tasks.options import ArithmeticOptions, DatasetOptions, ReasoningGymOptions
+from negaware.types import Problem
 
 JUDGE = """
 import functools
+import os
+import time
 
 import numpy
 
@@ -32,6 +36,18 @@ def fails(answer, problem):
     return problem.metadata["no such column"]
 
 bound = functools.partial(is_gold)
+
+def takes_a_second(answer, problem):
+    time.sleep(1)
+    return True
+
+def takes_300_mb(answer, problem):
+    return len(bytearray(300 << 20)) > 0
+
+def says_where(answer, problem):
+    time.sleep(0.2)
+    open(f"worker-{os.getpid()}", "w").close()
+    return True
 """
 
 
@@ -150,3 +166,42 @@ def test_options_are_checked_before_anything_is_loaded() -> None:
         ArithmeticOptions(verifier="is_right")
     with pytest.raises(ValueError, match="answer_column is null, so nothing can be graded"):
         DatasetOptions(path="words.jsonl", answer_column=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "limits", "reason"),
+    [
+        ("takes_a_second", {"seconds": 0.2}, "timeout"),
+        ("takes_a_second", {"seconds": 60}, "correct"),
+        ("takes_300_mb", {"memory_mb": 128, "seconds": 60}, "error"),
+        ("takes_300_mb", {"memory_mb": 2048, "seconds": 60}, "correct"),
+    ],
+)
+def test_a_judge_has_the_time_and_the_memory_that_its_task_grants(
+    folder: Path, name: str, limits: dict[str, float], reason: str
+) -> None:
+    options = DatasetOptions(path="words.jsonl", answer_column=None, verifier=judge(folder, name), limits=limits)
+    assert verdicts(load_task(options), ["cat"]) == [(reason == "correct", reason)]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_so_many_answers_are_judged_at_once(folder: Path, workers: int) -> None:
+    limits = {"workers": workers, "seconds": 60}
+    options = DatasetOptions(
+        path="words.jsonl", answer_column=None, verifier=judge(folder, "says_where"), limits=limits
+    )
+    assert verdicts(load_task(options), ["cat"] * 9) == [(True, "correct")] * 9
+    assert len(list(folder.glob("worker-*"))) == workers
+
+
+@pytest.mark.parametrize("kind", ["math", "reasoning_gym"])
+def test_other_verifiers_have_their_tasks_limits_too(kind: str) -> None:
+    limits = {"workers": 1, "seconds": 1e-6}
+    if kind == "math":
+        task = load_task(ArithmeticOptions(limits=limits, num_problems=1, extract="boxed"))
+        task = replace(task, problems=[Problem("1", "?", r"(1+x)^{41}")])
+        text = r"\boxed{(x+1)^{40}}"
+    else:
+        task = load_task(ReasoningGymOptions(name="chain_sum", num_problems=1, limits=limits))
+        text = "<answer>1</answer>"
+    assert verdicts(task, [text]) == [(False, "timeout")]

@@ -12,17 +12,18 @@ from pathlib import Path
 import pytest
 import worker_functions as work
 
+from negaware.verifiers.limits import Limits
 from negaware.verifiers.pool import Outcome, WorkerPool
 
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[WorkerPool]:
-    with WorkerPool(num_workers=2, seconds=1.0, memory_mb=256) as shared:
+    with WorkerPool(Limits(workers=2, seconds=1.0, memory_mb=256)) as shared:
         yield shared
 
 
 def test_no_process_starts_before_the_first_call() -> None:
-    with WorkerPool(num_workers=1) as fresh:
+    with WorkerPool(Limits(workers=1)) as fresh:
         assert fresh.run(work.double, []) == []
         assert not fresh.started
         assert fresh.run(work.double, [(2,)])[0].value == 4
@@ -50,7 +51,7 @@ def test_a_hanging_call_is_killed_when_its_time_is_over(pool: WorkerPool, hang: 
 def test_a_slow_call_does_not_hold_up_its_neighbours(tmp_path: Path) -> None:
     """It ends only when they are done."""
     place = tmp_path / "done"
-    with WorkerPool(num_workers=2, seconds=30.0) as pool, ThreadPoolExecutor(1) as threads:
+    with WorkerPool(Limits(workers=2, seconds=30.0)) as pool, ThreadPoolExecutor(1) as threads:
         slow = threads.submit(pool.run, work.wait_for, [(str(place),)])
         assert [outcome.value for outcome in pool.run(work.double, [(n,) for n in range(20)])] == list(range(0, 40, 2))
         place.touch()
@@ -72,7 +73,7 @@ def test_an_exception_is_an_error_with_its_name(pool: WorkerPool) -> None:
 
 
 def test_the_pool_survives_the_death_of_a_worker() -> None:
-    with WorkerPool(num_workers=1, seconds=5.0) as pool:
+    with WorkerPool(Limits(workers=1, seconds=5.0)) as pool:
         first = pool.run(work.own_process_id, [()])[0].value
         os.kill(first, signal.SIGKILL)
         time.sleep(0.3)
@@ -116,7 +117,7 @@ def test_a_server_that_was_killed_is_started_again(pool: WorkerPool) -> None:
 def test_what_a_call_has_started_ends_with_its_worker(then: str, tmp_path: Path) -> None:
     """Killed for its time, gone by itself, or at the pool's end."""
     place = tmp_path / "child"
-    with WorkerPool(num_workers=1, seconds=1.0) as pool:
+    with WorkerPool(Limits(workers=1, seconds=1.0)) as pool:
         (outcome,) = pool.run(work.start_child, [(str(place), then)])
         child = int(place.read_text())
         assert outcome.status == {"hang": "timeout", "leave": "error", "return": "done"}[then]
@@ -155,9 +156,10 @@ _PARENT = """
 import sys, time
 sys.path.insert(0, {folder!r})
 import worker_functions as work
+from negaware.verifiers.limits import Limits
 from negaware.verifiers.pool import Outcome, WorkerPool
 if __name__ == "__main__":
-    pool = WorkerPool(num_workers=1, seconds=60)
+    pool = WorkerPool(Limits(workers=1, seconds=60))
     pool.run(work.start_child, [({child!r}, "return")])
     print(pool.run(work.own_process_id, [()])[0].value, flush=True)
     try:

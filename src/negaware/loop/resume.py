@@ -19,7 +19,7 @@ from negaware.types import Problem
 FREE_TO_CHANGE = {
     *("run.folder", "run.checkpoint_every", "run.keep_checkpoints", "run.trackers", "data_dir", "device"),
     *("rollout.max_sequences", "training.micro_batch_tokens", "training.activations", "training.offload"),
-    "model.lora.save",
+    *("model.lora.save", "task.limits.workers", "evaluation.task.limits.workers"),
     *(f"rollout.engine.{name}" for name in ("api_key_env", "cache_gib", "shared_folder", "tensor_parallel", "url")),
     "rollout.max_sampled_questions",  # never reached by a finished step that found enough
 }

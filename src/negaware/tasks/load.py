@@ -37,7 +37,7 @@ def load_task(options: AnyTaskOptions, data_dir: Path | None = None, judge_folde
     task = LOADERS[options.kind](options, data_dir)
     if not options.verifier:
         return task
-    verifier = FunctionVerifier.named(options.verifier, judge_folders)
+    verifier = FunctionVerifier.named(options.verifier, judge_folders, options.limits)
     return replace(task, verifier=verifier, judges_truncated=options.truncated_answers == "judged")
 
 
@@ -49,7 +49,7 @@ def _load_arithmetic(options: ArithmeticOptions, data_dir: Path | None) -> Task:
 def _load_reasoning_gym(options: ReasoningGymOptions, data_dir: Path | None) -> Task:
     problems = reasoning.generate(options)
     name = f"reasoning_gym_{options.name}_{options.split}"
-    verifier = reasoning.ReasoningGymVerifier(options.extract)
+    verifier = reasoning.ReasoningGymVerifier(options.extract, options.limits)
     form = reasoning.ANSWER_FORM if options.extract is None else _form(options.extract)
     return Task(name, problems, options.prompt, verifier, options.system_prompt, form)
 
@@ -66,7 +66,7 @@ def _load_benchmark(options: BenchmarkOptions, data_dir: Path | None) -> Task:
 
 def _math_task(name: str, problems: Sequence[Problem], options: AnyTaskOptions, extract: Methods) -> Task:
     """A task whose answers are compared as mathematics."""
-    verifier = MathVerifier(extract=extract)
+    verifier = MathVerifier(extract, options.limits)
     return Task(name, problems, options.prompt, verifier, options.system_prompt, _form(extract))
 
 

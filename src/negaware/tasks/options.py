@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from negaware.validation import Options, read_yaml, validated
 from negaware.verifiers.extract import Method
+from negaware.verifiers.limits import Limits
 
 Split = Literal["train", "test"]
 ArithmeticForm = Literal["add", "subtract", "multiply", "add_subtract"]
@@ -78,6 +79,8 @@ class _TaskOptions(Options):
     verifier: str | None = None
     """Your own judge, module:function, a file beside the config or where negaware is started: called with an answer's
     text and the problem, it returns True or False."""
+    limits: Limits = Limits()
+    """What judging an answer may cost, in worker processes."""
     truncated_answers: Literal["wrong", "judged"] = "wrong"
     """An answer cut off at the length limit is wrong whatever stands in it, or judged like others by your own judge."""
 

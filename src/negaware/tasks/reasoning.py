@@ -15,6 +15,7 @@ from negaware.tasks.procedural import TEST_SHARE, split_of
 from negaware.types import Problem, Verdict
 from negaware.verifiers.extract import check_methods, find_answer
 from negaware.verifiers.function import FunctionVerifier
+from negaware.verifiers.limits import Limits
 
 ANSWER_FORM = "<answer>{answer}</answer>"
 SEED_DISTANCE = 1_000_000
@@ -55,9 +56,9 @@ class ReasoningGymVerifier:
     None: what the last `<answer>` tag holds, or the whole text where there is none.
     """
 
-    def __init__(self, extract: Sequence[str] | Literal["auto"] | None = None) -> None:
+    def __init__(self, extract: Sequence[str] | Literal["auto"] | None = None, limits: Limits | None = None) -> None:
         self._methods = None if extract is None else check_methods(extract)
-        self._scorer = FunctionVerifier(score, prepare=load_library)
+        self._scorer = FunctionVerifier(score, limits, prepare=load_library)
 
     def grade(self, texts: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
         """One verdict a text, in order; `no_answer` where nothing is found."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from negaware.types import Problem, Verdict
 from negaware.verifiers.judge import find_judge
+from negaware.verifiers.limits import Limits
 from negaware.verifiers.pool import WorkerPool
 
 _MAX_TEXT = 100_000  # characters from the end of a text that a scorer gets to see
@@ -25,9 +26,11 @@ class FunctionVerifier:
     `prepare` runs once in each worker before its first text, for imports too slow for one text's time.
     """
 
-    def __init__(self, function: Scorer, *, prepare: Callable[[], object] | None = None) -> None:
+    def __init__(
+        self, function: Scorer, limits: Limits | None = None, *, prepare: Callable[[], object] | None = None
+    ) -> None:
         self._function = function
-        self._pool = WorkerPool(prepare=prepare)
+        self._pool = WorkerPool(limits, prepare=prepare)
 
     def grade(self, texts: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
         """One verdict a text, in order; a function that raises or returns no boolean gives `error`, and
@@ -54,10 +57,10 @@ class FunctionVerifier:
         self._pool.close()
 
     @classmethod
-    def named(cls, name: str, folders: Sequence[Path] = (Path(),)) -> FunctionVerifier:
+    def named(cls, name: str, folders: Sequence[Path] = (Path(),), limits: Limits | None = None) -> FunctionVerifier:
         """That of `module:function` in one of the folders. Raises ValueError for all that `find_judge` does."""
         judge = find_judge(name, folders)
-        return cls(judge, prepare=judge.load)
+        return cls(judge, limits, prepare=judge.load)
 
 
 def _call(function: Scorer, text: str, problem: Problem) -> bool | str:

@@ -12,6 +12,7 @@ from negaware.types import Problem, Verdict
 from negaware.verifiers.equivalence import MAX_CHARACTERS, fast_verdict
 from negaware.verifiers.extract import check_methods, conjoined_boxes, extract_answer, find_answer
 from negaware.verifiers.latex import clean
+from negaware.verifiers.limits import Limits
 from negaware.verifiers.numbers import parse_number
 from negaware.verifiers.pool import Outcome, WorkerPool
 
@@ -75,9 +76,9 @@ class MathVerifier:
     Raises ValueError for an unknown extraction method.
     """
 
-    def __init__(self, extract: Sequence[str] | Literal["auto"] = "auto") -> None:
+    def __init__(self, extract: Sequence[str] | Literal["auto"] = "auto", limits: Limits | None = None) -> None:
         self.methods = check_methods(extract)
-        self._pool = WorkerPool(prepare=load_symbolic)
+        self._pool = WorkerPool(limits, prepare=load_symbolic)
         self._golds: dict[str, tuple[str, bool]] = {}
 
     def grade(self, texts: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:

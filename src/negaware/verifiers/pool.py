@@ -24,6 +24,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from negaware.safe_path import safe_path
+from negaware.verifiers.limits import Limits
 from negaware.verifiers.worker import Outcome, described, work
 
 __all__ = ["Outcome", "PoolError", "WorkerPool"]
@@ -160,21 +161,15 @@ class _Run:
 class WorkerPool:
     """A few killable processes, started when a call needs them.
 
-    `seconds` is the wall clock of one call, `memory_mb` what it may allocate, `prepare` (picklable by its module's
-    name) what a worker does before its first call, such as imports, outside of that call's time.
+    `limits` are those of one call; `prepare` (picklable by its module's name) is what a worker does before its first
+    call, such as imports, outside of that call's time.
     """
 
-    def __init__(
-        self,
-        *,
-        num_workers: int | None = None,
-        seconds: float = 1.3,
-        memory_mb: int = 1024,
-        prepare: Callable[[], object] | None = None,
-    ) -> None:
-        self.seconds = seconds
-        self._num_workers = num_workers or min(4, os.cpu_count() or 1)
-        self._memory_bytes = memory_mb << 20
+    def __init__(self, limits: Limits | None = None, *, prepare: Callable[[], object] | None = None) -> None:
+        limits = limits or Limits()
+        self.seconds = limits.seconds
+        self._num_workers = limits.workers or min(4, os.cpu_count() or 1)
+        self._memory_bytes = limits.memory_mb << 20
         self._prepare = prepare
         self._workers: list[_Worker] = []
         self._change = threading.Condition(threading.RLock())
