@@ -5,7 +5,6 @@ import torch
 from torch.nn.attention import flex_attention as flex
 from torch.nn.functional import scaled_dot_product_attention
 
-from negaware.models.cuda import compiled as cuda
 from negaware.models.cuda.compiled import block_mask, compiled_on_cuda, flex_rows
 from rounding import exactly
 
@@ -67,33 +66,51 @@ def test_blocks_that_nobody_sees_are_left_out():
     assert blocks.tolist() == [[1, 0, 0], [1, 1, 0], [1, 0, 1]]
 
 
-def test_only_tensors_on_cuda_are_compiled(monkeypatch):
-    compiled = []
-    monkeypatch.setattr(torch, "compile", lambda function, **options: compiled.append(options) or function)
-    cuda._compiled.cache_clear()
-    cuda._compiled_flex_attention.cache_clear()
+IMPORTS_OF_THE_COMPILER = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
-    class OnCuda(torch.Tensor):
-        is_cuda = True
 
+class OnCuda(torch.Tensor):
+    """What says that it is on CUDA, and isn't."""
+
+    is_cuda = True
+
+
+@pytest.fixture
+def graphs():
+    """What torch has compiled, as graphs that then run as they are, instead of for a device."""
+    found = []
+
+    def keep(graph, inputs):
+        found.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    with torch.compiler.set_stance("default", force_backend=keep):
+        yield found
+    torch.compiler.reset()
+
+
+@IMPORTS_OF_THE_COMPILER
+def test_only_tensors_on_cuda_are_compiled(graphs):
     @compiled_on_cuda
     def doubled(numbers, by=2.0):
         """Doc."""
         return numbers * by
 
     assert doubled(torch.ones(2), by=3.0).tolist() == [3.0, 3.0]
-    assert compiled == []
+    assert graphs == []
     assert (doubled.__name__, doubled.__doc__) == ("doubled", "Doc.")
     for _ in range(2):
         assert doubled(torch.ones(2).as_subclass(OnCuda)).tolist() == [2.0, 2.0]
-    assert compiled == [{}], "once, however often it is called"
+    assert len(graphs) == 1, "once, however often it is called"
 
-    states = torch.randn(1, 1, 4, WIDTH)
-    mask = block_mask(torch.zeros(1, 4, dtype=torch.long))
-    flex_rows(states, states, states, mask, 1.0)
-    assert len(compiled) == 1
-    monkeypatch.setattr(cuda, "flex_attention", lambda query, *_, **__: query)
-    flex_rows(states.as_subclass(OnCuda), states, states, mask, 1.0)
-    assert compiled[1:] == [{"dynamic": True}]
-    cuda._compiled.cache_clear()
-    cuda._compiled_flex_attention.cache_clear()
+
+@IMPORTS_OF_THE_COMPILER
+def test_attention_is_compiled_once_for_all_lengths(graphs):
+    for length in (4, 6, 9, 13):
+        states, mask = torch.randn(1, 1, length, WIDTH), block_mask(torch.zeros(1, length, dtype=torch.long))
+        plain = flex_rows(states, states, states, mask, 1.0)
+        before = len(graphs)
+        compiled = flex_rows(states.as_subclass(OnCuda), states, states, mask, 1.0)
+        assert len(graphs) == before + (length == 4)
+        torch.testing.assert_close(compiled.as_subclass(torch.Tensor), plain)
