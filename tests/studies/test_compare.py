@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from forked_command import negaware
-from negaware.cli import _parser, main
+from negaware.cli import main
 from negaware.runs.folder import RunFolder
 from negaware.studies import compare
 from negaware.studies.folder import read_results
@@ -76,9 +76,7 @@ def study_of(monkeypatch: pytest.MonkeyPatch, config: Path, *arguments: str) -> 
         return 0
 
     monkeypatch.setattr(compare, "run_study", note)
-    options, rest = _parser().parse_known_args(["compare", str(config), *arguments])
-    options.overrides = rest
-    assert compare.compare_command(options) == 0
+    assert main(["compare", str(config), *arguments]) == 0
     return yaml.safe_load(made[0])["variants"]
 
 
