@@ -205,6 +205,8 @@ def test_two_evaluations_side_by_side_write_no_common_file(
         with _reserved(output, is_new=True):
             assert main([*command, *options]) == 2
             assert said.format(output) in capsys.readouterr().err
+            with aside_of(output).open("ab") as written, pytest.raises(BlockingIOError):  # what `write_results` writes
+                fcntl.flock(written, fcntl.LOCK_EX | fcntl.LOCK_NB)
         assert not list(tmp_path.glob("*.partial"))
         with _reserved(output, is_new=True):
             pass

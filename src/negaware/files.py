@@ -14,13 +14,18 @@ from pathlib import Path
 from typing import Any
 
 
+def aside_of(path: Path, mark: str = "") -> Path:
+    """Where a file is written before it is swapped in."""
+    return path.with_name(f".{path.name}{mark}.partial")
+
+
 @contextmanager
 def written_aside(path: Path, mark: str = "") -> Iterator[Path]:
     """A block that writes the file it is given: durable at the end, and swapped in for `path`.
 
     On an error the previous content stays. Two processes that may write the same file at once need a `mark` each.
     """
-    aside = path.with_name(f".{path.name}{mark}.partial")
+    aside = aside_of(path, mark)
     try:
         yield aside
         sync(aside)

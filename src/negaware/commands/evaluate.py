@@ -126,7 +126,9 @@ def _reserved(output: Path, is_new: bool) -> Iterator[None]:
 
     ValueError if another one holds it, or if the output exists where it must be new: it takes hours to sample again.
     """
-    aside = output.with_name(f"{output.name}.partial")
+    from negaware.files import aside_of
+
+    aside = aside_of(output)
     with aside.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

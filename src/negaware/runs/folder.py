@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from negaware.files import append, explained_full_disk, read_json_lines, replace_file
+from negaware.files import append, aside_of, explained_full_disk, read_json_lines, replace_file
 from negaware.runs.environment import describe_environment
 from negaware.validation import read_yaml
 
@@ -72,7 +72,7 @@ class RunFolder:
     @staticmethod
     def is_empty(path: Path) -> bool:
         """Whether nothing is there, or only what a kill has left in the very moment of a run's making."""
-        torn = {_ENVIRONMENT, *(f".{name}.partial" for name in (_ENVIRONMENT, _CONFIG))}
+        torn = {_ENVIRONMENT, *(aside_of(path / name).name for name in (_ENVIRONMENT, _CONFIG))}
         return not path.is_dir() or {each.name for each in path.iterdir()} <= torn
 
     @staticmethod
@@ -191,7 +191,7 @@ class RunFolder:
             if later > step:
                 self._answers_path(later).unlink()
         written = [self.path / name for name in (_CONFIG, _ENVIRONMENT, "metrics.jsonl", "summary.json", "report.html")]
-        partial = [path.with_name(f".{path.name}.partial") for path in written]
+        partial = [aside_of(path) for path in written]
         partial += [
             path for path in self.path.glob("answers/.*.partial") if re.match(r"\.[0-9]{6,}\.jsonl\.p", path.name)
         ]
