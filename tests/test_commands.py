@@ -1,5 +1,6 @@
 """`--dry-run` and `evaluate` on a tiny real model, and Ctrl-C before a command runs."""
 
+import fcntl
 import io
 import json
 import os
@@ -15,6 +16,7 @@ from forked_command import Fault, negaware
 from negaware.cli import main
 from negaware.commands.evaluate import _reserved, results_table
 from negaware.evaluation.evaluate import Answer, EvaluationResult, ProblemResult
+from negaware.files import aside_of
 from tiny_run import tiny_config, write_tiny_config
 
 
