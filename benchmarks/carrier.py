@@ -12,7 +12,7 @@ from __future__ import annotations
 import gc
 import time
 import tracemalloc
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,9 +23,8 @@ from negaware.objectives import OBJECTIVES
 from negaware.ranks import joined_ranks
 from negaware.rollout.ask import Asker
 from negaware.rollout.collect import Collector
-from negaware.rollout.engine import SamplingParams
+from negaware.rollout.engine import Engine, Request, SamplingParams
 from negaware.rollout.options import RolloutOptions
-from negaware.rollout.sampling import completion_seed
 from negaware.tasks.task import Task
 from negaware.training.options import TrainingOptions
 from negaware.training.step import LossSettings, Trainer
@@ -34,34 +33,34 @@ from negaware.types import Completion, Problem, Verdict
 QUESTIONS, ANSWERS, TOKENS, PROMPT, VOCABULARY = 64, 16, 1_000_000, 150, 150_000
 
 
-class MadeUpEngine:
+class MadeUpEngine(Engine):
     """Answers of 1 to 1,952 tokens, 976 on average, by their seed; it keeps the time that making them up takes."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self.requests: list[Request] = []
 
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        num_completions: int,
-        params: SamplingParams,
-        seed: int,
-        on_progress: Callable[[int], None] | None,
-        indices: Sequence[int],
-    ) -> list[tuple[Completion, ...]]:
-        start = time.perf_counter()
-        groups = [
-            tuple(self._completion(completion_seed(seed, index, k), params) for k in range(num_completions))
-            for index in indices
-        ]
+    def submit(self, request: Request) -> None:
+        self.requests.append(request)
+
+    def step(self) -> int:
+        start, num_tokens = time.perf_counter(), 0
+        for request in self.requests:
+            request.finished.extend(self._completion(draft.seed, request.params) for draft in request.drafts)
+            request.drafts.clear()
+            num_tokens += sum(done.num_tokens for done in request.finished)
+        self.requests = []
         self.seconds += time.perf_counter() - start
-        return groups
+        return num_tokens
 
     def _completion(self, seed: int, params: SamplingParams) -> Completion:
         choose = np.random.default_rng(seed)
         length = choose.integers(1, params.max_new_tokens, endpoint=True)
         token_ids = choose.integers(0, VOCABULARY, length, np.int32)
         return Completion.drawn(token_ids, -choose.random(length, np.float32), "stop", 0, seed)
+
+    def withdraw(self, requests: Collection[Request] | None = None) -> list[Request]:
+        return []
 
     def load_weights(self, named_weights: Iterable[Any], version: int) -> None: ...
 

@@ -33,11 +33,11 @@ class EveryThird:
 
 
 class RecordingEngine(LocalEngine):
-    """Keeps the prompts of each call."""
+    """Keeps the prompts that it was asked in each call."""
 
-    def generate(self, prompts: Any, *arguments: Any, **options: Any) -> Any:
-        self.__dict__.setdefault("calls", []).append(prompts)
-        return super().generate(prompts, *arguments, **options)
+    def run(self, requests: Any, *arguments: Any, **options: Any) -> Any:
+        self.__dict__.setdefault("calls", []).append([request.prompt for request in requests])
+        return super().run(requests, *arguments, **options)
 
 
 def collector(engine: Any, verifier: Any, options: RolloutOptions, ranks: Ranks) -> Collector:

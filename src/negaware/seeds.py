@@ -29,6 +29,16 @@ def evaluation_seed(seed: int) -> int:
     return _seed(seed, 0, -3)
 
 
+def completion_seed(seed: int, index: int, k: int) -> int:
+    """Of answer k to the question with this index, among all that are sampled from `seed`."""
+    return _hashed(f"{seed}/{index}/{k}")
+
+
 def _seed(seed: int, step: int, place: int) -> int:
-    """63 bits of a hash. Streams differ by `place`: it is 0 or more where calls of a step are counted."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}:{step}:{place}".encode(), digest_size=8).digest(), "little") >> 1
+    """Streams differ by `place`: it is 0 or more where calls of a step are counted."""
+    return _hashed(f"{seed}:{step}:{place}")
+
+
+def _hashed(place: str) -> int:
+    """63 bits of a hash."""
+    return int.from_bytes(hashlib.blake2b(place.encode(), digest_size=8).digest(), "little") >> 1

@@ -1,6 +1,6 @@
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -12,47 +12,25 @@ from negaware.evaluation.metrics import avg_at_k
 from negaware.rollout.ask import Asker
 from negaware.rollout.engine import SamplingParams
 from negaware.rollout.local import LocalEngine
+from negaware.seeds import completion_seed
 from negaware.tasks.task import Task
-from negaware.types import Completion, FinishReason, Message, Problem, Reason, Verdict
+from negaware.types import FinishReason, Message, Problem, Reason, Verdict
 from negaware.verifiers.math import MathVerifier
+from scripted import ScriptedEngine
 from tiny_models import llama
 
 PROBLEMS = tuple(Problem(f"p{n}", f"What is {n} + 1?", str(n + 1)) for n in range(3))
 PARAMS = SamplingParams(max_new_tokens=32)
 
 
-class ScriptedEngine:
+def engine_of(script: dict[str, list[str]]) -> ScriptedEngine:
     """Gives the answers it is told to, by question; tokens are a text's bytes. `|` at the end: cut off there."""
 
-    def __init__(self, script: dict[str, list[str]]) -> None:
-        self.script = script
-        self.asked: tuple[object, ...] = ()
+    def answers(prompt: Sequence[int], number: int) -> list[tuple[list[int], FinishReason]]:
+        texts = next(texts for question, texts in script.items() if question in decode(prompt))
+        return [(list(text.rstrip("|").encode()), "length" if text.endswith("|") else "stop") for text in texts]
 
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        num_completions: int,
-        params: SamplingParams,
-        seed: int,
-        on_progress: Callable[[int], None] | None = None,
-        indices: Sequence[int] | None = None,
-    ) -> list[tuple[Completion, ...]]:
-        self.asked = (params, seed)
-        groups = []
-        for prompt in prompts:
-            answers = next(texts for question, texts in self.script.items() if question in decode(prompt))
-            groups.append(tuple(self._completion(text, seed) for text in answers[:num_completions]))
-            if on_progress:
-                on_progress(sum(completion.num_tokens for completion in groups[-1]))
-        return groups
-
-    def load_weights(self, named_weights: Iterable[tuple[str, object]], version: int) -> None:
-        raise AssertionError("an evaluation changes no weights")
-
-    def _completion(self, text: str, seed: int) -> Completion:
-        tokens = tuple(text.rstrip("|").encode())
-        reason: FinishReason = "length" if text.endswith("|") else "stop"
-        return Completion.drawn(tokens, (0.0,) * len(tokens), reason, 0, seed)
+    return ScriptedEngine(answers)
 
 
 def encode(messages: list[Message]) -> list[int]:
@@ -86,9 +64,11 @@ def scripted_task(verifier: MathVerifier) -> Task:
 
 
 def test_answers_are_graded_problem_by_problem(verifier: MathVerifier) -> None:
-    engine = ScriptedEngine(SCRIPT)
+    engine = engine_of(SCRIPT)
     result = run(engine, scripted_task(verifier))
-    assert engine.asked == (PARAMS, 7)
+    seeds = [draft for index in range(3) for draft in (completion_seed(7, index, k) for k in range(4))]
+    assert {request.params for request in engine.asked} == {PARAMS}
+    assert engine.seeds == seeds
     assert [problem.id for problem in result.results] == ["p0", "p1", "p2"]
     assert [[answer.correct for answer in problem.answers] for problem in result.results] == [
         [True, False, True, False],
@@ -104,7 +84,7 @@ def test_answers_are_graded_problem_by_problem(verifier: MathVerifier) -> None:
 
 
 def test_figures_follow_from_the_answers(verifier: MathVerifier) -> None:
-    result = run(ScriptedEngine(SCRIPT), scripted_task(verifier))
+    result = run(engine_of(SCRIPT), scripted_task(verifier))
     assert result.avg_at_k == avg_at_k([2, 1, 3], 4)
     assert list(result.pass_at) == [1, 2, 4]
     assert result.pass_at[4].value == 1
@@ -115,7 +95,7 @@ def test_figures_follow_from_the_answers(verifier: MathVerifier) -> None:
 
 
 def test_one_greedy_answer_is_accuracy(verifier: MathVerifier) -> None:
-    result = run(ScriptedEngine(SCRIPT), scripted_task(verifier), num_completions=1)
+    result = run(engine_of(SCRIPT), scripted_task(verifier), num_completions=1)
     assert result.avg_at_k.value == result.maj_at_k.value == result.pass_at[1].value == pytest.approx(2 / 3)
     assert list(result.pass_at) == [1]
     assert [name for name in result.summary() if "_at_" in name] == ["avg_at_1"]  # one figure, shown once
@@ -124,7 +104,7 @@ def test_one_greedy_answer_is_accuracy(verifier: MathVerifier) -> None:
 def test_spellings_of_one_value_vote_together(verifier: MathVerifier) -> None:
     half = Problem("half", "What is 1 / 2?", "1/2")
     answers = [r"\boxed{3}", r"\boxed{1/2}", r"\boxed{0.5}", r"\boxed{3}", r"\boxed{\frac12}"]
-    result = run(ScriptedEngine({half.question: answers}), Task("toy", (half,), "{question}", verifier), 5)
+    result = run(engine_of({half.question: answers}), Task("toy", (half,), "{question}", verifier), 5)
     assert result.maj_at_k.value == 1
     assert list(result.pass_at) == [1, 2, 4, 5]
     assert result.pass_at[5].value == 1
@@ -141,7 +121,7 @@ class UndecidedVerifier:
 
 
 def test_unverifiable_answers_are_counted_wrong_and_have_no_vote() -> None:
-    result = run(ScriptedEngine(SCRIPT), Task("toy", PROBLEMS, "{question}", UndecidedVerifier()))
+    result = run(engine_of(SCRIPT), Task("toy", PROBLEMS, "{question}", UndecidedVerifier()))
     assert result.num_unverifiable == 12
     assert result.avg_at_k.value == result.maj_at_k.value == 0
     assert all(answer.vote().value is None for answer in result.answers)
@@ -167,7 +147,7 @@ class FailingVerifier(UndecidedVerifier):
     [(["wrong"], True), (["wrong"] * 12, True), ([], False), (["no_answer"] * 5, False), (["no_answer"] * 6, True)],
 )
 def test_an_evaluation_that_nobody_judged_says_so(reasons: list[Reason], is_judged: bool) -> None:
-    result = run(ScriptedEngine(SCRIPT), Task("toy", PROBLEMS, "{question}", FailingVerifier(reasons)))
+    result = run(engine_of(SCRIPT), Task("toy", PROBLEMS, "{question}", FailingVerifier(reasons)))
     num_failed = 12 - len(reasons)
     said = f"{num_failed} of 12 answers can't be judged and count as wrong; the first: KeyError: 'x'"
     assert result.unjudged == (said if num_failed else None)
@@ -178,12 +158,12 @@ def test_an_evaluation_that_nobody_judged_says_so(reasons: list[Reason], is_judg
 def test_progress_is_the_number_of_tokens(verifier: MathVerifier) -> None:
     told: list[int] = []
     task = scripted_task(verifier)
-    result = evaluate(Asker(ScriptedEngine(SCRIPT), encode, decode), task, PARAMS, 4, 7, told.append)
+    result = evaluate(Asker(engine_of(SCRIPT), encode, decode), task, PARAMS, 4, 7, told.append)
     assert sum(told) == sum(answer.num_tokens for answer in result.answers)
 
 
 def test_results_are_kept_as_json_lines(verifier: MathVerifier, tmp_path: Path) -> None:
-    result = run(ScriptedEngine(SCRIPT), scripted_task(verifier))
+    result = run(engine_of(SCRIPT), scripted_task(verifier))
     path = tmp_path / "evaluations" / "toy.jsonl"
     write_results(result, path)
     write_results(result, path)
@@ -203,7 +183,7 @@ def test_results_are_kept_as_json_lines(verifier: MathVerifier, tmp_path: Path) 
 
 
 def test_the_summary_is_ready_for_json(verifier: MathVerifier) -> None:
-    summary = json.loads(json.dumps(run(ScriptedEngine(SCRIPT), scripted_task(verifier)).summary()))
+    summary = json.loads(json.dumps(run(engine_of(SCRIPT), scripted_task(verifier)).summary()))
     assert summary["avg_at_4"]["value"] == summary["pass_at_1"]["value"] == 0.5
     assert set(summary["maj_at_4"]) == {"value", "low", "high", "num_problems", "num_questions"}
     assert summary["reasons"] == {"correct": 6, "wrong": 5, "no_answer": 1}
@@ -211,7 +191,7 @@ def test_the_summary_is_ready_for_json(verifier: MathVerifier) -> None:
 
 def test_an_empty_task_is_refused(verifier: MathVerifier) -> None:
     with pytest.raises(ValueError, match="at least one problem"):
-        run(ScriptedEngine(SCRIPT), Task("toy", (), "{question}", verifier))
+        run(engine_of(SCRIPT), Task("toy", (), "{question}", verifier))
 
 
 def test_a_prompt_without_room_is_not_asked_and_counts_as_wrong(verifier: MathVerifier) -> None:

@@ -7,13 +7,14 @@ import copy
 import math
 import random
 from collections import Counter
+from collections.abc import Iterable, Iterator
 
 import pytest
 import torch
 from transformers import PreTrainedModel
 
 from negaware.objectives import OBJECTIVES
-from negaware.rollout.engine import Engine, SamplingParams
+from negaware.rollout.engine import Draft, Engine, Request, SamplingParams
 from negaware.training.options import TrainingOptions
 from negaware.training.pack import Answer, collate
 from negaware.training.step import LossSettings, Trainer
@@ -75,6 +76,9 @@ def model(request: pytest.FixtureRequest) -> PreTrainedModel:
 
 class EngineConformance:
     """The suite. Subclasses are collected by pytest."""
+
+    LONG = 20
+    """Tokens of an answer that is still under way after five steps; where sampling goes on by itself, after seconds."""
 
     def make_engine(self, model: PreTrainedModel, max_sequences: int = MAX_SEQUENCES) -> Engine:
         """The engine under test."""
@@ -167,9 +171,12 @@ class EngineConformance:
         prompts = random_prompts(12, (3, 8, 5))
         whole = self.make_engine(model).generate(prompts, 2, params, seed=4)
         for share in ([0, 2], [1]):
-            found = self.make_engine(model).generate([prompts[i] for i in share], 2, params, seed=4, indices=share)
-            assert _tokens(found) == _tokens([whole[i] for i in share])
-            assert [c.seed for g in found for c in g] == [c.seed for i in share for c in whole[i]]
+            requests = [asked(prompts, whole, params)[i] for i in share]
+            found = {done.seed: done for step in self.make_engine(model).run(requests) for done in step}
+            assert found.keys() == {done.seed for i in share for done in whole[i]}
+            assert _tokens([tuple(found[done.seed] for done in whole[i]) for i in share]) == _tokens(
+                [whole[i] for i in share]
+            )
 
     @pytest.mark.parametrize("lengths", [(2,) * 14, (40, 1, 1, 1, 25, 1, 60), (1, 1, 1, 1, 1, 1, 120)])
     def test_stop_and_length(self, model, lengths):
@@ -206,11 +213,7 @@ class EngineConformance:
         assert all(completion.num_tokens == 1 for group in groups for completion in group)
 
     def test_swapped_weights_are_the_ones_sampled_from(self, model):
-        other = copy.deepcopy(model)
-        torch.manual_seed(5)
-        with torch.no_grad():
-            for weight in other.parameters():
-                weight.add_(torch.randn_like(weight) * 0.2)
+        other = perturbed(model)
         prompts, params = random_prompts(10, (5, 3)), SamplingParams(10, temperature=0.0)
         engine = self.make_engine(model)
         before = engine.generate(prompts, 1, params, seed=0)
@@ -244,6 +247,130 @@ class EngineConformance:
         groups = engine.generate(prompts, 2, params, 1, told.append)
         assert sum(told) == sum(completion.num_tokens for group in groups for completion in group)
         assert _tokens(groups) == _tokens(self.make_engine(model).generate(prompts, 2, params, 1))
+
+    def test_a_request_submitted_while_others_run(self, model):
+        """Its prompt is longer than theirs, there are more rows than before, and the answers are the same."""
+        params, lengths = SamplingParams(self.LONG, temperature=2.0, stop_token_ids=(9, 10)), (4, 6, 33, 2)
+        prompts = random_prompts(15, lengths)
+        expected = self.make_engine(model).generate(prompts, 2, params, seed=6)
+        requests, engine = asked(prompts, expected, params), self.make_engine(model)
+        for request in requests:
+            engine.submit(request)
+            for _ in range(3):
+                engine.step()
+        finish(engine, requests)
+        assert engine.step() == 0
+        assert _by_seed(done for request in requests for done in request.take()) == _by_seed(
+            done for group in expected for done in group
+        )
+        assert not any(request.finished for request in requests)
+
+    def test_a_request_of_other_parameters_is_sampled_by_them(self):
+        model, (prompt,) = llama(1), random_prompts(16, (5,))
+        both = SamplingParams(8, temperature=0.0), SamplingParams(3)
+        expected = [self.make_engine(model).generate([prompt], 1, params, 0) for params in both]
+        requests = [asked([prompt], groups, params)[0] for groups, params in zip(expected, both, strict=True)]
+        engine = self.make_engine(model)
+        for request in requests:
+            engine.submit(request)
+            engine.step()
+        finish(engine, requests)
+        assert _tokens([tuple(request.take()) for request in requests]) == _tokens([group for (group,) in expected])
+
+    def test_what_is_withdrawn_goes_on_when_it_is_submitted_again(self, model):
+        params, prompts = SamplingParams(self.LONG), random_prompts(17, (4, 9, 2))
+        expected = self.make_engine(model).generate(prompts, 2, params, seed=3)
+        requests, engine = asked(prompts, expected, params), self.make_engine(model)
+        for request in requests:
+            engine.submit(request)
+        for _ in range(1 if engine.samples_alone else 5):
+            engine.step()
+        first, *others = requests
+        num_left = len(first.drafts)
+        assert engine.withdraw([first]) == ([first] if num_left else [])
+        assert engine.withdraw([first]) == []
+        finish(engine, others)
+        assert len(first.drafts) == num_left  # nothing more was drawn of it
+        begun = {draft.seed: list(draft.token_ids) for draft in first.drafts}
+        assert engine.samples_alone or all(begun.values())
+        for draft in first.drafts:
+            assert len(draft.token_ids) == len(draft.logprobs) == sum(span.num_tokens for span in draft.spans)
+        engine.submit(first)
+        finish(engine, [first])
+        assert engine.withdraw() == []
+        found = _by_seed(done for request in others for done in request.finished)
+        assert found == _by_seed(done for group in expected[1:] for done in group)
+        for done in first.finished:
+            before = begun.get(done.seed, [])
+            assert done.token_ids.tolist()[: len(before)] == before
+            assert (done.num_tokens, done.versions.tolist()) == (self.LONG, [0] * self.LONG)
+        assert_logprobs_are_the_models(model, prompts, [tuple(request.take()) for request in requests])
+
+    def test_weights_change_while_requests_run(self, model):
+        """Each token's version and log-probability are those of the weights that drew it."""
+        other = perturbed(model)
+        params = SamplingParams(self.LONG), SamplingParams(3)
+        prompts = random_prompts(18, (5, 12, 3))
+        engine = self.make_engine(copy.deepcopy(model))
+        requests = [
+            Request(prompt, params[number == 0 and engine.samples_alone], [Draft(2 * number), Draft(2 * number + 1)])
+            for number, prompt in enumerate(prompts)
+        ]
+        for request in requests:
+            engine.submit(request)
+        for _ in range(1 if engine.samples_alone else 5):  # what samples alone is waited for until an answer ends
+            engine.step()
+        engine.load_weights(((name, weight.clone()) for name, weight in other.named_parameters()), version=9)
+        finish(engine, requests)
+        done = [(prompt, each) for prompt, request in zip(prompts, requests, strict=True) for each in request.take()]
+        assert len(done) == 6
+        assert {span.version for _, completion in done for span in completion.spans} == {0, 9}
+        assert any(len(completion.spans) == 2 for _, completion in done)
+        for version, weights in ((0, model), (9, other)):
+            spans = [each for prompt, completion in done for each in spans_of(version, prompt, completion)]
+            exact = exact_logprobs(weights, [(before, tokens) for before, tokens, _ in spans])
+            exact.assert_near([logprob for _, _, logprobs in spans for logprob in logprobs])
+
+
+def perturbed(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy with other weights."""
+    other = copy.deepcopy(model)
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.add_(torch.randn_like(weight) * 0.2)
+    return other
+
+
+def asked(prompts: list[list[int]], groups: list[tuple[Completion, ...]], params: SamplingParams) -> list[Request]:
+    """Requests for these very completions, by their seeds."""
+    return [
+        Request(prompt, params, [Draft(completion.seed) for completion in group])
+        for prompt, group in zip(prompts, groups, strict=True)
+    ]
+
+
+def finish(engine: Engine, requests: list[Request]) -> None:
+    """Samples on until nothing is left to be drawn of these."""
+    while any(request.drafts for request in requests):
+        engine.step()
+
+
+def _by_seed(completions: Iterable[Completion]) -> dict[int, list[int]]:
+    return {completion.seed: completion.token_ids.tolist() for completion in completions}
+
+
+def spans_of(
+    version: int, prompt: list[int], completion: Completion
+) -> Iterator[tuple[list[int], list[int], list[float]]]:
+    """What this version drew: all that stood before, the tokens, and their log-probabilities."""
+    tokens, logprobs, start = completion.token_ids.tolist(), completion.logprobs.tolist(), 0
+    for span in completion.spans:
+        end = start + span.num_tokens
+        if span.version == version:
+            yield [*prompt, *tokens[:start]], tokens[start:end], logprobs[start:end]
+        start = end
+    assert start == len(tokens) == len(logprobs)
 
 
 def _tokens(groups: list[tuple[Completion, ...]]) -> list[list[tuple[int, ...]]]:

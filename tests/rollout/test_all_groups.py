@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from test_collect import K, ScriptedEngine, asker, every, make_collector, mixed
+from test_collect import K, asker, every, make_collector, mixed, scripted
 
 from negaware.ranks import ALONE
 from negaware.rollout.collect import CollectorState, NothingToLearnError
@@ -13,7 +13,6 @@ from negaware.rollout.records import answer_records, groups_from_json, groups_to
 from negaware.tasks.load import load_task
 from negaware.tasks.options import ArithmeticOptions
 from negaware.tasks.task import Task
-from negaware.types import Completion
 
 LENGTHS = (10, 22, 25, 30)  # of at most 30 tokens, the last 10 of which cost
 
@@ -30,7 +29,7 @@ def test_without_a_filter_all_that_is_asked_is_trained_on(task):
     rollout = collector.next_rollout(1)
     assert rollout.groups == rollout.sampled
     assert [group.pass_rate for group in rollout.groups] == [0.5, 1.0, 1.0, 0.5]
-    assert collector.asker.engine.calls[0][0] == collector.state.position == 4  # none is asked in place of the others
+    assert collector.asker.engine.calls[0] == collector.state.position == 4  # none is asked in place of the others
     figures = ("num_groups", "informative_share", "num_uninformative_groups", "all_right_share", "num_surplus_groups")
     assert [rollout.metrics[f"rollout/{name}"] for name in figures] == [4, 0.5, 2, 0.5, 0]
     assert rollout.shortcomings(4) == []
@@ -77,24 +76,16 @@ def test_what_one_objective_learns_nothing_from_another_does(task):
     assert collector.next_rollout(3).teaches
 
 
-class LongEngine(ScriptedEngine):
-    """The same answers, each drawn out to its length by spaces."""
-
-    def generate(self, *arguments, **rest):
-        return [
-            tuple(
-                Completion.drawn(
-                    [*done.token_ids, *[32] * (length - done.num_tokens)], (), done.finish_reason, 3, done.seed
-                )
-                for done, length in zip(group, LENGTHS, strict=True)
-            )
-            for group in super().generate(*arguments, **rest)
-        ]
-
-
 def long_collector(task, script, **options):
+    """The same answers, each drawn out to its length by spaces."""
     collector = make_collector(task, script, overlong_buffer=10, **options)
-    collector.asker = asker(LongEngine(script))
+    engine = scripted(script)
+    answers = engine.answers
+    engine.answers = lambda prompt, number: [
+        (tokens + [32] * (length - len(tokens)), ended)
+        for (tokens, ended), length in zip(answers(prompt, number), LENGTHS, strict=True)
+    ]
+    collector.asker = asker(engine)
     return collector
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
+from scripted import ScriptedEngine
 
 from negaware.rollout.ask import Asker
 from negaware.rollout.collect import Collector, CollectorState, NothingToLearnError
@@ -14,7 +15,7 @@ from negaware.rollout.options import RolloutOptions
 from negaware.tasks.load import load_task
 from negaware.tasks.options import ArithmeticOptions
 from negaware.tasks.task import Task
-from negaware.types import Completion, FinishReason, Problem
+from negaware.types import FinishReason, Problem
 from negaware.verifiers.function import FunctionVerifier
 
 NUM_PROBLEMS = 20
@@ -23,34 +24,25 @@ K = 4
 Script = Callable[[str, int], list[tuple[bool, FinishReason]]]
 
 
-class ScriptedEngine:
-    """Answers questions as a script says; tokens are the text's characters."""
+def scripted(script: Script) -> ScriptedEngine:
+    """Answers questions as the script says; tokens are the text's characters."""
 
-    def __init__(self, script: Script) -> None:
-        self.script = script
-        self.asked: list[str] = []
-        self.calls: list[tuple[int, int]] = []  # (questions, seed)
+    def answers(prompt, number):
+        value = eval(re.sub("[^0-9+*-]", "", question_of(prompt)))
+        return [
+            (list(map(ord, f"It is {value if right else value + 1}.")), ended)
+            for right, ended in script(question_of(prompt), number)
+        ]
 
-    def generate(self, prompts, num_completions, params, seed, on_progress=None, indices=None):
-        self.calls.append((len(prompts), seed))
-        groups = []
-        for prompt in prompts:
-            question = "".join(map(chr, prompt)).split("?")[0]
-            value = eval(re.sub("[^0-9+*-]", "", question))
-            script = self.script(question, len(self.asked))[:num_completions]
-            self.asked.append(question)
-            groups.append(
-                tuple(
-                    Completion.drawn(tuple(map(ord, f"It is {value if right else value + 1}.")), (), ended, 3, seed)
-                    for right, ended in script
-                )
-            )
-        if on_progress:
-            on_progress(sum(completion.num_tokens for group in groups for completion in group))
-        return groups
+    return ScriptedEngine(answers)
 
-    def load_weights(self, named_weights, version):
-        raise AssertionError("the collector loads no weights")
+
+def question_of(prompt) -> str:
+    return "".join(map(chr, prompt)).split("?")[0]
+
+
+def asked_of(collector: Collector) -> list[str]:
+    return [question_of(request.prompt) for request in collector.asker.engine.asked]
 
 
 def mixed(question: str, index: int) -> list[tuple[bool, FinishReason]]:
@@ -81,7 +73,7 @@ def asker(engine) -> Asker:
 def make_collector(task: Task, script: Script, seed: int = 0, max_tokens: int = 1000, **options: int) -> Collector:
     rollout = RolloutOptions(**{"questions": 4, "completions": K, "max_new_tokens": 30} | options)
     return Collector(
-        asker(ScriptedEngine(script)),
+        asker(scripted(script)),
         task,
         SamplingParams(30, max_tokens=max_tokens),
         rollout,
@@ -94,6 +86,10 @@ def patchy(question: str, index: int) -> list[tuple[bool, FinishReason]]:
     return mixed(question, index) if index % 9 > 2 else [(True, "stop")] * K
 
 
+def seeds_of(groups) -> set[int]:
+    return {done.seed for group in groups for done in group.completions}
+
+
 def ids(groups) -> list[str]:
     return [group.problem.id for group in groups]
 
@@ -103,7 +99,7 @@ def test_a_full_batch_of_graded_groups(task):
     told: list[int] = []
     rollout = collector.next_rollout(1, told.append)
     assert len(rollout.groups) == 4
-    assert collector.asker.engine.calls[0][0] == len(rollout.sampled) == 4
+    assert collector.asker.engine.calls[0] == len(rollout.sampled) == 4
     for group in rollout.groups:
         assert [verdict.correct for verdict in group.verdicts] == [True, False, False, True]
         assert [verdict.reason for verdict in group.verdicts] == ["correct", "wrong", "wrong", "correct"]
@@ -122,8 +118,8 @@ def test_sampling_goes_on_until_the_batch_is_full(task):
     assert all(0 < group.pass_rate < 1 for group in rollout.groups)
     assert rollout.metrics["rollout/num_groups_sampled"] == len(rollout.sampled) > 9
     assert rollout.metrics["rollout/all_wrong_share"] == pytest.approx(1 - rollout.metrics["rollout/informative_share"])
-    assert len({seed for _, seed in collector.asker.engine.calls}) == len(collector.asker.engine.calls) > 1
-    assert max(number for number, _ in collector.asker.engine.calls) <= 4
+    assert len(seeds_of(rollout.sampled)) == K * len(rollout.sampled)
+    assert max(collector.asker.engine.calls) <= 4
 
 
 def test_surplus_is_carried_and_trained_next_and_nothing_is_lost(task):
@@ -142,7 +138,7 @@ def test_surplus_is_carried_and_trained_next_and_nothing_is_lost(task):
     left = [id(group) for group in collector.state.surplus]
     assert num_carried > 2
     assert sampled == trained + left  # first sampled, first trained; each once
-    assert collector.state.position == len(collector.asker.engine.asked)
+    assert collector.state.position == len(asked_of(collector))
 
 
 def test_the_search_is_bounded(task):
@@ -157,14 +153,14 @@ def test_every_epoch_asks_each_question_once_in_an_order_of_its_own(task):
     collector = make_collector(task, mixed)
     for step in range(15):
         collector.next_rollout(step)
-    asked = collector.asker.engine.asked
+    asked = asked_of(collector)
     epochs = [asked[first : first + NUM_PROBLEMS] for first in range(0, 60, NUM_PROBLEMS)]
     assert all(Counter(epoch) == Counter(epochs[0]) for epoch in epochs)
     assert all(len(set(epoch)) == NUM_PROBLEMS for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
     other = make_collector(task, mixed, seed=1)
     other.next_rollout(0)
-    assert other.asker.engine.asked != asked[:4]
+    assert asked_of(other) != asked[:4]
 
 
 def test_resumed_from_its_state_it_does_the_same(task):
@@ -176,14 +172,15 @@ def test_resumed_from_its_state_it_does_the_same(task):
     for step in range(1, 13):
         if step == 6:
             state = CollectorState(straight.state.position, list(straight.state.surplus))
-            calls_before = len(straight.asker.engine.calls)
-        expected.append(ids(straight.next_rollout(step).groups))
+        expected.append(straight.next_rollout(step))
     assert state.surplus, "this scenario should carry groups over the interruption"
-    assert len({seed for _, seed in straight.asker.engine.calls}) == len(straight.asker.engine.calls)
+    sampled = [group for rollout in expected for group in rollout.sampled]
+    assert len(seeds_of(sampled)) == K * len(sampled)
     resumed = make_collector(task, script)
     resumed.state = state
-    assert [ids(resumed.next_rollout(step).groups) for step in range(6, 13)] == expected[5:]
-    assert resumed.asker.engine.calls == straight.asker.engine.calls[calls_before:]
+    found = [resumed.next_rollout(step) for step in range(6, 13)]
+    assert [ids(rollout.groups) for rollout in found] == [ids(rollout.groups) for rollout in expected[5:]]
+    assert [seeds_of(rollout.sampled) for rollout in found] == [seeds_of(each.sampled) for each in expected[5:]]
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def server():
 
 @pytest.fixture
 def engine(server, tmp_path):
-    engine = VLLMServerEngine(server.url, tmp_path, VOCABULARY, False, 4)
+    engine = VLLMServerEngine((server.url,), tmp_path, VOCABULARY, False, 4)
     engine.load_weights(WEIGHTS.named_parameters(), version=3)
     return engine
 
@@ -271,7 +271,9 @@ def test_no_thread_waits_on_after_a_failure(engine, server, monkeypatch):
 def test_no_reply_is_believed_unread(path, reply, server, tmp_path):
     server.otherwise[path] = lambda handler: handler.send(reply)
     with pytest.raises(ValueError, match=rf"^The vLLM server {server.url} answered {path} with what can't be right: "):
-        VLLMServerEngine(server.url, tmp_path, VOCABULARY, False, 4).load_weights(WEIGHTS.named_parameters(), version=1)
+        VLLMServerEngine((server.url,), tmp_path, VOCABULARY, False, 4).load_weights(
+            WEIGHTS.named_parameters(), version=1
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -281,7 +283,9 @@ def test_no_reply_is_waited_for_without_end(path, way, server, tmp_path, monkeyp
     monkeypatch.setattr(server_connection, "CALL_SECONDS", 0.3)
     server.otherwise[path] = way
     with pytest.raises(ValueError, match=rf"^The vLLM server {server.url} has given no answer for 0.3 seconds"):
-        VLLMServerEngine(server.url, tmp_path, VOCABULARY, False, 4).load_weights(WEIGHTS.named_parameters(), version=1)
+        VLLMServerEngine((server.url,), tmp_path, VOCABULARY, False, 4).load_weights(
+            WEIGHTS.named_parameters(), version=1
+        )
 
 
 @pytest.mark.parametrize(
@@ -307,7 +311,9 @@ def test_no_reply_is_waited_for_without_end(path, way, server, tmp_path, monkeyp
 def test_a_reply_with_another_value(path, reply, said, server, tmp_path):
     server.otherwise[path] = lambda handler: handler.send(json.dumps(reply))
     with pytest.raises(ValueError, match=said):
-        VLLMServerEngine(server.url, tmp_path, VOCABULARY, False, 4).load_weights(WEIGHTS.named_parameters(), version=1)
+        VLLMServerEngine((server.url,), tmp_path, VOCABULARY, False, 4).load_weights(
+            WEIGHTS.named_parameters(), version=1
+        )
 
 
 def test_weights_that_a_killed_run_left_are_deleted_and_nothing_else(engine, tmp_path):
@@ -322,7 +328,7 @@ def test_what_failed_first_is_told_and_the_server_goes_on(server, tmp_path):
     """It is resumed after a hand-over that failed, for other clients; that this fails too is not the news."""
     for path in ("/collective_rpc", "/resume"):
         server.otherwise[path] = lambda handler: handler.send('{"error": {"message": "size mismatch"}}', 500)
-    engine = VLLMServerEngine(server.url, tmp_path, VOCABULARY, False, 4)
+    engine = VLLMServerEngine((server.url,), tmp_path, VOCABULARY, False, 4)
     with pytest.raises(
         ValueError, match=r"can't load the weights in .* \(size mismatch\); see that it serves the run's"
     ):
@@ -333,7 +339,7 @@ def test_what_failed_first_is_told_and_the_server_goes_on(server, tmp_path):
 def test_the_api_key_is_sent_with_every_call(server, tmp_path, monkeypatch):
     monkeypatch.setenv("SAMPLER_KEY", "s3cret")
     key = read_api_key("SAMPLER_KEY")
-    engine = VLLMServerEngine(server.url, tmp_path, VOCABULARY, False, 4, api_key=key)
+    engine = VLLMServerEngine((server.url,), tmp_path, VOCABULARY, False, 4, api_key=key)
     engine.load_weights(WEIGHTS.named_parameters(), version=1)
     engine.generate([[1]], 1, PARAMS, 0)
     assert {path for path, _ in server.seen} == {*JSON_OF, "/update_weight_version", GENERATE}

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from negaware.rollout.engine import SamplingParams
-from negaware.rollout.sampling import completion_seed, completion_uniforms, restrict, sample_tokens
+from negaware.rollout.sampling import completion_uniforms, restrict, sample_tokens
+from negaware.seeds import completion_seed
 from rounding import assert_within, gamma
 
 PLAIN = SamplingParams(max_new_tokens=1)

@@ -66,7 +66,8 @@ class Parts:
             self.policy = load_policy(name, torch.float32 if lora is None else self.dtype, device, lora)
         else:
             self.policy, sharded = load_sharded_policy(name, ranks, device, self.dtype, training.offload == "cpu", lora)
-        self.engine = make_engine(rollout, self.policy, name, self.dtype, device, folder, ranks)
+        self.engine = make_engine(rollout, self.policy, name, self.dtype, device, folder, ranks, note)
+        stack.callback(self.engine.withdraw)  # nothing goes on being sampled for a run that has ended
         codec = self.policy.codec
         self.asker = Asker(self.engine, codec.encode, codec.decode, ranks, rollout.ranks_per_engine)
         self.collector = Collector(

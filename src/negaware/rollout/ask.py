@@ -6,11 +6,13 @@ verdicts are; the first rank, which writes them, gets the texts too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from negaware.ranks import ALONE, Ranks
-from negaware.rollout.engine import Engine, SamplingParams
+from negaware.rollout.engine import Draft, Engine, Request, SamplingParams
+from negaware.rollout.marking import Marking, group_of
+from negaware.seeds import completion_seed
 from negaware.tasks.task import Task
 from negaware.types import Completion, Group, Message, Problem
 
@@ -45,39 +47,33 @@ class Asker:
     ) -> list[Group]:
         """One group for each problem and its prompt. Every rank has them all, with the tokens of its share alone.
 
-        `on_progress` and `indices` are `Engine.generate`'s.
+        `on_progress` is told the number of tokens sampled since it was last called. `indices` are the questions' places
+        in a whole call of which these are a part: their answers are then those of the whole call.
         """
         num_engines = self.ranks.size // self.ranks_per_engine
         engine, member = divmod(self.ranks.rank, self.ranks_per_engine)
-        asked, kept = slice(engine, None, num_engines), slice(member, None, self.ranks_per_engine)
-        places = range(len(prompts))[asked]
         indices = indices or range(len(prompts))
-        sampled = self.engine.generate(prompts[asked], num_completions, params, seed, on_progress, indices[asked])
-        groups = self._judged(task, problems, prompts, dict(zip(places[kept], sampled[kept], strict=True)))
+        asked = {
+            place: Request(
+                prompts[place],
+                params,
+                [Draft(completion_seed(seed, indices[place], k)) for k in range(num_completions)],
+            )
+            for place in range(len(prompts))[engine::num_engines]
+        }
+        kept = list(asked)[member :: self.ranks_per_engine]
+        seeds = {place: [draft.seed for draft in asked[place].drafts] for place in kept}
+        problem_of = {own: problems[place] for place in kept for own in seeds[place]}
+        with Marking(task, self.decode) as marking:
+            for done in self.engine.run(list(asked.values()), on_progress):
+                marking.add((problem_of[each.seed], each) for each in done if each.seed in problem_of)
+            groups = {place: group_of(problems[place], prompts[place], marking.take(seeds[place])) for place in kept}
         if self.ranks.size > 1:
             self._hear_of_others(groups, problems, prompts)
             if on_progress:
-                others = (done for place in groups.keys() - set(places) for done in groups[place].completions)
+                others = (done for place in groups.keys() - asked.keys() for done in groups[place].completions)
                 on_progress(sum(done.num_tokens for done in others))
         return [groups[place] for place in range(len(prompts))]
-
-    def _judged(
-        self,
-        task: Task,
-        problems: Sequence[Problem],
-        prompts: Sequence[tuple[int, ...]],
-        sampled: Mapping[int, tuple[Completion, ...]],
-    ) -> dict[int, Group]:
-        """The groups of these completions, by place."""
-        completions = [done for group in sampled.values() for done in group]
-        texts = [self.decode(done.token_ids.tolist()) for done in completions]
-        owners = [problems[place] for place, group in sampled.items() for _ in group]
-        judged = iter(zip(texts, task.grade(texts, owners, [done.finish_reason for done in completions]), strict=True))
-        groups = {}
-        for place, group in sampled.items():
-            own_texts, verdicts = zip(*(next(judged) for _ in group), strict=True)
-            groups[place] = Group(problems[place], prompts[place], group, own_texts, verdicts)
-        return groups
 
     def _hear_of_others(
         self, groups: dict[int, Group], problems: Sequence[Problem], prompts: Sequence[tuple[int, ...]]

@@ -7,6 +7,7 @@ Hkv of them with keys and values.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -31,9 +32,18 @@ class RowDecoder:
         self.rows: list[Row] = []
         self.num_prompts = 0
         self.max_rows, self.longest_prompt = max_rows, longest_prompt
-        self.max_columns = max_new_tokens - 1  # an answer's last token is never read
+        # An answer's last token is never read.
+        self.width = max(1, min(max_new_tokens - 1, COLUMN_BLOCK))
         self.prompt_states = self._buffers(0, longest_prompt)
         self.own_states: list[Buffers] = []
+
+    def make_room(self, max_rows: int, longest_prompt: int) -> None:
+        """Makes room for more rows, or longer prompts, beside what is there."""
+        self.max_rows, self.longest_prompt = max_rows, longest_prompt
+        self.prompt_states = self._moved(
+            self.prompt_states, self._buffers(self.prompt_states[0].shape[1], longest_prompt)
+        )
+        self.own_states = [self._moved(block, self._buffers(max_rows, self.width)) for block in self.own_states]
 
     def add_prompts(self, prompts: Sequence[Sequence[int]], num_completions: int) -> Tensor:
         """Prefills prompts, once each, and appends their completions' rows; each prompt's last hidden state [p, D]."""
@@ -56,11 +66,32 @@ class RowDecoder:
         self.rows += [Row(first + index, n) for index, n in enumerate(lengths) for _ in range(num_completions)]
         return hidden[torch.arange(len(prompts)), torch.tensor(lengths) - 1]
 
+    def add_begun(self, prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> None:
+        """Appends a row for each answer that has begun, with the keys and values of its prompt and its tokens."""
+        lengths, start, place = [len(answer) for answer in answers], len(prompt), len(self.rows)
+        tokens = torch.tensor([*prompt, *chain.from_iterable(answers)])
+        positions = torch.cat([torch.arange(start), *(torch.arange(start, start + length) for length in lengths)])
+        self._make_room_for_prompts(self.num_prompts + 1)
+        self._make_room_for_tokens(max(lengths))
+        within = self.decoder.attention_within(SharedRows(len(tokens), [start], [lengths]))
+
+        def attend(layer: int, states: Tensor) -> Tensor:
+            keys_and_values = states[:, -2 * self.decoder.num_key_heads :].transpose(0, 1).chunk(2)
+            for part, of_layer in enumerate(keys_and_values):
+                of_prompt, *of_answers = of_layer.split([start, *lengths], dim=1)
+                self.prompt_states[part][layer, self.num_prompts, :, :start] = of_prompt
+                for row, of_answer in enumerate(of_answers, place):
+                    for block, columns in zip(self.own_states, of_answer.split(self.width, dim=1), strict=False):
+                        block[part][layer, row, :, : columns.shape[1]] = columns
+            return within(layer, states)
+
+        self.decoder(tokens, positions, attend)
+        self.rows += [Row(self.num_prompts, start, length) for length in lengths]
+        self.num_prompts += 1
+
     def decode(self, tokens: Tensor) -> Tensor:
         """Appends a token [n] to every row; the last hidden states [n, D]."""
-        width = min(self.max_columns, COLUMN_BLOCK)
-        if max(row.length for row in self.rows) == width * len(self.own_states):
-            self.own_states.append(self._buffers(self.max_rows, width))
+        self._make_room_for_tokens(max(row.length for row in self.rows) + 1)
         attend = decode_attention(self.decoder, self.rows, self.prompt_states, self.own_states)
         positions = torch.tensor([row.prompt_length + row.length for row in self.rows])
         hidden = self.decoder(tokens, positions, attend)
@@ -73,7 +104,7 @@ class RowDecoder:
         removed, last = self.rows[index], self.rows.pop()
         if last is not removed:
             self.rows[index] = last
-            for block in self.own_states[: -(-last.length // COLUMN_BLOCK)]:
+            for block in self.own_states[: -(-last.length // self.width)]:
                 for states in block:
                     states[:, index] = states[:, len(self.rows)]
         if not any(row.prompt == removed.prompt for row in self.rows):
@@ -86,6 +117,10 @@ class RowDecoder:
         for row in self.rows:
             if row.prompt == self.num_prompts:
                 row.prompt = index
+
+    def _make_room_for_tokens(self, number: int) -> None:
+        while number > self.width * len(self.own_states):
+            self.own_states.append(self._buffers(self.max_rows, self.width))
 
     def _make_room_for_prompts(self, number: int) -> None:
         if number > self.prompt_states[0].shape[1]:
@@ -102,5 +137,5 @@ class RowDecoder:
     @staticmethod
     def _moved(old: Buffers, new: Buffers) -> Buffers:
         for source, target in zip(old, new, strict=True):
-            target[:, : source.shape[1]] = source
+            target[:, : source.shape[1], :, : source.shape[3]] = source
         return new

@@ -1,12 +1,20 @@
-"""What an engine is: token ids in, sampled token ids out. It knows neither texts nor verdicts."""
+"""What an engine is: questions in, as token ids, and sampled token ids out. It knows neither texts nor verdicts.
+
+It works on requests: they are submitted, sampled a little further with every step, and completions are taken from them
+as they finish, so that nobody waits for the longest.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from negaware.types import Completion
+import numpy as np
+
+from negaware.seeds import completion_seed
+from negaware.types import Completion, FinishReason, Span
 
 if TYPE_CHECKING:
     import torch
@@ -34,8 +42,103 @@ class SamplingParams:
         return max(0, min(self.max_new_tokens, self.max_tokens - prompt_tokens))
 
 
-class Engine(Protocol):
-    """Samples completions; every engine passes tests/rollout/conformance.py."""
+@dataclass(slots=True, eq=False)
+class Draft:
+    """A completion in the making: its seed, the tokens drawn so far, and which versions of the policy drew them."""
+
+    seed: int
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
+
+    def stamp(self, version: int) -> None:
+        """Says that this version drew every token since the last stamp."""
+        num_tokens = len(self.token_ids) - sum(span.num_tokens for span in self.spans)
+        if num_tokens and self.spans and self.spans[-1].version == version:
+            num_tokens += self.spans.pop().num_tokens
+        if num_tokens:
+            self.spans.append(Span(version, num_tokens))
+
+    def finished(self, finish_reason: FinishReason) -> Completion:
+        """The completion, once all its tokens are drawn and stamped."""
+        token_ids, logprobs = np.array(self.token_ids, np.int32), np.array(self.logprobs, np.float32)
+        return Completion(token_ids, logprobs, finish_reason, tuple(self.spans), self.seed)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """A question asked several times: a draft for each answer that is still to be finished, and what is finished.
+
+    Drafts may have begun when they are submitted: an engine goes on with them, with keys and values of its present
+    weights.
+    """
+
+    prompt: Sequence[int]
+    params: SamplingParams
+    drafts: list[Draft]
+    finished: list[Completion] = field(default_factory=list)
+
+    def finish(self, draft: Draft, finish_reason: FinishReason) -> None:
+        """Moves a draft whose last token is drawn and stamped to what is finished."""
+        self.drafts.remove(draft)
+        self.finished.append(draft.finished(finish_reason))
+
+    def take(self) -> list[Completion]:
+        """What was finished since this was last called."""
+        taken = list(self.finished)
+        self.finished.clear()
+        return taken
+
+
+class Engine(ABC):
+    """Samples completions; every engine passes tests/rollout/conformance.py.
+
+    A completion has at most `params.room(len(prompt))` tokens, which must be one or more. It depends on its prompt, its
+    seed and the weights, and on nothing that is sampled beside it.
+    """
+
+    samples_alone = False
+    """Whether sampling goes on between the steps, while the caller does something else."""
+
+    @abstractmethod
+    def submit(self, request: Request) -> None:
+        """Takes a request in, to be sampled in the steps to come."""
+
+    @abstractmethod
+    def step(self) -> int:
+        """Samples what is under way a little further; the number of tokens drawn, 0 if nothing is under way."""
+
+    @abstractmethod
+    def withdraw(self, requests: Collection[Request] | None = None) -> list[Request]:
+        """Stops those of these requests that are under way, or all, and returns them in the order they came in."""
+
+    @abstractmethod
+    def load_weights(self, named_weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+        """Samples from these weights from now on, and stamps tokens with `version`; what is under way goes on."""
+
+    @abstractmethod
+    def sleep(self) -> None:
+        """Gives back what memory it can until `load_weights` is next called; nothing may be under way."""
+
+    def run(
+        self, requests: Sequence[Request], on_progress: Callable[[int], None] | None = None
+    ) -> Iterator[list[Completion]]:
+        """Samples these to their end; of each step the completions that were finished, if any.
+
+        `on_progress` is told the number of tokens sampled since it was last called.
+        """
+        try:
+            for request in requests:
+                self.submit(request)
+            while any(request.drafts for request in requests):
+                num_tokens = self.step()
+                if on_progress:
+                    on_progress(num_tokens)
+                if finished := [completion for request in requests for completion in request.take()]:
+                    yield finished
+        except BaseException:  # an interrupt, say: the next call finds an engine with nothing of this to do
+            self.withdraw(requests)
+            raise
 
     def generate(
         self,
@@ -44,20 +147,12 @@ class Engine(Protocol):
         params: SamplingParams,
         seed: int,
         on_progress: Callable[[int], None] | None = None,
-        indices: Sequence[int] | None = None,
     ) -> list[tuple[Completion, ...]]:
-        """`num_completions` completions for each prompt, in order; the same seed gives the same tokens.
-
-        A completion to a prompt has at most `params.room(len(prompt))` tokens, which must be one or more.
-        `on_progress` is told the number of tokens sampled since it was last called. `indices` are the prompts' places
-        in a whole call of which these are a share: the share's completions are then those of the whole call.
-        """
-        ...
-
-    def load_weights(self, named_weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
-        """Samples from these weights from now on and stamps completions with `version`."""
-        ...
-
-    def sleep(self) -> None:
-        """Gives back what memory it can until `load_weights` is next called, which must be before `generate`."""
-        ...
+        """`num_completions` completions for each prompt, in order; the same seed gives the same tokens."""
+        requests = [
+            Request(prompt, params, [Draft(completion_seed(seed, index, k)) for k in range(num_completions)])
+            for index, prompt in enumerate(prompts)
+        ]
+        orders = [[draft.seed for draft in request.drafts] for request in requests]
+        done = {completion.seed: completion for step in self.run(requests, on_progress) for completion in step}
+        return [tuple(done[each] for each in order) for order in orders]

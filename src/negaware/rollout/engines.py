@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,12 +18,19 @@ from negaware.rollout.options import RolloutOptions, VLLMOptions, VLLMServerOpti
 
 
 def make_engine(
-    options: RolloutOptions, policy: Policy, model: str, dtype: torch.dtype, device: str, folder: Path, ranks: Ranks
+    options: RolloutOptions,
+    policy: Policy,
+    model: str,
+    dtype: torch.dtype,
+    device: str,
+    folder: Path,
+    ranks: Ranks,
+    note: Callable[[str], object] = lambda _: None,
 ) -> Engine:
     """The engine of a run in `folder` that trains `model` in `dtype`; of several ranks, this one's.
 
     An engine with weights of its own has those that the policy was loaded from, at best: hand over the policy's before
-    it samples. ValueError if the engine can't be had.
+    it samples. `note` is told a sentence for what the user should know. ValueError if the engine can't be had.
     """
     name, max_sequences = str(policy.model.name_or_path), options.max_sequences
     match options.engine:
@@ -43,13 +51,14 @@ def make_engine(
             text = policy.model.config.get_text_config(decoder=True)
             key = read_api_key(options.engine.api_key_env)
             return VLLMServerEngine(
-                options.engine.url.rstrip("/"),
+                options.engine.url,
                 shared,
                 int(text.vocab_size),
                 bool(text.tie_word_embeddings),
                 max_sequences,
                 ranks,
                 key,
+                note,
             )
         case _ if ranks.size == 1:  # the very model that is trained
             return LocalEngine(policy.model, max_sequences)

@@ -102,15 +102,13 @@ class GraphDecoder:
         """Empties all rows and makes room for `max_rows` of prompts and answers up to these lengths, and together at
         most `max_tokens` long.
 
-        On CUDA room is never added later: graphs would lose their buffers, and memory that lacks is missed at once.
-        Elsewhere columns are added as answers grow.
+        On CUDA columns are not added as answers grow: graphs would lose their buffers, and a lack of memory shows at
+        once. Elsewhere they are.
         """
         weights = [tensor.data_ptr() for tensor in chain(self.decoder.parameters(), self.decoder.buffers())]
         self.lengths = []
-        # An answer's last token is never read.
-        max_columns = longest_prompt + min(max_new_tokens - 1, COLUMN_BLOCK if self.grows else max_new_tokens)
-        if max_tokens is not None:
-            max_columns = min(max_columns, max_tokens)
+        self.max_new_tokens, self.max_tokens = max_new_tokens, max_tokens
+        max_columns = self._columns_for(longest_prompt)
         if weights != self.weights or max_rows > self.num_rows or max_columns > self.num_columns:
             self.weights = weights
             self.num_rows = bucket(max(max_rows, self.num_rows), ROW_BLOCK)
@@ -124,6 +122,23 @@ class GraphDecoder:
             self.stacks: dict[tuple[int, int], Tensor] = {}
         for stack in self.stacks.values():
             stack.zero_()  # a masked NaN of an earlier call times a weight of 0 would still be NaN
+
+    @torch.inference_mode()
+    def make_room(self, max_rows: int, longest_prompt: int) -> None:
+        """Makes room for more rows, or longer prompts, beside what is there. Graphs are captured anew."""
+        num_columns = max(self.num_columns, bucket(self._columns_for(longest_prompt), COLUMN_BLOCK))
+        self._resize(max(self.num_rows, bucket(max_rows, ROW_BLOCK)), num_columns)
+
+    def _columns_for(self, longest_prompt: int) -> int:
+        """Columns to begin with; an answer's last token is never read."""
+        block = COLUMN_BLOCK if self.grows else self.max_new_tokens
+        columns = longest_prompt + min(self.max_new_tokens - 1, block)
+        return columns if self.max_tokens is None else min(columns, self.max_tokens)
+
+    @torch.inference_mode()
+    def add_begun(self, prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> None:
+        """Appends a row for each answer that has begun, with the keys and values of its prompt and its tokens."""
+        self.add_prompts([[*prompt, *answer] for answer in answers], 1)
 
     @torch.inference_mode()
     def add_prompts(self, prompts: Sequence[Sequence[int]], num_completions: int) -> Tensor:
@@ -153,11 +168,13 @@ class GraphDecoder:
         `source_rows`: the prompt of each new row; `lengths`: the tokens of each prompt.
         """
         states = list(chain.from_iterable(prefilled))
-        if not self.stacks:
-            self._allocate(states)
         sources = source_rows.tolist()
         first, last, width = len(self.lengths), len(self.lengths) + len(sources), states[0].shape[-2]
         assert last <= self.num_rows
+        if width > self.num_columns:  # answers that have begun
+            self._resize(self.num_rows, bucket(width, COLUMN_BLOCK))
+        if not self.stacks:
+            self._allocate(states)
         padding = torch.tensor([width - lengths[source] for source in sources], device=source_rows.device)
         # What is read beyond a row's tokens is any of its columns: hidden until a token is written there.
         columns = (torch.arange(width, device=source_rows.device) + padding[:, None]).clamp(max=width - 1)
@@ -171,7 +188,7 @@ class GraphDecoder:
         num_rows = len(self.lengths)
         shape = bucket(num_rows, ROW_BLOCK), bucket(max(self.lengths) + 1, COLUMN_BLOCK)
         if shape[1] > self.num_columns:
-            self._add_columns(shape[1])
+            self._resize(self.num_rows, shape[1])
         # Rows not in use write to their column 0, whatever is there.
         self.positions[: shape[0]] = torch.tensor(self.lengths + [0] * (shape[0] - num_rows))
         self.tokens[:num_rows] = tokens
@@ -190,10 +207,15 @@ class GraphDecoder:
                 stack[:, index, :, :length] = stack[:, len(self.lengths), :, :length]
             self.lengths[index] = length
 
-    def _add_columns(self, number: int) -> None:
-        added = number - self.num_columns
-        self.stacks = {kind: functional.pad(stack, (0, 0, 0, added)) for kind, stack in self.stacks.items()}
-        self.num_columns, self.steps = number, {}  # the steps read the old buffers
+    def _resize(self, num_rows: int, num_columns: int) -> None:
+        """Longer buffers, with what they hold; the steps read the old ones and are forgotten."""
+        rows, columns = num_rows - self.num_rows, num_columns - self.num_columns
+        if not rows and not columns:
+            return
+        padding = (0, 0, 0, columns, 0, 0, 0, rows)
+        self.stacks = {kind: functional.pad(stack, padding) for kind, stack in self.stacks.items()}
+        self.tokens, self.positions = (functional.pad(each, (0, rows)) for each in (self.tokens, self.positions))
+        self.num_rows, self.num_columns, self.steps = num_rows, num_columns, {}
 
     def _allocate(self, states: list[Tensor]) -> None:
         """One stack of buffers for all layers of the same H and D, so that a row moves in one copy."""

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from negaware.rollout.engine import SamplingParams
-from negaware.validation import Options, named
+from negaware.validation import Options, listed, named
 
 
 class SamplingOptions(Options):
@@ -60,8 +60,8 @@ class VLLMServerOptions(Options):
     """A vLLM server on this machine or others, which is started apart (docs/sampling.md says how)."""
 
     name: Literal["vllm_server"] = "vllm_server"
-    url: str = Field(pattern=r"^https?://[^/]+/?$")
-    """Where it listens, such as http://node7:8000."""
+    url: Annotated[tuple[str, ...], BeforeValidator(listed)] = Field(min_length=1)
+    """Where it listens, such as http://node7:8000; or a list, of servers that share the requests."""
     shared_folder: Path | None = None
     """A folder that trainer and server both see, for handing over weights; by default `weights` in the run's folder."""
     api_key_env: str | None = Field(default=None, min_length=1)
@@ -69,15 +69,21 @@ class VLLMServerOptions(Options):
 
     @field_validator("url")
     @classmethod
-    def _can_be_called(cls, url: str) -> str:
-        try:
-            parts = urlsplit(url)
-            fits = parts.port != 0 and bool(parts.hostname) and url.isascii() and url.isprintable() and " " not in url
-        except ValueError:  # a port beyond 65535, a bracket left open
-            fits = False
-        if not fits or "@" in url:
-            raise ValueError(f"url is {url!r}; write http:// or https://, the host's name and its port, and no more")
-        return url
+    def _can_be_called(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        for url in urls:
+            try:
+                parts = urlsplit(url)
+                fits = parts.scheme in ("http", "https") and parts.path in ("", "/") and parts.port != 0
+                fits = fits and bool(parts.hostname) and url.isascii() and url.isprintable() and " " not in url
+            except ValueError:  # a port beyond 65535, a bracket left open
+                fits = False
+            if not fits or "@" in url or parts.query or parts.fragment:
+                raise ValueError(
+                    f"url is {url!r}; write http:// or https://, the host's name and its port, and no more"
+                )
+        if len({url.rstrip("/") for url in urls}) < len(urls):
+            raise ValueError(f"url names a server twice: {', '.join(urls)}; name each once")
+        return tuple(url.rstrip("/") for url in urls)
 
 
 EngineOptions = Annotated[

@@ -5,54 +5,57 @@ The local engine is tested against it. Nothing but tests should sample with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import Tensor, nn
 
-from negaware.rollout.engine import SamplingParams
-from negaware.rollout.sampling import completion_seed, completion_uniforms, sample_tokens
-from negaware.types import Completion
+from negaware.rollout.engine import Draft, Engine, Request
+from negaware.rollout.sampling import completion_uniforms, sample_tokens
 
 
-class ReferenceEngine:
+class ReferenceEngine(Engine):
     """Samples with any causal language model whose forward returns `.logits`."""
 
     def __init__(self, model: nn.Module, version: int = 0) -> None:
         self.model = model
         self.version = version
+        self.requests: list[Request] = []
 
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        num_completions: int,
-        params: SamplingParams,
-        seed: int,
-        on_progress: Callable[[int], None] | None = None,
-        indices: Sequence[int] | None = None,
-    ) -> list[tuple[Completion, ...]]:
-        """See `Engine.generate`."""
-        groups = []
-        for index, prompt in zip(indices or range(len(prompts)), prompts, strict=True):
-            seeds = [completion_seed(seed, index, k) for k in range(num_completions)]
-            groups.append(tuple(self._complete(list(prompt), params, s) for s in seeds))
-            if on_progress:
-                on_progress(sum(len(completion.token_ids) for completion in groups[-1]))
-        return groups
+    def submit(self, request: Request) -> None:
+        """See `Engine.submit`."""
+        self.requests.append(request)
 
     @torch.inference_mode()
-    def _complete(self, prompt: list[int], params: SamplingParams, seed: int) -> Completion:
-        token_ids: list[int] = []
-        logprobs: list[float] = []
-        for uniform in completion_uniforms(seed, params.max_new_tokens)[: params.room(len(prompt))]:
-            sequence = torch.tensor([prompt + token_ids], device=next(self.model.parameters()).device)
-            logits = self.model(sequence, use_cache=False).logits[:, -1]
-            token, logprob = sample_tokens(logits, params, uniform[None])
-            token_ids.append(int(token))
-            logprobs.append(float(logprob))
-            if token_ids[-1] in params.stop_token_ids:
-                return Completion.drawn(token_ids, logprobs, "stop", self.version, seed)
-        return Completion.drawn(token_ids, logprobs, "length", self.version, seed)
+    def step(self) -> int:
+        """See `Engine.step`. A token of every draft."""
+        num_tokens = 0
+        for request in list(self.requests):
+            for draft in list(request.drafts):
+                self._draw(request, draft)
+                num_tokens += 1
+            if not request.drafts:
+                self.requests.remove(request)
+        return num_tokens
+
+    def _draw(self, request: Request, draft: Draft) -> None:
+        params, place = request.params, len(draft.token_ids)
+        sequence = torch.tensor([[*request.prompt, *draft.token_ids]], device=next(self.model.parameters()).device)
+        logits = self.model(sequence, use_cache=False).logits[:, -1]
+        uniform = completion_uniforms(draft.seed, params.max_new_tokens)[place]
+        token, logprob = sample_tokens(logits, params, uniform[None])
+        draft.token_ids.append(int(token))
+        draft.logprobs.append(float(logprob))
+        draft.stamp(self.version)
+        stopped = draft.token_ids[-1] in params.stop_token_ids
+        if stopped or place + 1 == params.room(len(request.prompt)):
+            request.finish(draft, "stop" if stopped else "length")
+
+    def withdraw(self, requests: Collection[Request] | None = None) -> list[Request]:
+        """See `Engine.withdraw`."""
+        found = [request for request in self.requests if requests is None or request in requests]
+        self.requests = [request for request in self.requests if request not in found]
+        return found
 
     def load_weights(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """See `Engine.load_weights`."""

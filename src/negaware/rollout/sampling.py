@@ -6,20 +6,12 @@ not depend on what else is in the batch.
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 from torch import Tensor
 
 from negaware.rollout.engine import SamplingParams
 
 BLOCK = 256  # columns summed before the cumulative sum: 49k columns become 192, then 256 of one block
-
-
-def completion_seed(seed: int, prompt_index: int, completion_index: int) -> int:
-    """The seed of one completion of one call, spread over 63 bits."""
-    digest = hashlib.blake2b(f"{seed}/{prompt_index}/{completion_index}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
 
 
 def completion_uniforms(seed: int, num_tokens: int) -> Tensor:

@@ -39,6 +39,14 @@ class ServerRefusedError(ValueError):
         self.reason = reason
 
 
+class LostServerError(ValueError):
+    """The server can't be reached, or has said nothing for too long: `what` says which."""
+
+    def __init__(self, url: str, what: str, remedy: str) -> None:
+        super().__init__(f"The vLLM server {url} {what}; {remedy}, then go on with --resume.")
+        self.what = what
+
+
 class MalformedReplyError(ValueError):
     """What the server answered is not what a vLLM server answers."""
 
@@ -176,14 +184,10 @@ class ServerConnection:
                 connection.close()
         except (OSError, HTTPException, UnicodeError) as error:
             if watch.has_expired:
-                raise ValueError(
-                    f"The vLLM server {self.url} has given {missing} for {watch.seconds:g} seconds; see what it does, "
-                    "start it again, then go on with --resume."
-                ) from error
-            raise ValueError(
-                f"The vLLM server {self.url} can't be reached ({reason(error)}); see that it runs "
-                "there, then go on with --resume."
-            ) from error
+                what, remedy = f"has given {missing} for {watch.seconds:g} seconds", "see what it does, start it again"
+            else:
+                what, remedy = f"can't be reached ({reason(error)})", "see that it runs there"
+            raise LostServerError(self.url, what, remedy) from error
 
     def _refuse(self, response: HTTPResponse, path: str) -> None:
         path = path.partition("?")[0]

@@ -123,8 +123,8 @@ class Answer:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish_reason: str | None = None
-    weights: list[str] = field(default_factory=list)
-    """Whose names the server gives, of all that sampled a token of it."""
+    weights: list[tuple[str, int]] = field(default_factory=list)
+    """The server's names of those that sampled it, in turn, each with the number of tokens."""
 
     def add(self, event: Event) -> int:
         """Takes an event in and returns the number of tokens that came with it."""
@@ -164,4 +164,4 @@ class Answer:
             raise ValueError(f"finish_reason is 'length' after {num_tokens} tokens, of {self.max_tokens} asked for")
         if [0, *(span.end for span in spans)] != [*(span.start for span in spans), num_tokens]:
             raise ValueError(f"weight_versions that don't cover its {num_tokens} tokens, each once")
-        self.weights = [span.version for span in spans]
+        self.weights = [(span.version, span.end - span.start) for span in spans]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,9 @@ from torch import Tensor
 
 from negaware.libraries import reason, require_tested
 from negaware.ranks import is_lost_connection
-from negaware.rollout.engine import SamplingParams
+from negaware.rollout.engine import Draft, Engine, Request
 from negaware.rollout.options import VLLMOptions
-from negaware.rollout.sampling import completion_seed
-from negaware.types import Completion, FinishReason
+from negaware.seeds import completion_seed
 
 TESTED = "vllm>=0.32,<0.33"
 
@@ -33,7 +32,7 @@ GPU_MEMORY_SHARE = 0.5  # of the whole GPU, weights counted: the trainer has its
 LEAST_MEMORY_SHARE = 0.01  # what vLLM wants free at its start, whatever its cache
 
 
-class VLLMEngine:
+class VLLMEngine(Engine):
     """Samples with a vLLM that lives in this process and was loaded from `model`, a folder or a hub name.
 
     `max_tokens` is the longest sequence the model takes; less where fewer tokens fit vLLM's cache. ValueError if vLLM
@@ -62,49 +61,67 @@ class VLLMEngine:
         self.max_tokens = int(self.engine.model_config.max_model_len)
         self.sleeps = bool(arguments["enable_sleep_mode"])
         self.engine.set_weight_version("0")
+        self.requests: list[Request] = []
+        self.under_way: dict[str, tuple[Request, Draft]] = {}
+        """By vLLM's name for each."""
+        self.num_asked = 0
 
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        num_completions: int,
-        params: SamplingParams,
-        seed: int,
-        on_progress: Callable[[int], None] | None = None,
-        indices: Sequence[int] | None = None,
-    ) -> list[tuple[Completion, ...]]:
-        """See `Engine.generate`. ValueError for a prompt whose longest answer doesn't fit vLLM's cache."""
-        require_room(prompts, params, self.max_tokens, "vLLM's cache", "raise rollout.engine.cache_gib")
-        # Keys and values of the last call may be those of other weights; and with nothing kept, a call's rounding
-        # doesn't hang on the calls before it.
-        is_empty = self.engine.reset_prefix_cache()
-        assert is_empty, "an earlier call's requests still hold parts of vLLM's cache"
-        answers: dict[str, _Answer] = {}
-        try:
-            for place, index in enumerate(indices or range(len(prompts))):
-                prompt = self.vllm.inputs.tokens_input(list(prompts[place]))
-                for k in range(num_completions):
-                    own = completion_seed(seed, index, k)
-                    answers[f"{place}/{k}"] = _Answer(own)
-                    request = self._request(params, params.room(len(prompts[place])), own)
-                    self.engine.add_request(f"{place}/{k}", prompt, request)
-            while self.engine.has_unfinished_requests():
-                num_sampled = 0
-                for output in self.engine.step():
-                    num_sampled += answers[output.request_id].take(output.outputs[0])
-                if on_progress:
-                    on_progress(num_sampled)
-        except RuntimeError as error:
-            if is_lost_connection(error) or isinstance(error, torch.OutOfMemoryError):
-                raise
-            raise ValueError(f"vLLM can't sample from this model here: {_first_cause(error)}") from error
-        except BaseException:  # an interrupt, say: the next call finds an engine with nothing to do
-            self.engine.abort_request(list(answers))
-            raise
-        done = iter(answers.values())
-        return [tuple(next(done).completion(params) for _ in range(num_completions)) for _ in prompts]
+    def submit(self, request: Request) -> None:
+        """See `Engine.submit`. ValueError for a prompt whose longest answer doesn't fit vLLM's cache."""
+        require_room(request, self.max_tokens, "vLLM's cache", "raise rollout.engine.cache_gib")
+        if not self.under_way:
+            # Keys and values of before may be those of other weights; and with nothing kept, rounding doesn't hang on
+            # what was sampled before.
+            is_empty = self.engine.reset_prefix_cache()
+            assert is_empty, "an earlier request still holds parts of vLLM's cache"
+        self.requests.append(request)
+        for draft in request.drafts:
+            name = f"{self.num_asked}"  # an answer that goes on after new weights is a new one to vLLM
+            self.num_asked += 1
+            self.under_way[name] = request, draft
+            tokens = self.vllm.inputs.tokens_input([*request.prompt, *draft.token_ids])
+            with _said():
+                self.engine.add_request(name, tokens, self._sampling(request, draft))
+
+    def step(self) -> int:
+        """See `Engine.step`."""
+        if not self.under_way:
+            return 0
+        with _said():
+            outputs = self.engine.step()
+        num_tokens = 0
+        for output in outputs:
+            (delta,) = output.outputs
+            request, draft = self.under_way[output.request_id]
+            draft.token_ids += delta.token_ids
+            draft.logprobs += [at[token].logprob for token, at in zip(delta.token_ids, delta.logprobs, strict=True)]
+            num_tokens += len(delta.token_ids)
+            if output.finished:
+                del self.under_way[output.request_id]
+                self._finish(request, draft, {span.version for span in delta.weight_versions})
+        return num_tokens
+
+    def _finish(self, request: Request, draft: Draft, versions: set[str]) -> None:
+        (version,) = versions  # of all that were drawn since it was submitted: new weights come between requests
+        draft.stamp(int(version))
+        request.finish(draft, "stop" if draft.token_ids[-1] in request.params.stop_token_ids else "length")
+        if not request.drafts:
+            self.requests.remove(request)
+
+    def withdraw(self, requests: Collection[Request] | None = None) -> list[Request]:
+        """See `Engine.withdraw`."""
+        found = [request for request in self.requests if requests is None or request in requests]
+        names = [name for name, (request, _) in self.under_way.items() if request in found]
+        self.engine.abort_request(names)
+        for name in names:
+            _, draft = self.under_way.pop(name)
+            draft.stamp(int(self.engine.get_weight_version()))
+        self.requests = [request for request in self.requests if request not in found]
+        return found
 
     def load_weights(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """See `Engine.load_weights`. Layer by layer: what is held twice is a layer's weights."""
+        begun = self.withdraw()
         if self.engine.is_sleeping():
             self.engine.wake_up(["weights"])  # what torch keeps of the training's peak is vLLM's again
         weights = ((name, weight.detach()) for name, weight in named_weights)
@@ -115,19 +132,23 @@ class VLLMEngine:
         if self.engine.is_sleeping():
             self.engine.wake_up(["kv_cache"])
         self.engine.set_weight_version(str(version))
+        for request in begun:
+            self.submit(request)
 
     def sleep(self) -> None:
         """See `Engine.sleep`. On a GPU vLLM gives back its weights and its cache; on a CPU it has no such mode."""
         if self.sleeps:
             self.engine.sleep(level=2)
 
-    def _request(self, params: SamplingParams, max_tokens: int, seed: int) -> Any:
+    def _sampling(self, request: Request, draft: Draft) -> Any:
+        """vLLM's parameters for what is left of a draft: its seed, or of one that has begun another from there."""
+        params, begun = request.params, len(draft.token_ids)
         return self.vllm.SamplingParams(
             temperature=params.temperature,
             top_p=params.top_p,
             top_k=params.top_k,
-            seed=seed,
-            max_tokens=max_tokens,
+            seed=completion_seed(draft.seed, begun, 0) if begun else draft.seed,
+            max_tokens=params.room(len(request.prompt)) - begun,
             stop_token_ids=list(params.stop_token_ids),
             ignore_eos=True,  # the codec's stop tokens end an answer, and no others
             logprobs=0,  # the sampled token's alone
@@ -136,33 +157,20 @@ class VLLMEngine:
         )
 
 
-class _Answer:
-    """One completion in the making."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-        self.token_ids: list[int] = []
-        self.logprobs: list[float] = []
-        self.versions: set[str] = set()
-
-    def take(self, delta: Any) -> int:
-        """Adds what a step sampled, vLLM's `CompletionOutput`; returns how many tokens that were."""
-        self.token_ids += delta.token_ids
-        self.logprobs += [at[token].logprob for token, at in zip(delta.token_ids, delta.logprobs, strict=True)]
-        self.versions |= {span.version for span in delta.weight_versions or ()}
-        return len(delta.token_ids)
-
-    def completion(self, params: SamplingParams) -> Completion:
-        (version,) = self.versions  # one: weights change between calls only
-        reason: FinishReason = "stop" if self.token_ids[-1] in params.stop_token_ids else "length"
-        return Completion.drawn(self.token_ids, self.logprobs, reason, int(version), self.seed)
+@contextmanager
+def _said() -> Iterator[None]:
+    """A block in which vLLM works. ValueError, with its own reason, for what it can't do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if is_lost_connection(error) or isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ValueError(f"vLLM can't sample from this model here: {_first_cause(error)}") from error
 
 
-def require_room(
-    prompts: Sequence[Sequence[int]], params: SamplingParams, max_tokens: int, place: str, remedy: str
-) -> None:
-    """ValueError unless a `place` of `max_tokens` holds every prompt with its longest answer; vLLM cuts it."""
-    longest = max((len(prompt) + params.room(len(prompt)) for prompt in prompts), default=0)
+def require_room(request: Request, max_tokens: int, place: str, remedy: str) -> None:
+    """ValueError unless a `place` of `max_tokens` holds the prompt with its longest answer; vLLM cuts it."""
+    longest = len(request.prompt) + request.params.room(len(request.prompt))
     if longest > max_tokens:
         raise ValueError(
             f"A prompt with its longest answer has {longest} tokens, and {place} holds sequences of at most "

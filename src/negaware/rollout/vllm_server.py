@@ -1,9 +1,9 @@
-"""A vLLM server, sampled from over its API: `rollout.engine: {name: vllm_server, url: …}`. It doesn't import vLLM.
+"""vLLM servers, sampled from over their API: `rollout.engine: {name: vllm_server, url: …}`. It doesn't import vLLM.
 
-Tokens go in and come out, a request a completion. New weights are laid down as files in a folder that the server sees
-too, and the server is told to load them while nothing is being sampled. Every answer says which weights sampled each of
-its tokens, by a name that is given once; any but those handed over last are an error, so a server that was restarted,
-or that another run writes to, is found out at once.
+A request goes to the server that has least to do; one that is lost is left out, and what it was asked is asked
+elsewhere. New weights are laid down as files in a folder that the servers see too, and they are told to load them.
+Every answer says which weights sampled each of its tokens, by a name that is given once; any but those handed over
+since it was asked are an error, so a server that was restarted, or that another run writes to, is found out at once.
 """
 
 from __future__ import annotations
@@ -11,106 +11,134 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
-from negaware.libraries import require_tested
 from negaware.ranks import ALONE, Ranks
 from negaware.rollout import server_replies as replies
-from negaware.rollout.engine import SamplingParams
-from negaware.rollout.sampling import completion_seed
-from negaware.rollout.server_connection import ServerConnection, ServerRefusedError, Watch
-from negaware.rollout.vllm import TESTED, require_room
-from negaware.types import Completion, FinishReason
+from negaware.rollout.engine import Draft, Engine, Request
+from negaware.rollout.inference_server import InferenceServer
+from negaware.rollout.server_connection import LostServerError, Watch
+from negaware.rollout.vllm import require_room
+from negaware.types import Completion, FinishReason, Span
 
 STALL_SECONDS = 1800
-"""Without a new token of any answer under way the server counts as stalled; other clients' answers may come first."""
-TOKENS_AN_EVENT = 64
-"""How often the server says what it has sampled: seldom enough to cost nothing."""
-GENERATE = "/inference/v1/generate"
+"""Without a new token of any answer under way a server counts as stalled; other clients' answers may come first."""
 SHARD_BYTES = 2**30  # of weights, gathered in memory before they are written
 
 
-class VLLMServerEngine:
-    """Samples with the vLLM server at `url`; weights go through `shared_folder`, which is the run's own.
+@dataclass(slots=True, eq=False)
+class _Asked:
+    """A draft of a request that is with the servers since a version of the weights, unless it was withdrawn."""
 
-    The model has tokens below `vocabulary`; `tied`: its head is its embedding. At most `max_sequences` requests are
-    under way at once. Of several `ranks` each samples its part of them, and the first hands the weights over.
-    ValueError if the server can't be reached, asks for another `api_key`, is of a version that wasn't tested, or wasn't
-    started as docs/sampling.md says.
+    request: Request
+    draft: Draft
+    version: int
+    is_wanted: bool = True
+
+
+class VLLMServerEngine(Engine):
+    """Samples with the vLLM servers at `urls`; weights go through `shared_folder`, which is the run's own.
+
+    The model has tokens below `vocabulary`; `tied`: its head is its embedding. At most `max_sequences` answers are
+    under way at once at each server. Of several `ranks` each samples its part of them, and the first hands the weights
+    over. `note` is told a sentence of a server that was lost. ValueError as of `InferenceServer`.
     """
+
+    samples_alone = True
 
     def __init__(
         self,
-        url: str,
+        urls: Sequence[str],
         shared_folder: Path,
         vocabulary: int,
         tied: bool,
         max_sequences: int,
         ranks: Ranks = ALONE,
         api_key: str | None = None,
+        note: Callable[[str], object] = lambda _: None,
     ) -> None:
-        self.ranks, self.vocabulary = ranks, vocabulary
-        self.url, self.shared_folder = url, shared_folder.absolute()
-        self.server = ServerConnection(url, api_key)
-        self.max_sequences = max(1, max_sequences // ranks.size)
-        self.version: int | None = None
-        self.weights: str | None = None
-        """What the server calls the weights of that version."""
-        found = self.server.call("GET", "/version", replies.Version)
-        require_tested(TESTED, found.version, f"the vLLM server {url}")
-        self._require_settings(tied)
+        self.ranks, self.note = ranks, note
+        self.shared_folder = shared_folder.absolute()
+        self.servers = [InferenceServer(url, vocabulary, tied, api_key) for url in urls]
+        self.max_sequences = max(1, max_sequences * len(urls) // ranks.size)
+        self.version = -1
+        self.versions: dict[str, int] = {}
+        """Of the weights that were handed over, by the name that the servers know them by."""
+        self.under_way: dict[Future[Completion | None], _Asked] = {}
+        self._losses: deque[str] = deque()
+        self._lock = threading.Lock()
+        self._session = ExitStack()
+        self._pool: ThreadPoolExecutor | None = None
+        self._watches: dict[str, Watch] = {}
 
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        num_completions: int,
-        params: SamplingParams,
-        seed: int,
-        on_progress: Callable[[int], None] | None = None,
-        indices: Sequence[int] | None = None,
-    ) -> list[tuple[Completion, ...]]:
-        """See `Engine.generate`; progress is told an answer at a time.
+    def submit(self, request: Request) -> None:
+        """See `Engine.submit`. Drafts that have begun elsewhere begin again."""
+        smallest = min(self.servers, key=lambda server: server.max_tokens)
+        place, remedy = f"the vLLM server {smallest.url}", "start it with a longer --max-model-len"
+        require_room(request, smallest.max_tokens, place, remedy)
+        if self._pool is None:
+            self._watches = {server.url: self._session.enter_context(Watch(STALL_SECONDS)) for server in self.servers}
+            self._pool = ThreadPoolExecutor(self.max_sequences)
+            self._session.callback(self._pool.shutdown, wait=False, cancel_futures=True)
+        for draft in request.drafts:
+            asked = _Asked(request, draft, self.version)
+            self.under_way[self._pool.submit(self._complete, asked, self._watches)] = asked
 
-        ValueError for what the server refuses, for an answer that can't have been sampled, and for none.
+    def step(self) -> int:
+        """See `Engine.step`. Waits for an answer, if one is under way.
+
+        ValueError for what a server refuses, for an answer that can't have been sampled, and if no server is left.
         """
-        require_room(
-            prompts, params, self.max_tokens, f"the vLLM server {self.url}", "start it with a longer --max-model-len"
-        )
-        with ThreadPoolExecutor(self.max_sequences) as pool, Watch(STALL_SECONDS) as watch:
-            waiting = [
-                [
-                    pool.submit(self._complete, list(prompt), params, completion_seed(seed, index, k), watch)
-                    for k in range(num_completions)
-                ]
-                for index, prompt in zip(indices or range(len(prompts)), prompts, strict=True)
-            ]
-            try:
-                for done in as_completed([one for group in waiting for one in group]):
-                    num_tokens = len(done.result().token_ids)  # the first failure ends the others
-                    if on_progress:
-                        on_progress(num_tokens)
-                return [tuple(one.result() for one in group) for group in waiting]
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        if not self.under_way:
+            return 0
+        num_tokens = 0
+        for future in wait(self.under_way, return_when=FIRST_COMPLETED).done:
+            completion = future.result()  # the first failure ends the others
+            assert completion is not None  # only what is withdrawn comes to nothing
+            asked = self.under_way.pop(future)
+            asked.request.drafts.remove(asked.draft)
+            asked.request.finished.append(completion)
+            num_tokens += completion.num_tokens
+        while self._losses:
+            self.note(self._losses.popleft())
+        self._hang_up_if_idle()
+        return num_tokens
+
+    def withdraw(self, requests: Collection[Request] | None = None) -> list[Request]:
+        """See `Engine.withdraw`. What was drawn of an answer isn't known before its end: drafts are empty."""
+        found: list[Request] = []
+        for future, asked in list(self.under_way.items()):
+            if requests is None or asked.request in requests:
+                found += [] if asked.request in found else [asked.request]
+                asked.is_wanted = False
+                future.cancel()
+                del self.under_way[future]
+        self._hang_up_if_idle()
+        return found
+
+    def _hang_up_if_idle(self) -> None:
+        """No thread and no connection outlives the requests that it is for."""
+        if not self.under_way:
+            self._session.close()
+            self._pool = None
 
     def load_weights(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """See `Engine.load_weights`. OSError for a folder that can't be written, ValueError if the server refuses."""
+        """See `Engine.load_weights`. OSError for a folder that can't be written, ValueError if a server refuses."""
         handed = self._hand_over(named_weights, version) if self.ranks.is_first else deque(named_weights, maxlen=0)
-        self.weights = str(self.ranks.of_first(lambda: handed))
+        self.versions[str(self.ranks.of_first(lambda: handed))] = version
         self.version = version
 
     def _hand_over(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> str:
-        """What another client has under way is finished first, with the old weights, and what comes meanwhile waits.
-
-        Returns the name that the server gives these weights.
-        """
+        """The name that the servers give these weights from now on."""
         self.shared_folder.mkdir(parents=True, exist_ok=True)
         for leftover in self.shared_folder.iterdir():  # of a process that was killed here
             if re.fullmatch("version-[0-9]{6,}-[a-z0-9_]{8}", leftover.name):  # as below; another name is somebody's
@@ -120,104 +148,73 @@ class VLLMServerEngine:
         folder.chmod(0o755)  # the server may be another user's
         try:
             _write_weights(folder, named_weights)
-            self.server.call("POST", "/pause?mode=wait", replies.Status)
-            try:
-                self._reload(folder)
-                if not self.server.call("POST", "/reset_prefix_cache", replies.Success).success:
-                    raise ValueError(f"The vLLM server {self.url} can't forget the old weights' keys and values.")
-                name = {"new_version": folder.name}
-                if not self.server.call("POST", "/update_weight_version", replies.Success, name).success:
-                    raise ValueError(f"The vLLM server {self.url} doesn't take a name for the new weights.")
-            except BaseException:
-                with suppress(ValueError):  # what went wrong first is what is told
-                    self.server.call("POST", "/resume", replies.Status)
-                raise
-            self.server.call("POST", "/resume", replies.Status)
+            self.versions[folder.name] = version  # known before the first answer comes that they have sampled
+            for server in list(self.servers):
+                try:
+                    server.load_weights(folder, goes_on=bool(self.under_way))
+                except LostServerError as error:
+                    self._leave_out(server, error)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return folder.name
 
     def sleep(self) -> None:
-        """See `Engine.sleep`. The server's memory is its own."""
+        """See `Engine.sleep`. The servers' memory is their own."""
 
-    def _reload(self, folder: Path) -> None:
-        body = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}
-        try:
-            self.server.call("POST", "/collective_rpc", replies.Loaded, body)
-        except ServerRefusedError as error:
-            raise ValueError(
-                f"The vLLM server {self.url} can't load the weights in {folder} ({error.reason}); see that it serves "
-                "the run's model and sees that folder (rollout.engine.shared_folder), start it again, and go on with "
-                "--resume."
-            ) from error
+    def _complete(self, asked: _Asked, watches: dict[str, Watch]) -> Completion | None:
+        """The completion, from one server after the other until one isn't lost; None once it is withdrawn.
 
-    def _complete(self, prompt: list[int], params: SamplingParams, seed: int, watch: Watch) -> Completion:
-        answer = self._answer(prompt, params, seed, watch)
+        It runs in a thread of its own.
+        """
+        request, seed = asked.request, asked.draft.seed
+        while True:
+            with self._lock:
+                server = min(self.servers, key=lambda server: server.num_under_way)
+                server.num_under_way += 1
+            try:
+                answer = server.answer(
+                    request.prompt, request.params, seed, watches[server.url], lambda: asked.is_wanted
+                )
+                return self._completion(answer, server, seed, asked.version) if answer else None
+            except LostServerError as error:
+                if not asked.is_wanted:  # it was hung up
+                    return None
+                self._leave_out(server, error)
+            finally:
+                with self._lock:
+                    server.num_under_way -= 1
+
+    def _leave_out(self, server: InferenceServer, error: LostServerError) -> None:
+        """Asks this server no more. Raises the error if there is no other."""
+        with self._lock:
+            if server not in self.servers:
+                return  # another thread has seen it too
+            if len(self.servers) == 1:
+                raise error
+            self.servers.remove(server)
+            self._losses.append(
+                f"The vLLM server {server.url} {error.what}: it is left out, and what it was asked is asked elsewhere; "
+                "the run takes it back when it is resumed."
+            )
+
+    def _completion(self, answer: replies.Answer, server: InferenceServer, seed: int, since: int) -> Completion:
+        """ValueError for an answer that was broken off, or comes from other weights than those since a version."""
         if answer.finish_reason == "abort":
             raise ValueError(
-                f"The vLLM server {self.url} broke an answer off: someone else paused it; give the run a server of its "
-                "own and go on with --resume."
+                f"The vLLM server {server.url} broke an answer off: someone else paused it; give the run a server of "
+                "its own and go on with --resume."
             )
-        if self.version is None or set(answer.weights) != {self.weights}:
+        names = {name for name, _ in answer.weights}
+        if any(self.versions.get(name, since - 1) < since for name in names):
             raise ValueError(
-                f"The vLLM server {self.url} answered with the weights {', '.join(sorted(set(answer.weights)))}, not "
-                f"{self.weights}: it was restarted, or another run writes to it; give the run a server of its own and "
-                "go on with --resume."
+                f"The vLLM server {server.url} answered with the weights {', '.join(sorted(names))}, not "
+                f"{next(reversed(self.versions), None)}: it was restarted, or another run writes to it; give the run a "
+                "server of its own and go on with --resume."
             )
         reason: FinishReason = "stop" if answer.finish_reason == "stop" else "length"
-        return Completion.drawn(answer.token_ids, answer.logprobs, reason, self.version, seed)
-
-    def _answer(self, prompt: list[int], params: SamplingParams, seed: int, watch: Watch) -> replies.Answer:
-        """An answer that can have been sampled. MalformedReplyError for another."""
-        max_tokens = params.room(len(prompt))
-        sampling = {
-            "temperature": params.temperature,
-            "top_p": params.top_p,
-            "top_k": params.top_k,
-            "seed": seed,
-            "max_tokens": max_tokens,
-            "stop_token_ids": list(params.stop_token_ids),
-            "ignore_eos": True,
-            "logprobs": 0,
-            "detokenize": False,
-            "stream_interval": TOKENS_AN_EVENT,
-        }
-        body = {"token_ids": prompt, "sampling_params": sampling, "stream": True}
-        answer = replies.Answer(max_tokens, params.stop_token_ids, self.vocabulary)
-        max_bytes = replies.EVENT_BYTES + replies.TOKEN_BYTES * max_tokens
-        for line in self.server.lines(GENERATE, body, watch, max_bytes):
-            event = self.server.parsed(replies.Event, GENERATE, line)
-            if event.error is not None:
-                raise ServerRefusedError(self.url, GENERATE, event.error.message)
-            try:
-                num_tokens = answer.add(event)
-            except ValueError as error:
-                raise self.server.malformed(GENERATE, str(error)) from None
-            if num_tokens:
-                watch.note()
-        if answer.finish_reason is None:
-            raise self.server.malformed(GENERATE, "an answer without an end")
-        return answer
-
-    def _require_settings(self, tied: bool) -> None:
-        settings = self.server.call("GET", "/server_info?config_format=json", replies.ServerInfo).vllm_config
-        self.max_tokens = settings.model_settings.max_model_len
-        on_cpu = settings.device_config.device == "cpu"
-        if (mode := settings.model_settings.logprobs_mode) != "processed_logprobs":
-            raise ValueError(
-                f"The vLLM server {self.url} tells {mode}, not those of the distribution that it samples from; start "
-                "it with --logprobs-mode processed_logprobs."
-            )
-        if on_cpu and settings.scheduler_config.enable_chunked_prefill:
-            raise ValueError(
-                f"The vLLM server {self.url} runs on a CPU, where it fails on seeds with prompts in parts; start it "
-                "with --no-enable-chunked-prefill."
-            )
-        if on_cpu and tied:
-            raise ValueError(
-                f"The vLLM server {self.url} runs on a CPU, where it goes on sampling with the old head when a model "
-                "whose head is its embedding gets new weights; take a GPU, or rollout.engine vllm, which mends that."
-            )
+        spans = tuple(Span(self.versions[name], num_tokens) for name, num_tokens in answer.weights)
+        token_ids, logprobs = np.array(answer.token_ids, np.int32), np.array(answer.logprobs, np.float32)
+        return Completion(token_ids, logprobs, reason, spans, seed)
 
 
 def _write_weights(folder: Path, named_weights: Iterable[tuple[str, Tensor]]) -> None:
