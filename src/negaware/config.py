@@ -97,8 +97,13 @@ class Config(Options):
             )
         if rollout.temperature == 0:
             raise ValueError("rollout.temperature is 0, so all answers to a question are the same; set it above 0")
+        if rollout.max_staleness and training.old_logprobs == "recomputed":
+            raise ValueError(
+                f"rollout.max_staleness is {rollout.max_staleness}, so answers come from several policies, but with "
+                "training.old_logprobs recomputed π_old is the newest alone; set old_logprobs to recorded"
+            )
         if training.old_logprobs is None:
-            own = "recorded" if rollout.engine.name == "local" else "recomputed"
+            own = "recorded" if rollout.engine.name == "local" or rollout.max_staleness else "recomputed"
             training = training.model_copy(update={"old_logprobs": own})
         if training.importance_weight_cap is not None and training.old_logprobs == "recorded":
             raise ValueError(

@@ -10,7 +10,7 @@ from negaware.evaluation.outcome import Counts
 from negaware.loop.parts import Parts
 from negaware.ranks import Ranks
 from negaware.rollout.collect import NothingToLearnError
-from negaware.rollout.records import groups_from_json, groups_to_json
+from negaware.rollout.records import begun_from_json, begun_to_json, groups_from_json, groups_to_json
 from negaware.runs.folder import RunFolder
 from negaware.runs.health import collapse, vital_signs, what_became_of_it
 from negaware.runs.progress import Progress
@@ -50,6 +50,7 @@ class RunState:
             "position": collector.position,
             "surplus": collector.surplus,  # the ranks bring its tokens together when it is written
             "num_barren": collector.num_barren,
+            "begun": begun_to_json(self.parts.collector.ahead.begun),  # what is drawn by now, not what will be
             "before": self.before,
             "train_seconds": self.train_seconds,
             "random": random_state(),
@@ -91,6 +92,8 @@ class RunState:
         collector.position = state["position"]
         collector.surplus = groups_from_json(state["surplus"], self.ranks)
         collector.num_barren = state.get("num_barren", 0)
+        ahead = self.parts.collector.ahead
+        ahead.begun = begun_from_json(state.get("begun", ()), ahead.prompts, ahead.params)
         self.before, self.train_seconds = state["before"], state["train_seconds"]
         self.history = [vital_signs(line) for line in state.get("metrics", ())]
         set_random_state(state["random"])

@@ -10,15 +10,17 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from negaware.rollout.ahead import Ahead, oldest_version
 from negaware.rollout.ask import Asker, Progress
 from negaware.rollout.engine import SamplingParams
 from negaware.rollout.options import RolloutOptions
 from negaware.seeds import order_seed, sampling_seed
 from negaware.tasks.task import Task
-from negaware.types import Group
+from negaware.types import Group, Span
 
 
 class NothingToLearnError(ValueError):
@@ -117,6 +119,7 @@ class Collector:
         self.problems = [task.problems[index] for index in kept]
         self.prompts = [prompts[index] for index in kept]
         self._order: tuple[int, list[int]] = (-1, [])
+        self.ahead = Ahead(asker, task, self.problems, self.prompts, params, options, seed)
 
     def left_out_or_short(self) -> list[str]:
         """A sentence each for questions that are never asked, and for those whose answers have less room."""
@@ -134,16 +137,17 @@ class Collector:
         most."""
         start = time.perf_counter()
         options, state = self.options, self.state
-        carried, state.surplus = state.surplus, []
+        carried, too_old = self._carried(step)
         sampled: list[Group] = []
         found: list[Group] = []
-        while (num_missing := options.questions - len(carried) - len(found)) > 0:
-            num_questions = self._questions_to_ask(num_missing, len(found), len(sampled))
-            if not num_questions:
-                break
-            groups = self._sample(num_questions, sampling_seed(self.seed, step, len(sampled)), on_progress)
-            sampled += groups
-            found += [group for group in map(self._trainable, groups) if self._is_kept(group)]
+        with self._asking(step, sampled, on_progress) as sample:
+            while (num_missing := options.questions - len(carried) - len(found)) > 0:
+                num_questions = self._questions_to_ask(num_missing, len(found), len(sampled))
+                if not num_questions:
+                    break
+                groups = self._rewarded(sample(num_questions))
+                sampled += groups
+                found += [group for group in map(self._trainable, groups) if self._is_kept(group)]
         kept = carried + found
         state.num_barren = 0 if any(map(self._teaches, kept)) else state.num_barren + len(sampled)
         if not kept or state.num_barren >= options.question_budget:
@@ -156,6 +160,12 @@ class Collector:
             "rollout/num_carried_groups": float(len(carried)),
             "rollout/num_surplus_groups": float(len(state.surplus)),
         }
+        metrics |= staleness_metrics(batch, step - 1)
+        if options.max_staleness:
+            num_dropped = self.ahead.num_dropped_tokens + sum(span.num_tokens for span in spans_of(too_old))
+            metrics["rollout/num_dropped_tokens"] = float(num_dropped)
+            num_ahead = sum(span.num_tokens for begun in self.ahead.begun for span in begun.spans)
+            metrics["rollout/num_tokens_ahead"] = float(num_ahead)
         return Rollout(batch, sampled, metrics, teaches=state.num_barren == 0)
 
     def _questions_to_ask(self, num_missing: int, num_informative: int, num_sampled: int) -> int:
@@ -194,9 +204,31 @@ class Collector:
             return True
         return group.rewards is not None and min(group.rewards) < max(group.rewards)
 
+    @contextmanager
+    def _asking(
+        self, step: int, sampled: Sequence[Group], on_progress: Progress | None
+    ) -> Iterator[Callable[[int], list[Group]]]:
+        """A block in which questions are asked: a function that gives the groups of so many, after those `sampled`."""
+        if self.options.max_staleness:
+            with self.ahead.going(step, self._next_problem, on_progress) as sample:
+                yield sample
+        else:
+            yield lambda number: self._sample(number, sampling_seed(self.seed, step, len(sampled)), on_progress)
+
+    def _carried(self, step: int) -> tuple[list[Group], list[Group]]:
+        """The groups left by earlier steps; and those that are too old by now, where there is a bound."""
+        groups, self.state.surplus = self.state.surplus, []
+        if not self.options.max_staleness:
+            return groups, []
+        oldest = oldest_version(step, self.options)
+        ages: dict[bool, list[Group]] = {False: [], True: []}
+        for group in groups:
+            ages[min(span.version for span in spans_of([group])) < oldest].append(group)
+        return ages[False], ages[True]
+
     def _sample(self, num_questions: int, seed: int, on_progress: Progress | None) -> list[Group]:
         indices = [self._next_problem() for _ in range(num_questions)]
-        groups = self.asker.ask(
+        return self.asker.ask(
             self.task,
             [self.problems[index] for index in indices],
             [self.prompts[index] for index in indices],
@@ -205,6 +237,8 @@ class Collector:
             seed,
             on_progress,
         )
+
+    def _rewarded(self, groups: list[Group]) -> list[Group]:
         buffer = self.options.overlong_buffer
         return [replace(group, rewards=self._rewards(group, buffer)) for group in groups] if buffer else groups
 
@@ -254,6 +288,20 @@ class Collector:
             f"this run, --resume it with a higher rollout.max_sampled_questions than {self.options.question_budget}.",
             sum(group.pass_rate for group in sampled) / len(sampled),
         )
+
+
+def spans_of(groups: Sequence[Group]) -> list[Span]:
+    """Which versions drew the answers' tokens, and how many each."""
+    return [span for group in groups for done in group.completions for span in done.spans]
+
+
+def staleness_metrics(groups: Sequence[Group], version: int) -> dict[str, float]:
+    """How many updates the tokens that are trained on are behind this version of the policy: mean and maximum."""
+    spans = spans_of(groups)
+    total = sum((version - span.version) * span.num_tokens for span in spans)
+    mean = total / max(sum(span.num_tokens for span in spans), 1)
+    most = max((version - span.version for span in spans), default=0)
+    return {"rollout/staleness_mean": float(mean), "rollout/staleness_max": float(most)}
 
 
 def short_of_room(task: str, prompts: Sequence[Sequence[int]], params: SamplingParams) -> list[str]:

@@ -59,6 +59,10 @@ class Marking:
             del self._under_way[marked.completion.seed]
         return tuple(found)
 
+    def has(self, seed: int) -> bool:
+        """Whether it was given the answer with this seed, and has it still."""
+        return seed in self._under_way
+
     def forget(self, seeds: Iterable[int]) -> None:
         """Those of these answers that were given to it won't be asked for."""
         for seed in seeds:

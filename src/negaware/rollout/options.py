@@ -115,6 +115,10 @@ class RolloutOptions(SamplingOptions):
     """Questions whose prompt is longer are left out, and counted; so is one that leaves no room for an answer."""
     max_sequences: int = Field(256, ge=1)
     """Answers decoded at once, by each engine."""
+    max_staleness: int = Field(0, ge=0)
+    """Updates that a token's policy may be behind the one that is trained. 0: a step's answers are all sampled by the
+    newest one. Above, questions are asked ahead and answers go on across updates, so that no step waits for its longest
+    answer; what is older is dropped, and counted."""
     engine: EngineOptions = LocalOptions()
     """What samples."""
 

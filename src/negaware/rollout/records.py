@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 
 from negaware.ranks import Ranks
+from negaware.rollout.ahead import Begun
 from negaware.rollout.collect import Rollout
+from negaware.rollout.engine import Draft, Request, SamplingParams
+from negaware.rollout.marking import Marked
 from negaware.types import Completion, Group, Problem, Span, Verdict
 
 
@@ -64,28 +67,64 @@ def groups_from_json(data: Sequence[Mapping[str, Any]], ranks: Ranks) -> list[Gr
     return groups
 
 
-def _to_json(group: Group) -> dict[str, Any]:
-    completions = [
+def begun_to_json(begun: Sequence[Begun]) -> list[dict[str, Any]]:
+    """Questions under way, ready for a checkpoint: what is drawn of each answer, and the verdicts on those finished."""
+    return [
         {
-            "token_ids": done.token_ids.tolist(),
-            "logprobs": done.logprobs.tolist(),
-            "finish_reason": done.finish_reason,
-            "spans": done.spans,
-            "seed": done.seed,
+            "index": each.index,
+            "seeds": each.seeds,
+            "drafts": [asdict(draft) for draft in each.request.drafts],
+            "marked": [
+                {"completion": _completion_to_json(done), "text": text, "verdict": asdict(verdict)}
+                for done, text, verdict in each.marked
+            ],
         }
-        for done in group.completions
+        for each in begun
     ]
+
+
+def begun_from_json(
+    data: Sequence[Mapping[str, Any]], prompts: Sequence[tuple[int, ...]], params: SamplingParams
+) -> list[Begun]:
+    """The questions under way of a checkpoint. What had neither a draft nor a verdict there is begun again."""
+    begun = []
+    for one in data:
+        marked = [
+            Marked(_completion_from_json(each["completion"]), each["text"], Verdict(**each["verdict"]))
+            for each in one["marked"]
+        ]
+        drafts = {each["seed"]: Draft(**each | {"spans": list(starmap(Span, each["spans"]))}) for each in one["drafts"]}
+        left = [seed for seed in one["seeds"] if seed not in {each.completion.seed for each in marked}]
+        request = Request(prompts[one["index"]], params, [drafts.get(seed) or Draft(seed) for seed in left])
+        begun.append(Begun(one["index"], request, tuple(one["seeds"]), marked))
+    return begun
+
+
+def _to_json(group: Group) -> dict[str, Any]:
+    completions = [_completion_to_json(done) for done in group.completions]
     return asdict(replace(group, completions=())) | {"completions": completions}
 
 
 def _from_json(data: Mapping[str, Any]) -> Group:
-    completions = []
-    for one in data["completions"]:
-        # A checkpoint of before has one version for a whole answer.
-        spans = one.get("spans") or [(one["version"], len(one["token_ids"]))]
-        tokens, logprobs = np.array(one["token_ids"], np.int32), np.array(one["logprobs"], np.float32)
-        completions.append(Completion(tokens, logprobs, one["finish_reason"], tuple(starmap(Span, spans)), one["seed"]))
+    completions = tuple(map(_completion_from_json, data["completions"]))
     verdicts = tuple(Verdict(**one) for one in data["verdicts"])
     rewards = None if data.get("rewards") is None else tuple(data["rewards"])
     prompt_ids, texts = tuple(data["prompt_ids"]), tuple(data["texts"])
-    return Group(Problem(**data["problem"]), prompt_ids, tuple(completions), texts, verdicts, rewards)
+    return Group(Problem(**data["problem"]), prompt_ids, completions, texts, verdicts, rewards)
+
+
+def _completion_to_json(done: Completion) -> dict[str, Any]:
+    return {
+        "token_ids": done.token_ids.tolist(),
+        "logprobs": done.logprobs.tolist(),
+        "finish_reason": done.finish_reason,
+        "spans": done.spans,
+        "seed": done.seed,
+    }
+
+
+def _completion_from_json(data: Mapping[str, Any]) -> Completion:
+    # A checkpoint of before has one version for a whole answer.
+    spans = data.get("spans") or [(data["version"], len(data["token_ids"]))]
+    tokens, logprobs = np.array(data["token_ids"], np.int32), np.array(data["logprobs"], np.float32)
+    return Completion(tokens, logprobs, data["finish_reason"], tuple(starmap(Span, spans)), data["seed"])
