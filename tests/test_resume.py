@@ -111,6 +111,26 @@ def test_sigkill(straight: Path, place: str, call: int, request: pytest.FixtureR
     assert_equal_runs(run, straight)
 
 
+def test_sigkill_while_answers_go_on_across_updates(tmp_path: Path) -> None:
+    """What was drawn of answers under way is in the checkpoint, and they go on from there."""
+    config = write_tiny_config(tmp_path, rollout__max_staleness=2, rollout__max_sequences=12)
+    assert train(config).code == 0
+    staleness = [line.get("rollout/staleness_max", 0) for line in timeless_metrics(tmp_path / "run")]
+    assert max(staleness) > 0
+    again, run = other_run(tmp_path, "again")
+    assert train(again, faults=[Fault("SIGKILL", OPTIMIZER_STEP, 6)]).code == -9  # in step 3
+    assert any(any(d["token_ids"] for d in one["drafts"]) for one in begun_of(run))
+    ended = train(again, "--resume")
+    assert (ended.code, ended.err) == (0, "")
+    assert_equal_runs(run, tmp_path)
+
+
+def begun_of(run: Path) -> list[dict]:
+    """The questions under way in the newest checkpoint."""
+    newest = sorted((run / "checkpoints").iterdir())[-1]
+    return json.loads((newest / "state.json").read_text())["begun"]
+
+
 @pytest.mark.slow
 def test_sigkill_again_and_again(straight32: Path) -> None:
     """Every other moment that leaves something half done, one after another in one run."""

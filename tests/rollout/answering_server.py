@@ -38,7 +38,8 @@ class Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def _answer(self) -> None:
-        path = self.path.partition("?")[0]
+        path, _, query = self.path.partition("?")
+        self.server.queries.append((path, query))
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.seen.append((path, dict(self.headers)))
         if path in self.server.otherwise:
@@ -89,6 +90,7 @@ class AnsweringServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.otherwise: dict[str, Callable[[Handler], None]] = {}
         self.seen: list[tuple[str, dict[str, str]]] = []
+        self.queries: list[tuple[str, str]] = []
         self.weights = "default"
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
