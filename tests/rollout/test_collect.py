@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
-from scripted import ScriptedEngine
 
 from negaware.rollout.ask import Asker
 from negaware.rollout.collect import Collector, CollectorState, NothingToLearnError
@@ -17,6 +16,7 @@ from negaware.tasks.options import ArithmeticOptions
 from negaware.tasks.task import Task
 from negaware.types import FinishReason, Problem
 from negaware.verifiers.function import FunctionVerifier
+from scripted import ScriptedEngine
 
 NUM_PROBLEMS = 20
 K = 4
