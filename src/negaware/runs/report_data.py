@@ -61,6 +61,9 @@ CHARTS = (
     Chart("Loss", "train/loss", "the objective's loss"),
     Chart("Gradient norm", "train/grad_norm", "before clipping"),
     Chart("Sampler–trainer difference", "train/sampler_difference", "mean |log-probability difference| of a token"),
+    Chart("Staleness", "rollout/staleness_mean", "updates that a token's policy is behind the trained one, mean"),
+    Chart("Dropped for staleness", "rollout/num_dropped_tokens", "tokens sampled and never trained on: too old"),
+    Chart("Under way", "rollout/num_tokens_ahead", "tokens drawn of questions that were asked ahead"),
     Chart("Tokens per second, sampling", "rollout/tokens_per_second", "tokens sampled a second"),
     Chart("Tokens per second, training", "train/tokens_per_second", "tokens trained on a second"),
 )  # fmt: skip
