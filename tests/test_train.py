@@ -42,6 +42,8 @@ SAMPLED = {
         "num_carried_groups",
         "num_surplus_groups",
         "num_uninformative_groups",
+        "staleness_mean",
+        "staleness_max",
         "answer_tokens",
         "tokens_per_second",
     ),

@@ -215,7 +215,7 @@ class EngineConformance:
     def test_swapped_weights_are_the_ones_sampled_from(self, model):
         other = perturbed(model)
         prompts, params = random_prompts(10, (5, 3)), SamplingParams(10, temperature=0.0)
-        engine = self.make_engine(model)
+        engine = self.make_engine(copy.deepcopy(model))  # the local engine's model is the very one that it is given
         before = engine.generate(prompts, 1, params, seed=0)
         expected = self.make_engine(other).generate(prompts, 1, params, seed=0)
         engine.load_weights(((name, weight.clone()) for name, weight in other.named_parameters()), version=9)

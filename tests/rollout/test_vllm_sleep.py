@@ -1,46 +1,66 @@
-"""The order in which vLLM is put to sleep and woken: on GPUs only, so what is called is written down in its stead."""
+"""Sleep, of which vLLM has a mode on GPUs alone: here the real engine's is put in by hand, and forgets as that does."""
 
 from typing import Any
 
-from negaware.rollout.vllm import VLLMEngine
+import pytest
+from conformance import random_prompts
+from test_vllm import new_engine
+
+from negaware.rollout.engine import SamplingParams
 from tiny_models import llama
 
+PROMPTS = random_prompts(30, (5, 9))
+PARAMS = SamplingParams(12, temperature=0.0)
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning"),
+]
 
-class Sleeper:
-    """Of vLLM's engine what sleep has to do with. It takes no weights without memory for them."""
 
-    def __init__(self) -> None:
-        self.awake = {"weights", "kv_cache"}
-        self.calls: list[Any] = []
+class Sleep:
+    """Level 2: weights are gone, and nothing is loaded or sampled before their memory and the cache's are back."""
+
+    def __init__(self, engine: Any) -> None:
+        self.engine, self.asleep = engine, set[str]()
+        self.rpc, self.step = engine.collective_rpc, engine.step
+        engine.sleep, engine.wake_up, engine.is_sleeping = self.sleep, self.wake_up, lambda: bool(self.asleep)
+        engine.collective_rpc, engine.step = self.guarded_rpc, self.guarded_step
 
     def sleep(self, level: int) -> None:
-        self.calls.append(("sleep", level))
-        self.awake.clear()
-
-    def is_sleeping(self) -> bool:
-        return self.awake != {"weights", "kv_cache"}
+        assert level == 2
+        assert not self.engine.has_unfinished_requests()
+        self.rpc(_forget)
+        self.asleep = {"weights", "kv_cache"}
 
     def wake_up(self, tags: list[str]) -> None:
-        self.calls.append(("wake up", *tags))
-        self.awake.update(tags)
+        self.asleep -= set(tags)
 
-    def collective_rpc(self, method: Any, kwargs: dict[str, Any] | None = None) -> None:
-        if method == "reload_weights":
-            assert "weights" in self.awake
-            assert kwargs
-            self.calls.append(("reload", len(list(kwargs["weights_iterator"]))))
+    def guarded_rpc(self, *arguments: Any, **options: Any) -> Any:
+        # The cache's memory is what the weights are gathered in.
+        assert self.asleep in (set(), {"kv_cache"})
+        return self.rpc(*arguments, **options)
 
-    def set_weight_version(self, version: str) -> None:
-        self.calls.append(("version", version))
+    def guarded_step(self) -> Any:
+        assert not self.asleep
+        return self.step()
 
 
-def test_weights_wake_before_they_are_loaded_and_the_cache_after() -> None:
-    engine: Any = object.__new__(VLLMEngine)
-    engine.engine, engine.sleeps = Sleeper(), True
-    weights = dict(llama(0).named_parameters())
+def _forget(worker: Any) -> None:
+    for weight in worker.get_model().parameters():
+        weight.data.fill_(float("nan"))
+
+
+def test_a_model_that_slept_samples_from_the_weights_that_it_was_given() -> None:
+    old, new = llama(8), llama(9)
+    engine = new_engine(old)
+    engine.sleeps = True
+    Sleep(engine.engine)
+    expected = new_engine(new).generate(PROMPTS, 2, PARAMS, 0)
     for version in (1, 2):
         engine.sleep()
-        engine.load_weights(weights.items(), version)
-    once = [("sleep", 2), ("wake up", "weights"), ("reload", len(weights)), ("wake up", "kv_cache")]
-    assert engine.engine.calls == [*once, ("version", "1"), *once, ("version", "2")]
-    assert not engine.engine.is_sleeping()
+        engine.load_weights(new.named_parameters(), version)
+        found = engine.generate(PROMPTS, 2, PARAMS, 0)
+        assert [done.token_ids.tolist() for group in found for done in group] == [
+            done.token_ids.tolist() for group in expected for done in group
+        ]
+        assert {span.version for group in found for done in group for span in done.spans} == {version}

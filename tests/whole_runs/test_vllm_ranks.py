@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -84,3 +86,39 @@ def test_ranks_share_a_server(tmp_path: Path) -> None:
     assert of_two.name.startswith("two-")
     for handed_over in (tmp_path / "run/weights", of_two):
         assert not list(handed_over.iterdir()), "handed over, and deleted"
+
+
+def test_answers_go_on_across_updates(folder: Path, tmp_path: Path) -> None:
+    """In process: some tokens that are trained on are older than the policy, none by more than the bound."""
+    options = ("--rollout.max_staleness", 1, "--rollout.max_sequences", 12, "--run.folder", tmp_path / "run")
+    ended = negaware("train", folder / "tiny.yaml", *options)
+    assert ended.code == 0, ended.err
+    metrics = timeless_metrics(tmp_path / "run")[1:]
+    assert 0 < max(step["rollout/staleness_max"] for step in metrics) <= 1
+    assert all(step["train/grad_norm"] > 0 and step["train/sampler_difference"] < 1e-5 for step in metrics)
+
+
+def test_a_server_that_is_killed_costs_a_sentence(tmp_path: Path) -> None:
+    """Two real servers sample while the trainer works, and one is killed after the first step: the run ends well."""
+    config = tiny_config_for_vllm(tmp_path, tied=False, run__steps=4, rollout__max_staleness=1)
+    server, mortal = Server(tmp_path), Server(tmp_path)
+    try:
+        engine = ("--rollout.engine", f"{{name: vllm_server, url: ['{server.url}', '{mortal.url}']}}")
+        first_step = tmp_path / "run/answers/000001.jsonl"
+        Thread(target=lambda: (_wait_for(first_step), mortal.stop()), daemon=True).start()
+        ended = negaware("train", config, *engine)
+    finally:
+        server.stop()
+        mortal.stop()
+    assert ended.code == 0, ended.err
+    assert f"The vLLM server {mortal.url} can't be reached" in ended.out + ended.err
+    assert "is left out" in ended.out + ended.err
+    metrics = timeless_metrics(tmp_path / "run")[1:]
+    assert [step["step"] for step in metrics] == [1, 2, 3, 4]
+    assert max(step["rollout/staleness_max"] for step in metrics) <= 1
+    assert all(step["train/sampler_difference"] < 1e-5 for step in metrics)
+
+
+def _wait_for(path: Path) -> None:
+    while not path.exists():
+        time.sleep(0.01)
