@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from negaware.models.memory import keep_freed_memory
 from torch import nn
 
 from negaware.models.load import load_policy
-from negaware.models.memory import keep_freed_memory
 from negaware.models.parallel import named_weights
 from negaware.objectives import OBJECTIVES
 from negaware.rollout.ask import Asker

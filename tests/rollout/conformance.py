@@ -36,7 +36,7 @@ def trainer_logprobs(
 ) -> list[list[float]]:
     """The trainer's log-probabilities of a question's completions, in one micro-batch as it would lay them out."""
     loss = LossSettings(OBJECTIVES["nft"], {}, temperature, 1)
-    trainer = Trainer(model, loss, TrainingOptions(compute_dtype="float32"), num_steps=1)
+    trainer = Trainer(copy.deepcopy(model), loss, TrainingOptions(compute_dtype="float32"), num_steps=1)
     answers = [Answer(tuple(prompt), done, True, 0.5) for done in completions]
     found = {}
     for micro_batch in trainer.pack([answers])[0]:
@@ -213,9 +213,9 @@ class EngineConformance:
         assert all(completion.num_tokens == 1 for group in groups for completion in group)
 
     def test_swapped_weights_are_the_ones_sampled_from(self, model):
-        other = perturbed(model)
+        other, own = perturbed(model), copy.deepcopy(model.state_dict())
         prompts, params = random_prompts(10, (5, 3)), SamplingParams(10, temperature=0.0)
-        engine = self.make_engine(copy.deepcopy(model))  # the local engine's model is the very one that it is given
+        engine = self.make_engine(model)
         before = engine.generate(prompts, 1, params, seed=0)
         expected = self.make_engine(other).generate(prompts, 1, params, seed=0)
         engine.load_weights(((name, weight.clone()) for name, weight in other.named_parameters()), version=9)
@@ -223,6 +223,7 @@ class EngineConformance:
         assert _tokens(after) == _tokens(expected) != _tokens(before)
         assert {span.version for group in before for completion in group for span in completion.spans} == {0}
         assert {span.version for group in after for completion in group for span in completion.spans} == {9}
+        model.load_state_dict(own)  # the local engine's weights are the model's own
 
     def test_no_prompt_gives_no_completion(self):
         assert self.make_engine(llama(0)).generate([], 4, SamplingParams(3), seed=0) == []
@@ -308,10 +309,10 @@ class EngineConformance:
 
     def test_weights_change_while_requests_run(self, model):
         """Each token's version and log-probability are those of the weights that drew it."""
-        other = perturbed(model)
+        before, other, own = copy.deepcopy(model), perturbed(model), copy.deepcopy(model.state_dict())
         params = SamplingParams(self.LONG), SamplingParams(3)
         prompts = random_prompts(18, (5, 12, 3))
-        engine = self.make_engine(copy.deepcopy(model))
+        engine = self.make_engine(model)
         requests = [
             Request(prompt, params[number == 0 and engine.samples_alone], [Draft(2 * number), Draft(2 * number + 1)])
             for number, prompt in enumerate(prompts)
@@ -326,10 +327,11 @@ class EngineConformance:
         assert len(done) == 6
         assert {span.version for _, completion in done for span in completion.spans} == {0, 9}
         assert any(len(completion.spans) == 2 for _, completion in done)
-        for version, weights in ((0, model), (9, other)):
+        for version, weights in ((0, before), (9, other)):
             spans = [each for prompt, completion in done for each in spans_of(version, prompt, completion)]
             exact = exact_logprobs(weights, [(before, tokens) for before, tokens, _ in spans])
             exact.assert_near([logprob for _, _, logprobs in spans for logprob in logprobs])
+        model.load_state_dict(own)
 
 
 def perturbed(model: PreTrainedModel) -> PreTrainedModel:
