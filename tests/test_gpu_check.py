@@ -21,15 +21,17 @@ def checked(folder: Path, *options: str, **environment: str) -> tuple[int, dict]
 
 @pytest.mark.slow
 def test_every_part_passes_at_toy_size(tmp_path: Path) -> None:
-    code, report = checked(tmp_path, "--seconds", "900")
-    assert [(name, part["state"]) for name, part in report["parts"].items()] == [(name, "passed") for name in PARTS]
+    parts = [name for name in PARTS if name != "training_4k"]  # at toy size it is training_1k
+    chosen = [argument for name in parts for argument in ("--part", name)]
+    code, report = checked(tmp_path, "--seconds", "900", *chosen)
+    assert [(name, part["state"]) for name, part in report["parts"].items()] == [(name, "passed") for name in parts]
     assert code == 0
     figures = {name: part["figures"] for name, part in report["parts"].items()}
     assert figures["graphs"]["completions"] == 36
     assert figures["graphs"]["shapes"] >= 2
     assert abs(figures["nft_step"]["loss"]) > 1e-3  # off-policy: on-policy it would be 0 whatever the weights are
     assert figures["nft_step"]["sampler_difference"] == pytest.approx(0.25, abs=0.05)
-    assert all(figures[name]["tokens_per_second"] > 0 for name in ("decode", "training_1k", "training_4k"))
+    assert all(figures[name]["tokens_per_second"] > 0 for name in ("decode", "training_1k"))
     assert figures["conformance"]["tests"] > 10
     assert report["device"] == "cpu"
     assert report["versions"]["torch"] != "none"

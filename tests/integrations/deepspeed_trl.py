@@ -13,6 +13,10 @@ folder, stage = Path(sys.argv[1]), int(sys.argv[2])
 changes: dict[str, Any] = {"max_steps": 3, "num_iterations": 2, "learning_rate": 1.0, "lr_scheduler_type": "constant"}
 changes |= {"optim": "sgd"}  # AdamW makes of a gradient that is 0 but for rounding a step as long as any other
 if stage:
+    import deepspeed
+
+    # Sums in shared memory, for inference alone: it would compile them for a minute and a half when it starts.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     sizes = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
     zero = {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True}
     changes["deepspeed"] = dict.fromkeys(sizes, "auto") | {

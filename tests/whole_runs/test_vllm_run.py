@@ -55,11 +55,12 @@ def test_a_killed_run_resumes_with_the_trainers_weights(tmp_path):
 
 @pytest.fixture(scope="module")
 def smollm2_run(tmp_path_factory) -> Path:
-    """Three steps of the demo, sampled by vLLM."""
+    """Three steps of the demo's first questions, sampled by vLLM."""
     folder = tmp_path_factory.mktemp("smollm2")
     config = folder / "demo.yaml"
     shutil.copy(ROOT / "configs" / "demo.yaml", config)
-    short = ("--run.steps", 3, "--evaluation.during", "null", "--evaluation.final.completions", 1)
+    short = ("--run.steps", 3, "--rollout.questions", 4, "--evaluation.during", "null")
+    short += ("--evaluation.task.num_problems", 4, "--evaluation.final.completions", 1)
     ended = negaware("train", config, *short, "--run.folder", folder / "run", "--rollout.engine", "vllm")
     assert ended.code == 0, ended.err
     return folder / "run"
