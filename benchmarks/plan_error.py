@@ -92,7 +92,7 @@ def measure(case: Case) -> list[Compared]:
 
 def of_a_step(case: Case) -> list[Compared]:
     """A small step, after which AdamW's moments are there, then the one that counts."""
-    from negaware.models.parallel import recompute_activations
+    from negaware.models.decoder import TransformersDecoder
     from negaware.models.residual import keep_residual_float32
     from negaware.objectives import OBJECTIVES
     from negaware.planning.memory import memory
@@ -106,10 +106,10 @@ def of_a_step(case: Case) -> list[Compared]:
         model = new_model(config, case)
         trainer = Trainer(model, LossSettings(OBJECTIVES["nft"], {}, 1.0, case.tokens), options, 2)
         if not case.fused:
-            trainer.fused, trainer.shares_questions = None, False
+            trainer.decoder, trainer.shares_questions = TransformersDecoder(model, False), False
             keep_residual_float32(model)
             if case.recomputed:
-                recompute_activations(model)
+                trainer.decoder.recompute_activations()
         warm_up(trainer, 2, model.config.vocab_size)
         length = case.tokens - PROMPT + 1
         with kept_bytes(model, trainer) as kept:
@@ -120,7 +120,7 @@ def of_a_step(case: Case) -> list[Compared]:
     return [
         Compared(case.title, "autograd", planned_kept(setting), sum(kept.values())),
         Compared(case.title, "AdamW's moments", moments, state),
-        *keys_and_values(case, model, trainer.fused),
+        *keys_and_values(case, model, trainer.decoder if case.fused else None),
         Compared(case.title, "process", planned.total("training"), peak.growth),
     ]
 
@@ -228,7 +228,7 @@ def kept_bytes(model: Any, trainer: Any) -> Iterator[dict[int, int]]:
     import torch
 
     shapes = {parameter.shape for parameter in model.parameters()}
-    for layer in trainer.fused.layers if trainer and trainer.fused else ():
+    for layer in getattr(trainer and trainer.decoder, "layers", ()):
         shapes |= {product.weight_and_bias()[0].shape for product in (layer.inputs, layer.gates)}
     kept: dict[int, int] = {}
 

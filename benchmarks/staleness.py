@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from negaware.models.memory import keep_freed_memory
 from torch import nn
 
+from negaware.models.cpu.memory import keep_freed_memory
 from negaware.models.load import load_policy
 from negaware.models.parallel import named_weights
 from negaware.objectives import OBJECTIVES

@@ -19,8 +19,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-from negaware.models.cpu.products import compute_dtype
-from negaware.models.load import load_policy
+from negaware.models.load import compute_dtype, load_policy
 from negaware.models.lora import merged_weights
 from negaware.models.options import LoraOptions
 from negaware.models.parallel import load_sharded_policy, named_weights

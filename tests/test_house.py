@@ -32,7 +32,7 @@ RULES: dict[str, tuple[str, str, str]] = {
     "tasks": ("cache_folder verifiers", "pydantic", "datasets pyarrow reasoning_gym"),
     "models": ("cache_folder ranks", "torch transformers jaxtyping pydantic", "peft gguf safetensors"),
     "rollout": ("models tasks ranks seeds", "torch transformers pydantic numpy", "vllm safetensors"),
-    "training": ("models objectives ranks", "torch transformers numpy pydantic", ""),
+    "training": ("models objectives ranks", "torch numpy pydantic", ""),
     "evaluation": ("estimates verifiers tasks rollout", "numpy pydantic", ""),
     "integrations": ("objectives", "torch trl accelerate datasets verl", ""),
     "config": ("verifiers tasks models rollout training evaluation runs objective_options", "pydantic", ""),
@@ -112,6 +112,16 @@ def test_engines_share_only_the_protocol():
         if any(name.startswith("vllm") for name, _ in imports(ast.parse(path.read_text())))
     }
     assert users <= {"vllm.py"}
+
+
+def test_who_runs_a_model_need_not_know_how():
+    """What is fast on the CPU or compiled for CUDA is known in `models`, and to the sampler's own rows."""
+    for path in MODULES:
+        place = str(path.relative_to(SOURCE))
+        if place.startswith("models/") or place in ("rollout/cache.py", "rollout/decode_attention.py", "cli.py"):
+            continue
+        names = [name for name, _ in imports(ast.parse(path.read_text()))]
+        assert not [name for name in names if name.startswith(("negaware.models.cpu", "negaware.models.cuda"))], place
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,7 @@ import torch
 from negaware.evaluation import evaluate as evaluation
 from negaware.evaluation.evaluate import EvaluationResult
 from negaware.evaluation.options import EvaluationSampling
-from negaware.models.cpu.products import compute_dtype
-from negaware.models.load import load_policy, pick_device
+from negaware.models.load import compute_dtype, load_policy, pick_device
 from negaware.rollout.ask import Asker, Progress
 from negaware.rollout.local import LocalEngine
 from negaware.tasks.load import load_task

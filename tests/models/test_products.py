@@ -5,6 +5,7 @@ import importlib
 import pytest
 import torch
 
+from negaware.models import load
 from negaware.models.cpu import products
 
 
@@ -21,10 +22,11 @@ def test_auto_is_bfloat16_where_the_device_multiplies_it_faster(library, avx512_
             patch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
             importlib.reload(products)
         assert products.HAS_BFLOAT16_PRODUCTS is is_fast
-        assert products.compute_dtype("auto") == (torch.bfloat16 if is_fast else torch.float32)
-        assert products.compute_dtype("auto", "cuda") == torch.bfloat16
-        assert products.compute_dtype("bfloat16") == torch.bfloat16
-        assert products.compute_dtype("float32", "cuda") == torch.float32
+        monkeypatch.setattr(load, "HAS_BFLOAT16_PRODUCTS", is_fast)
+        assert load.compute_dtype("auto") == (torch.bfloat16 if is_fast else torch.float32)
+        assert load.compute_dtype("auto", "cuda") == torch.bfloat16
+        assert load.compute_dtype("bfloat16") == torch.bfloat16
+        assert load.compute_dtype("float32", "cuda") == torch.float32
     finally:
         importlib.reload(products)
 

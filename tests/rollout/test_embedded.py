@@ -8,9 +8,9 @@ from conformance import assert_logprobs_are_the_models
 
 from negaware.models import logprobs
 from negaware.models.attention import use_own_attention
+from negaware.models.decoder import TransformersDecoder
 from negaware.models.embedded import EMBEDDED_MODEL
 from negaware.models.load import Policy, load_policy
-from negaware.models.logprobs import hidden_states
 from negaware.rollout.engine import SamplingParams
 from negaware.rollout.local import LocalEngine
 from negaware.training.pack import Answer, Row, collate
@@ -63,6 +63,7 @@ def test_sharing_a_row_is_exact_but_for_rounding(prompts):
     """In float64 the hidden states of a shared row and of rows alone part by nothing."""
     model = load_policy(EMBEDDED_MODEL, torch.float64).model
     assert use_own_attention(model)
+    decoder = TransformersDecoder(model, shares_questions=True)
     tokens = [(7, 8, 9, 10), (11, 12), (13, 14, 15, 16, 17, 18)]
     answers = [
         Answer(tuple(prompts[0]), Completion.drawn(one, [0.0] * len(one), "stop", 0, 0), True, 0.5) for one in tokens
@@ -71,8 +72,7 @@ def test_sharing_a_row_is_exact_but_for_rounding(prompts):
     def predicting(rows: list[Row]) -> torch.Tensor:
         batch = collate(rows)
         with torch.no_grad():
-            hidden = hidden_states(model, batch.tokens, position_ids=batch.positions, **batch.attention_inputs())
-        return hidden.flatten(0, 1)[batch.source]
+            return decoder.hidden_states(batch)[batch.source]
 
     shared = predicting([Row(tuple(answers))])
     alone = torch.cat([predicting([Row((answer,))]) for answer in answers])

@@ -8,11 +8,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from device_reads import device_reads
 from negaware.models.attention import use_own_attention
-from negaware.models.cuda.compiled import block_mask
+from negaware.models.decoder import CudaDecoder
 from negaware.objectives import OBJECTIVES, Terms
 from negaware.objectives.own import own_objective
 from negaware.training.options import TrainingOptions
-from negaware.training.pack import Batch, answers_of, collate
+from negaware.training.pack import answers_of, collate
 from negaware.training.step import LossSettings, Trainer, answers_in
 from tiny_models import llama
 
@@ -22,18 +22,13 @@ def _as_on_cuda(monkeypatch):
     """Answers of a question in one row, under FlexAttention; off CUDA that is refused gradients, which it does have."""
     monkeypatch.setattr(flex, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
     monkeypatch.setattr(flex, "_validate_device", lambda *_: None)
-    monkeypatch.setattr(
-        Batch,
-        "attention_inputs",
-        lambda batch: {} if len(batch.answers) == len(batch.rows) else {"attention_mask": block_mask(batch.segments)},
-    )
 
 
 def made_trainer(objective, **training):
     settings = {"compute_dtype": "float32", "learning_rate": 1e-3, "optimizer_steps": 1}
     loss = LossSettings(objective, {}, 0.7, 14)
     trainer = Trainer(llama(0, num_hidden_layers=1), loss, TrainingOptions(**settings | training), num_steps=10)
-    trainer.fused, trainer.shares_questions = None, use_own_attention(trainer.model)
+    trainer.decoder = CudaDecoder(trainer.model, use_own_attention(trainer.model))
     return trainer
 
 

@@ -5,7 +5,7 @@ import random
 import pytest
 from made_groups import make_group
 
-from negaware.models.cpu.products import compute_dtype
+from negaware.models.load import compute_dtype
 from negaware.rollout.engine import SamplingParams
 from negaware.rollout.local import LocalEngine
 from tiny_models import VOCABULARY, llama

@@ -8,6 +8,7 @@ import pytest
 import torch
 from made_groups import make_group, prompts_and_tokens, sampled_groups
 
+from negaware.models.decoder import TransformersDecoder, attention_mask
 from negaware.training.pack import (
     PADDING,
     Answer,
@@ -106,7 +107,7 @@ def test_a_row_holds_its_question_once_and_masks_answers_from_each_other():
     assert batch.positions.tolist() == [[0, 1, 2, 3, 3, 4, 5]]
     assert batch.source.tolist() == [2, 3, 2, 4, 5, 6]
     assert batch.targets.tolist() == [0, 1, 0, 1, 2, 3]
-    mask = batch.attention_mask()[0, 0].int().tolist()
+    mask = attention_mask(batch.segments)[0, 0].int().tolist()
     assert mask == [
         [1, 0, 0, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0, 0],
@@ -117,7 +118,8 @@ def test_a_row_holds_its_question_once_and_masks_answers_from_each_other():
         [1, 1, 1, 0, 1, 1, 1],
     ]
     assert batch.pad(torch.arange(6.0)).tolist() == [[0, 1, 0, 0], [2, 3, 4, 5]]
-    assert collate([Row((long,)), Row((short,))]).attention_inputs() == {}
+    alone = collate([Row((long,)), Row((short,))])
+    assert TransformersDecoder(MODELS["llama"](0), False).attention_inputs(alone) == {}
 
 
 def test_rows_of_several_lengths_in_one_micro_batch():
@@ -135,10 +137,11 @@ def test_rows_of_several_lengths_in_one_micro_batch():
     assert batch.answer_position.tolist() == [0, 1, 0, 1, 2, 3, 0, 1, 2]
     padded = batch.pad(torch.arange(1.0, 10.0))
     assert padded.tolist() == [[1, 2, 0, 0], [3, 4, 5, 6], [7, 8, 9, 0]]
-    mask = batch.attention_mask()
+    mask = attention_mask(batch.segments)
     assert mask.shape == (2, 1, 7, 7)
     assert mask[1, 0, :4].int().tolist() == [[1, *[0] * 6], [1, 1, *[0] * 5], [1, 1, 1, *[0] * 4], [1] * 4 + [0] * 3]
-    assert batch.attention_inputs().keys() == {"attention_mask", "shared_rows"}
+    decoder = TransformersDecoder(MODELS["llama"](0), True)
+    assert decoder.attention_inputs(batch).keys() == {"attention_mask", "shared_rows"}
 
 
 def test_every_answer_has_a_verdict():
@@ -158,7 +161,7 @@ def test_a_micro_batch_lies_on_the_device_that_it_is_made_for():
         *(getattr(answers, name) for name in answers.__slots__ if name != "whole"),  # made by the first pass alone
         importance_weights(batch, batch.pad(logprobs), 2.0),
     )
-    places = (batch.answer_index, batch.answer_position, batch.attention_mask())
+    places = (batch.answer_index, batch.answer_position, attention_mask(batch.segments))
     assert {tensor.device.type for tensor in (*parts, *places, *made)} == {"meta"}
 
 

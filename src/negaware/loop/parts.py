@@ -10,8 +10,7 @@ import torch
 
 from negaware.config import Config
 from negaware.loop.resume import fingerprint
-from negaware.models.cpu.products import compute_dtype
-from negaware.models.load import load_policy, pick_device
+from negaware.models.load import compute_dtype, load_policy, pick_device
 from negaware.models.lora import frozen_checksum
 from negaware.models.parallel import ShardedModel, load_sharded_policy, named_weights
 from negaware.ranks import Ranks

@@ -14,7 +14,7 @@ from negaware.loop.held_out import HeldOut
 from negaware.loop.parts import Parts
 from negaware.loop.resume import begin_to_write, last_state, open_run_folder, require_same_origin
 from negaware.loop.state import RunState
-from negaware.models.cpu.kernels import computation
+from negaware.models.decoder import computation
 from negaware.models.save import save_model
 from negaware.ranks import ALONE, Ranks
 from negaware.rollout.collect import NothingToLearnError
@@ -75,7 +75,7 @@ def train(
         if ranks.is_first:
             if is_new:  # only now: data, model or tracker that isn't there has deleted nothing and left nothing behind
                 stack.enter_context(folder.locked())
-            how = computation(None if run.trainer.fused is None else run.trainer.fused.kernels, run.dtype)
+            how = computation(run.trainer.decoder, run.dtype)
             for sentence in begin_to_write(folder, config, saved, how, is_new=is_new, force=force):
                 progress.note(sentence)
             state.trackers = open_trackers(config.run.trackers, folder, config.resolved(), start_step=start)

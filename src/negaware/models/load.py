@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from negaware.libraries import reason
 from negaware.models.codec import Codec
+from negaware.models.cpu.products import HAS_BFLOAT16_PRODUCTS
 from negaware.models.embedded import EMBEDDED_MODEL, embedded_model_folder
 from negaware.models.files import (
     FROM_FILES,
@@ -119,6 +120,14 @@ def pick_device(name: str) -> str:
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is cuda, but torch finds no GPU here; set it to auto or cpu.")
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def compute_dtype(name: str, device: str | torch.device = "cpu") -> torch.dtype:
+    """The dtype of a config's name; `auto` is bfloat16 where the device multiplies it faster than float32."""
+    if name == "auto":
+        is_fast = HAS_BFLOAT16_PRODUCTS if torch.device(device).type == "cpu" else True
+        name = "bfloat16" if is_fast else "float32"
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
 def load_codec(name: str) -> Codec:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from negaware.config import Config
-from negaware.models.cpu.products import compute_dtype
+from negaware.models.load import compute_dtype
 from negaware.planning.model import ModelShape, model_shape
 from negaware.rollout.options import VLLMOptions
 

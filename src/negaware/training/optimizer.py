@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from negaware.models.cpu.products import compute_dtype
+from negaware.models.load import compute_dtype
 from negaware.training.options import TrainingOptions
 
 

@@ -16,8 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from negaware.models.cpu.shared_rows import SharedRows
-from negaware.models.cuda.compiled import block_mask
 from negaware.types import Completion, Group
 
 PADDING = -1  # segment number of padding; 0 is the question, 1 … its answers
@@ -115,25 +113,15 @@ class Batch:
         """All answers, row by row."""
         return tuple(answer for row in self.rows for answer in row.answers)
 
-    def attention_inputs(self) -> dict[str, Any]:
-        """What keeps the answers of a row apart; nothing where plain causal attention does (padding comes last)."""
-        if len(self.answers) == len(self.rows):
-            return {}
-        if self.segments.is_cuda:
-            return {"attention_mask": block_mask(self.segments)}
-        return {"attention_mask": self.attention_mask(), "shared_rows": self.shared_rows()}
+    @property
+    def question_lengths(self) -> list[int]:
+        """Each row's, in tokens."""
+        return [len(row.answers[0].prompt_ids) for row in self.rows]
 
-    def shared_rows(self) -> SharedRows:
-        """Where each row's question and answers are."""
-        lengths = [[answer.num_tokens - 1 for answer in row.answers] for row in self.rows]
-        questions = [len(row.answers[0].prompt_ids) for row in self.rows]
-        return SharedRows(self.tokens.shape[1], questions, lengths)
-
-    def attention_mask(self) -> Tensor:
-        """Who sees whom, [R, 1, T, T]."""
-        keys, queries = self.segments[:, None, :], self.segments[:, :, None]
-        causal = torch.ones(self.tokens.shape[1], self.tokens.shape[1], dtype=torch.bool, device=keys.device).tril()
-        return (causal & ((keys == queries) | (keys == 0)))[:, None]
+    @property
+    def answer_lengths(self) -> list[list[int]]:
+        """Each row's, in tokens that enter the model."""
+        return [[answer.num_tokens - 1 for answer in row.answers] for row in self.rows]
 
     def pad(self, flat: Tensor) -> Tensor:
         """Per-token values [N] as [A, longest], 0 where an answer has no token."""

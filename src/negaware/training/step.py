@@ -11,17 +11,15 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from negaware.models.attention import has_full_attention, plain_rows, use_own_attention
+from negaware.models.decoder import Decoder, decoder_of
 from negaware.models.family import fused_decoder_of
-from negaware.models.logprobs import head_of, hidden_states, token_logprobs
-from negaware.models.parallel import ShardedModel, recompute_activations
-from negaware.models.residual import keep_residual_float32
+from negaware.models.logprobs import head_of, token_logprobs
+from negaware.models.parallel import ShardedModel
 from negaware.objectives.contract import Answers, Objective, OwnLossError, Terms, require_sound
 from negaware.objectives.ops import Reduction, answer_lengths, denominator, log_ratio, reduce_loss
 from negaware.objectives.whole_groups import Whole, WholeGroups
@@ -44,6 +42,9 @@ from negaware.training.pack import (
 )
 from negaware.training.tally import Tally
 from negaware.types import Group
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class NonFiniteLossError(ValueError):
@@ -83,19 +84,16 @@ class Trainer:
         self.model, self.loss, self.options, self.questions = model, loss, options, questions
         self.ranks, self.sharded = ranks, sharded
         self.device = sharded.device if sharded else model.device
-        self.fused = None if sharded else fused_decoder_of(model)  # checked best in float32
+        if not sharded:
+            fused_decoder_of(model)  # what can stand in is told best in float32, and remembered
         with torch.no_grad():
             self.head = self._within(head_of, model)
         self.optimizer = MasterOptimizer(model, options, num_steps)  # from here on the model has its compute dtype
-        if self.fused is None:
-            with torch.no_grad():
-                self._within(keep_residual_float32, model)
-        self.shares_questions = self.fused is not None or (has_full_attention(model) and use_own_attention(model))
+        with torch.no_grad():
+            self.decoder: Decoder = self._within(decoder_of, model, self.device, sharded is not None)
+        self.shares_questions = self.decoder.shares_questions
         if options.activations == "recomputed":
-            if self.fused is not None:
-                self.fused.recomputes = True
-            else:
-                recompute_activations(model)
+            self.decoder.recompute_activations()
 
     def step(
         self, groups: Sequence[Group], seed: int, on_progress: Callable[[int], None] | None = None
@@ -104,7 +102,7 @@ class Trainer:
 
         `on_progress` is told the answer tokens trained since it was last called. Raises NonFiniteLossError.
         """
-        self._refresh()
+        self.decoder.refresh()
         questions = [answers_of(group) for group in groups]
         random.Random(seed).shuffle(questions)
         num_steps = self._num_mini_batches(len(questions))
@@ -135,23 +133,12 @@ class Trainer:
         return self._within(self._logprobs, batch)
 
     def _logprobs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        predicting = self._hidden_states(batch).index_select(0, batch.source)
+        predicting = self.decoder.hidden_states(batch).index_select(0, batch.source)
         return token_logprobs(predicting, self.head.of(self.model), batch.targets, self.loss.temperature)
 
     def _within(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """The function's value, weights at hand."""
         return self.sharded.within(function, *arguments) if self.sharded else function(*arguments)
-
-    def _hidden_states(self, batch: Batch) -> Tensor:
-        """The decoder's last hidden states of all tokens, [R·T, D]."""
-        if self.fused is not None:
-            attend = self.fused.attention_within(batch.shared_rows())
-            return self.fused(batch.tokens.flatten(), batch.positions.flatten(), attend)
-        inputs = batch.attention_inputs()
-        if not inputs and self.shares_questions:
-            inputs = plain_rows(self.device)
-        hidden = hidden_states(self.model, batch.tokens, position_ids=batch.positions, **inputs)
-        return hidden.flatten(0, 1)
 
     def pack(self, questions: Sequence[Sequence[Answer]]) -> list[list[MicroBatch]]:
         """Each rank's micro-batches of the questions' answers, as many for one as for any other.
@@ -216,7 +203,7 @@ class Trainer:
         self._require_finite(read["norm"], "gradient norm")
         tally.add_step(total, read["norm"], self.optimizer.learning_rate())
         self.optimizer.step(norm)
-        self._refresh()
+        self.decoder.refresh()
 
     def _learn(
         self, batch: Batch, answers: Answers, terms: Terms, reduction: Reduction, divisor: int, tally: Tally
@@ -275,11 +262,6 @@ class Trainer:
         except OwnLossError:
             self.optimizer.discard_gradients()
             raise
-
-    def _refresh(self) -> None:
-        """Forgets what was made from weights that are others now."""
-        if self.fused is not None:
-            self.fused.refresh()
 
     def _require_finite(self, value: float, what: str) -> None:
         if value - value == 0:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,13 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from negaware.models.cpu.kernels import Kernels, kernels_for
+from negaware.models.cpu.kernels import CompiledKernels, Kernels, kernels_for
 from negaware.models.cpu.products import HAS_BFLOAT16_PRODUCTS
 from negaware.models.cpu.shared_rows import SharedRows, attend
 from negaware.models.lora import adapter_of, merged_weight, plain
+
+if TYPE_CHECKING:
+    from negaware.models.decoder import Rows
 
 Attend = Callable[[int, Tensor], Tensor]
 """Attention [N, H, W] of a layer, by its index, from its tokens' queries, keys and values side by side [N, S, W]."""
@@ -43,6 +46,22 @@ class FusedDecoder:
         self.scale: float = attention.scaling
         self.recomputes = False
         """Whether a backward pass computes each layer again from its input, the only thing kept of it."""
+
+    shares_questions = True
+
+    @property
+    def kind(self) -> str:
+        """See `models/decoder.py`, as the next three."""
+        return "compiled" if isinstance(self.kernels, CompiledKernels) else "torch"
+
+    def hidden_states(self, rows: Rows) -> Tensor:
+        """[R·T, D] of the tokens of rows."""
+        places = SharedRows(rows.tokens.shape[1], rows.question_lengths, rows.answer_lengths)
+        return self(rows.tokens.flatten(), rows.positions.flatten(), self.attention_within(places))
+
+    def recompute_activations(self) -> None:
+        """A backward pass computes each layer again from its input."""
+        self.recomputes = True
 
     @property
     def dtype(self) -> torch.dtype:

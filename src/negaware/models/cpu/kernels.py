@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -209,20 +209,6 @@ def kernels_for(dtype: torch.dtype, width: int, queries: int) -> Kernels:
     shape = [f"-DWIDTH={width}", f"-DQUERIES={queries}", *(["-DBFLOAT16"] if dtype == torch.bfloat16 else [])]
     library = _compiled(shape)
     return TorchKernels() if library is None else CompiledKernels(library, dtype, width, queries)
-
-
-def computation(kernels: Kernels | None, dtype: torch.dtype) -> dict[str, Any]:
-    """What decides how figures are rounded on this machine's processor: for environment.json.
-
-    `kernels` are the fused decoder's, None where transformers' own code trains; `dtype` is what both compute in.
-    """
-    kinds = {CompiledKernels: "compiled", TorchKernels: "torch", type(None): "transformers"}
-    return {
-        "kernels": kinds[type(kernels)],
-        "dtype": str(dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
-        "processor": torch.backends.cpu.get_cpu_capability(),
-    }
 
 
 def _compiled(definitions: list[str]) -> ctypes.CDLL | None:

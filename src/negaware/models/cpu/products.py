@@ -15,14 +15,6 @@ HAS_BFLOAT16_PRODUCTS = bool(
 """Whether this machine's processor multiplies bfloat16 faster than float32."""
 
 
-def compute_dtype(name: str, device: str | torch.device = "cpu") -> torch.dtype:
-    """The dtype of a config's name; `auto` is bfloat16 where the device multiplies it faster than float32."""
-    if name == "auto":
-        is_fast = HAS_BFLOAT16_PRODUCTS if torch.device(device).type == "cpu" else True
-        name = "bfloat16" if is_fast else "float32"
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
-
-
 @contextmanager
 def bfloat16_products(wanted: bool = True) -> Iterator[None]:
     """A block in which float32 matrix products on the CPU round their factors, not their sums, to bfloat16.
