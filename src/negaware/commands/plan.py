@@ -27,6 +27,15 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--tflops", type=above_zero, default=989, help="a GPU's peak, TFLOP/s (default 989)")
     parser.add_argument("--bandwidth", type=above_zero, default=3.35, help="of its memory, TB/s (default 3.35)")
     parser.add_argument("--network", type=above_zero, default=40, help="between GPUs, GB/s each, reached (default 40)")
+    parser.add_argument(
+        "--staleness", type=positive, metavar="N", help="also what sampling ahead, by at most N updates, would give"
+    )
+    parser.add_argument(
+        "--lengths",
+        metavar="FILE|MEAN,MEDIAN",
+        help="for --staleness, how long answers are: a file of a run's answers/, or two numbers of tokens, for a "
+        "log-normal distribution cut at rollout.max_new_tokens",
+    )
     parser.set_defaults(run=_run)
 
 
@@ -41,4 +50,8 @@ def _run(options: argparse.Namespace) -> int:
         network=options.network * 1e9,
         efficiency=options.efficiency,
     )
-    return plan_command(options.config, options.overrides, options.gpus, machine)
+    if (options.staleness is None) != (options.lengths is None):
+        missing, what = ("--lengths", "how long answers are") if options.lengths is None else ("--staleness", "updates")
+        raise ValueError(f"--staleness and --lengths need each other; give {missing} ({what}) too.")
+    ahead = None if options.staleness is None else (options.staleness, options.lengths)
+    return plan_command(options.config, options.overrides, options.gpus, machine, ahead)

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from negaware.planning.memory import SINGLE, rows_at_once
 from negaware.planning.setting import Machine, Setting
 
 FLASH_BACKWARD = 2.5
 """Attention's backward pass in forward passes: five products where forward has two (FlashAttention-2)."""
+Numbers = float | np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,7 @@ class Seconds:
 
 def seconds(setting: Setting, machine: Machine) -> Seconds:
     """What a step takes on these machines."""
-    cut, model = work(setting), setting.model
+    cut = work(setting)
     rows = cut.micro_batches * cut.rows_together
     computing = rows * cut.row(setting) / (machine.operations * machine.efficiency)
     moving = cut.micro_batches * moved_bytes(setting) / machine.network
@@ -97,8 +100,13 @@ def seconds(setting: Setting, machine: Machine) -> Seconds:
         sampling=_sampling_seconds(setting, machine),
         training=setting.optimizer_steps * computing,
         communication=setting.optimizer_steps * max(0.0, moving - computing),
-        handover=setting.itemsize * model.num_parameters * (setting.ranks > 1) / machine.network,
+        handover=handover_seconds(setting, machine) if setting.ranks > 1 else 0.0,
     )
+
+
+def handover_seconds(setting: Setting, machine: Machine) -> float:
+    """New weights to a sampler that has a copy of its own."""
+    return setting.itemsize * setting.model.num_parameters / machine.network
 
 
 def moved_bytes(setting: Setting) -> int:
@@ -111,15 +119,31 @@ def moved_bytes(setting: Setting) -> int:
 
 
 def _sampling_seconds(setting: Setting, machine: Machine) -> float:
-    """Each decode step reads the weights once and the keys and values of every answer in it."""
-    model, split = setting.model, setting.sampler.tensor_parallel
     rows = min(rows_at_once(setting, machine), setting.sequences_an_engine)
-    computing = model.num_parameters - model.root_parameters + model.head_parameters
     context = setting.prompt_tokens + setting.answer_tokens / 2
-    read = setting.itemsize * computing + rows * context * model.cache_bytes(setting.itemsize)
-    operations = rows * (2 * computing + 4 * model.num_layers * model.attended_width * context)
-    one = max(read / machine.bandwidth, operations / machine.operations) / split / machine.efficiency
     steps = setting.answer_tokens * setting.sequences_an_engine / rows
     questions = setting.sequences_an_engine / setting.completions
-    prefill = 2 * computing * setting.prompt_tokens * questions / (machine.operations * machine.efficiency * split)
-    return steps * one + prefill
+    one = decode_seconds(setting, machine, rows, rows * context)
+    return float(steps * one + prefill_seconds(setting, machine, questions * setting.prompt_tokens))
+
+
+def decode_seconds(setting: Setting, machine: Machine, rows: Numbers, context: Numbers) -> Numbers:
+    """A decode step of so many rows with so many tokens behind them, all together: it reads the weights once, and
+    the keys and values of all those tokens."""
+    model = setting.model
+    read = setting.itemsize * _computing(setting) + context * model.cache_bytes(setting.itemsize)
+    operations = rows * 2 * _computing(setting) + 4 * model.num_layers * model.attended_width * context
+    longer = np.maximum(read / machine.bandwidth, operations / machine.operations)
+    return longer / setting.sampler.tensor_parallel / machine.efficiency
+
+
+def prefill_seconds(setting: Setting, machine: Machine, tokens: float) -> float:
+    """Keys and values of so many tokens, computed at once."""
+    return (
+        2 * _computing(setting) * tokens / (machine.operations * machine.efficiency * setting.sampler.tensor_parallel)
+    )
+
+
+def _computing(setting: Setting) -> int:
+    model = setting.model
+    return model.num_parameters - model.root_parameters + model.head_parameters

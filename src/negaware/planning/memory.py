@@ -202,6 +202,11 @@ def vllm_cache(setting: Setting, machine: Machine | None) -> int | None:
     return share - _vllm_weights(setting)
 
 
+def server_cache(setting: Setting, machine: Machine) -> int:
+    """Bytes of each GPU for keys and values where vLLM has the GPUs to itself; below 0 if its weights don't fit."""
+    return machine.usable - _vllm_weights(setting)
+
+
 def _vllm_weights(setting: Setting) -> int:
     return -(-setting.itemsize * setting.model.num_parameters // setting.sampler.tensor_parallel)
 

@@ -5,7 +5,8 @@ It does no arithmetic but sums.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -17,8 +18,10 @@ from negaware.config import Config, ConfigError, load_config
 from negaware.models.load import pick_device
 from negaware.planning.advice import advice, applied, fits, holds_an_answer
 from negaware.planning.cost import seconds, work
+from negaware.planning.lengths import Lengths, read_lengths
 from negaware.planning.memory import Memory, memory, sequence_bytes, vllm_cache
 from negaware.planning.setting import GIB, Machine, Setting, sampler_of, setting_of
+from negaware.planning.staleness import Pace, carried, in_turn, overlapped
 from negaware.rollout.options import require_split_heads
 
 WIDTH = 116
@@ -44,8 +47,13 @@ def print_plan(config: Config) -> None:
         print("#   The process takes up to half as much again: holes in the C library's heap (docs/scaling.md).")
 
 
-def plan_command(path: Path, overrides: Sequence[str], gpus: int, machine: Machine) -> int:
-    """Prints the plan of a config on `gpus` such machines; 0 if it fits, 1 if not. Raises ValueError."""
+def plan_command(
+    path: Path, overrides: Sequence[str], gpus: int, machine: Machine, ahead: tuple[int, str] | None = None
+) -> int:
+    """Prints the plan of a config on `gpus` such machines; 0 if it fits, 1 if not. Raises ValueError.
+
+    `ahead`: a staleness, and how long answers are (`read_lengths`), for a table of what sampling ahead gives.
+    """
     config = load_config(path, overrides)
     setting = setting_of(config, gpus, "cuda")
     if setting.sampler.name == "vllm_server":
@@ -58,6 +66,7 @@ def plan_command(path: Path, overrides: Sequence[str], gpus: int, machine: Machi
             "(rollout.engine.tensor_parallel); give a multiple of that."
         )
     _require_split_heads(setting)
+    lengths = None if ahead is None else read_lengths(ahead[1], setting.answer_tokens)
     print(f"{path}: {config.model.name} on {gpus} GPUs of {machine.memory / GIB:g} GiB\n")
     held, console = memory(setting, machine), Console(width=WIDTH)
     console.print(_memory_table(held, machine))
@@ -65,6 +74,9 @@ def plan_command(path: Path, overrides: Sequence[str], gpus: int, machine: Machi
     for line in [*rollout_lines(config), *training_lines(setting), *time_lines(setting, machine)]:
         print(line)
     print()
+    if ahead and lengths:
+        is_recomputed = config.training.old_logprobs == "recomputed"
+        print_staleness(setting, is_recomputed, machine, lengths, ahead[0], console)
     print(verdict(setting, machine, held))
     return 0 if fits(setting, machine) else 1
 
@@ -132,6 +144,56 @@ def time_lines(setting: Setting, machine: Machine) -> list[str]:
         f"assumed of a GPU: {machine.efficiency:.0%} of {machine.operations / 1e12:,.0f} TFLOP/s and of "
         f"{machine.bandwidth / 1e12:g} TB/s, {machine.network / 1e9:g} GB/s to the others",
     ]
+
+
+def print_staleness(
+    setting: Setting, is_recomputed: bool, machine: Machine, lengths: Lengths, staleness: int, console: Console
+) -> None:
+    """A table of a step in turn, carried and overlapped, and what it assumes.
+
+    `is_recomputed`: whether one of the setting's extra passes is for π_old, which answers of several policies record.
+    """
+    recorded = replace(setting, extra_passes=setting.extra_passes - is_recomputed)
+    paces = {
+        "in turn": in_turn(setting, machine, lengths),
+        "carried": carried(recorded, machine, lengths, staleness),
+        "overlapped": overlapped(recorded, machine, lengths, staleness),
+    }
+    title = f"A step with answers of {lengths.mean:,.0f} tokens on average, staleness at most {staleness}"
+    console.print(_staleness_table(title, setting.ranks, paces))
+    print()
+    for line in [
+        *(["overlapped: no split of the GPUs into servers and ranks fits"] if paces["overlapped"] is None else []),
+        "in turn: a batch is sampled by one policy, then trained; carried: answers go on across updates, sampling and "
+        "training take turns; overlapped: vLLM servers on GPUs of their own, the split with the shortest step",
+        f"assumed: answers' lengths are independent, every rank trains on answers of the mean length, "
+        f"{setting.max_sequences} answers at once an engine at most, questions that fill it, all of them informative; "
+        "carried keys and values are computed again after each update",
+        "not known: ranks that wait because rows differ in length, the verifier's time, and what a GPU really takes: "
+        "no figure here was measured on one",
+    ]:
+        print(line)
+    print()
+
+
+def _staleness_table(title: str, gpus: int, paces: Mapping[str, Pace | None]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    table.add_column("")
+    for name in paces:
+        table.add_column(name, justify="right")
+    rows: dict[str, Callable[[Pace], str]] = {
+        "seconds a step": lambda pace: f"{pace.seconds:,.1f}",
+        "  of them sampling": lambda pace: f"{pace.sampling:,.1f}",
+        "  of them training": lambda pace: f"{pace.training:,.1f}",
+        "answer tokens a second a GPU": lambda pace: f"{pace.tokens_a_second:,.0f}",
+        "mean staleness, updates": lambda pace: f"{pace.staleness:.2f}",
+        "answers at once an engine, mean": lambda pace: f"{pace.rows:,.0f}",
+        "GPUs that sample": lambda pace: f"{gpus - pace.trainers or gpus}",
+        "GPUs that train": lambda pace: f"{pace.trainers}",
+    }
+    for name, shown in rows.items():
+        table.add_row(name, *("–" if pace is None else shown(pace) for pace in paces.values()))
+    return table
 
 
 def verdict(setting: Setting, machine: Machine, held: Memory) -> str:

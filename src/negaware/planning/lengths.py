@@ -1,0 +1,103 @@
+"""How long answers are: equally likely lengths, from answers that a run recorded or from a mean and a median.
+
+It knows nothing of what decodes them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist
+
+import numpy as np
+
+from negaware.runs.folder import read_json_lines
+
+QUANTILES = 2_000
+"""Of a log-normal distribution that stand for it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lengths:
+    """Tokens of answers, each as likely as the others, in ascending order."""
+
+    values: np.ndarray
+
+    @property
+    def mean(self) -> float:
+        """E[L]."""
+        return float(self.values.mean())
+
+    @property
+    def mean_square(self) -> float:
+        """E[L²]."""
+        return float(np.square(self.values, dtype=float).mean())
+
+    @property
+    def longest(self) -> int:
+        """The largest of them."""
+        return int(self.values[-1])
+
+    def survival(self, ages: np.ndarray) -> np.ndarray:
+        """P(L > age) for each age."""
+        return 1 - np.searchsorted(self.values, ages, side="right") / len(self.values)
+
+    def drawn(self, ages: np.ndarray) -> np.ndarray:
+        """E[min(L, age)]: the tokens that an answer has on average when it is so many decode steps old."""
+        summed = np.concatenate([[0.0], np.cumsum(self.values, dtype=float)])
+        shorter = np.searchsorted(self.values, ages, side="right")
+        return (summed[shorter] + ages * (len(self.values) - shorter)) / len(self.values)
+
+
+def read_lengths(text: str, limit: int) -> Lengths:
+    """Lengths from `MEAN,MEDIAN`, or from a JSONL file of answers as a run's folder has them. ValueError for others."""
+    mean, comma, median = text.partition(",")
+    if comma and not Path(text).exists():
+        try:
+            return log_normal(float(mean), float(median), limit)
+        except ValueError as error:
+            raise ValueError(f"--lengths is {text!r}: {error}") from None
+    return _recorded(Path(text), limit)
+
+
+def log_normal(mean: float, median: float, limit: int) -> Lengths:
+    """A log-normal distribution cut at the limit, with this median, and this mean after the cut. ValueError if none
+    has them."""
+    if not 1 <= median < mean < limit:
+        raise ValueError(
+            f"give two numbers, the mean and the median of answers' lengths, with 1 ≤ median < mean < {limit} "
+            "(rollout.max_new_tokens)"
+        )
+    normal = NormalDist()
+    deviations = np.array([normal.inv_cdf((index + 0.5) / QUANTILES) for index in range(QUANTILES)])
+
+    def cut(sigma: float) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            return np.minimum(median * np.exp(sigma * deviations), limit)
+
+    low, high = 0.0, 10.0
+    if cut(high).mean() < mean:
+        raise ValueError(f"no log-normal distribution with that median has that mean when it is cut at {limit} tokens")
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if cut(middle).mean() < mean else (low, middle)
+    return Lengths(np.maximum(np.rint(cut(high)), 1).astype(int))
+
+
+def _recorded(path: Path, limit: int) -> Lengths:
+    remedy = "give a file of a run's answers/, or MEAN,MEDIAN, two numbers of tokens"
+    if not path.is_file():
+        raise ValueError(f"--lengths is {str(path)!r}, which is no file; {remedy}")
+    records, is_torn = read_json_lines(path)
+    values = [record.get("num_tokens") for record in records]
+    for number, value in enumerate(values, 1):
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{path}, answer {number}: num_tokens is {value!r}, no whole number above 0; {remedy}")
+        if value > limit:
+            raise ValueError(
+                f"{path}, answer {number}: it has {value} tokens, but rollout.max_new_tokens is {limit}; plan with "
+                f"--rollout.max_new_tokens {value} or more"
+            )
+    if is_torn or not values:
+        raise ValueError(f"{path} {'ends in the middle of an answer' if is_torn else 'has no answers'}; {remedy}")
+    return Lengths(np.sort(np.array(values)))
