@@ -45,7 +45,7 @@ RULES: dict[str, tuple[str, str, str]] = {
         "matplotlib scipy numpy torch",
     ),
     "finished_model": ("tasks models rollout evaluation", "torch", ""),
-    "planning": ("config models rollout runs", "torch transformers numpy yaml rich", ""),
+    "planning": ("config models rollout", "torch transformers numpy yaml rich", ""),
     "complaint": ("", "", ""),
     "cli": ("arguments complaint commands __main__", "", ""),
     "commands": ("arguments", "", "rich"),

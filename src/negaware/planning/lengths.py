@@ -5,13 +5,15 @@ It knows nothing of what decodes them.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
 
-from negaware.runs.folder import read_json_lines
+from negaware.files import read_json_lines
 
 QUANTILES = 2_000
 """Of a log-normal distribution that stand for it."""
@@ -53,8 +55,11 @@ def read_lengths(text: str, limit: int) -> Lengths:
     """Lengths from `MEAN,MEDIAN`, or from a JSONL file of answers as a run's folder has them. ValueError for others."""
     mean, comma, median = text.partition(",")
     if comma and not Path(text).exists():
+        numbers = nan, nan
+        with suppress(ValueError):
+            numbers = float(mean), float(median)
         try:
-            return log_normal(float(mean), float(median), limit)
+            return log_normal(*numbers, limit)
         except ValueError as error:
             raise ValueError(f"--lengths is {text!r}: {error}") from None
     return _recorded(Path(text), limit)
@@ -75,13 +80,15 @@ def log_normal(mean: float, median: float, limit: int) -> Lengths:
         with np.errstate(over="ignore"):
             return np.minimum(median * np.exp(sigma * deviations), limit)
 
-    low, high = 0.0, 10.0
-    if cut(high).mean() < mean:
+    sigmas = np.linspace(0, 10, 1_001)  # the mean rises with σ, and may fall again where the limit is near
+    enough = next((index for index, sigma in enumerate(sigmas) if cut(sigma).mean() >= mean), None)
+    if enough is None:
         raise ValueError(f"no log-normal distribution with that median has that mean when it is cut at {limit} tokens")
+    low, high = sigmas[enough - 1], sigmas[enough]
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if cut(middle).mean() < mean else (low, middle)
-    return Lengths(np.maximum(np.rint(cut(high)), 1).astype(int))
+    return Lengths(np.maximum(np.rint(cut(float(high))), 1).astype(int))
 
 
 def _recorded(path: Path, limit: int) -> Lengths:

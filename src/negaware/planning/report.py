@@ -169,6 +169,7 @@ def print_staleness(
         f"assumed: answers' lengths are independent, every rank trains on answers of the mean length, "
         f"{setting.max_sequences} answers at once an engine at most, questions that fill it, all of them informative; "
         "carried keys and values are computed again after each update",
+        "of several ranks it is what sampling ahead would give: so far rollout.max_staleness takes one process",
         "not known: ranks that wait because rows differ in length, the verifier's time, and what a GPU really takes: "
         "no figure here was measured on one",
     ]:
