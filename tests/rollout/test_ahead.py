@@ -9,12 +9,13 @@ import torch
 
 from negaware.ranks import ALONE
 from negaware.rollout.ask import Asker
-from negaware.rollout.collect import Collector
+from negaware.rollout.collect import Collector, NothingToLearnError
 from negaware.rollout.local import LocalEngine
 from negaware.rollout.options import RolloutOptions
 from negaware.rollout.records import begun_from_json, begun_to_json, groups_from_json, groups_to_json
 from negaware.tasks.task import Task
-from negaware.types import Problem, Verdict
+from negaware.types import Problem, Span, Verdict
+from scripted import ScriptedEngine
 from tiny_models import llama
 
 K, QUESTIONS, NUM_PROBLEMS = 4, 4, 24
@@ -41,12 +42,24 @@ class CountingEngine(LocalEngine):
         return num_tokens
 
 
-def make_collector(engine=None, verifier=None, **options) -> Collector:
+class Alternately(ByLength):
+    """Every other answer of a call is right."""
+
+    def grade(self, texts, problems):
+        return [Verdict(bool(n % 2), "correct" if n % 2 else "wrong") for n in range(len(texts))]
+
+
+class Never(ByLength):
+    def grade(self, texts, problems):
+        return [Verdict(False, "wrong") for _ in texts]
+
+
+def make_collector(engine=None, verifier=None, num_steps=None, **options) -> Collector:
     problems = [Problem(str(number), "", "") for number in range(NUM_PROBLEMS)]
     task = Task("lengths", problems, "{question}", verifier or ByLength())
     asker = Asker(engine or CountingEngine(llama(3), 16), lambda _: [1, 2], lambda ids: "x" * len(ids), ALONE)
     rollout = RolloutOptions(**{"questions": QUESTIONS, "completions": K, "max_new_tokens": 40} | options)
-    collector = Collector(asker, task, rollout.params((3, 4, 5), max_tokens=99), rollout, 0)
+    collector = Collector(asker, task, rollout.params((3, 4, 5), max_tokens=99), rollout, 0, num_steps=num_steps)
     collector.prompts[:] = [(10 + number, 20 + number % 3) for number in range(NUM_PROBLEMS)]
     return collector
 
@@ -73,6 +86,32 @@ def rollouts(collector: Collector, steps) -> list:
 
 def spans(groups):
     return [span for group in groups for done in group.completions for span in done.spans]
+
+
+class Scripted(ScriptedEngine):
+    """Each answer is finished in the step that its question's number names; a token a step, `samples_alone`."""
+
+    samples_alone = True
+
+    def __init__(self, steps_of, spans_of=None) -> None:
+        super().__init__(lambda prompt, number: [])
+        self.steps_of, self.spans_of, self.made = steps_of, spans_of, 0
+
+    def step(self) -> int:
+        self.made += 1
+        num_tokens = 0
+        for request in list(self.waiting):
+            number = self.asked.index(request)
+            if self.made < self.steps_of(number):
+                continue
+            self.waiting.remove(request)
+            for draft in list(request.drafts):
+                spans = self.spans_of(number) if self.spans_of else [Span(self.version, 2)]
+                count = sum(span.num_tokens for span in spans)
+                draft.token_ids, draft.logprobs, draft.spans = [7] * count, [-1.0] * count, list(spans)
+                num_tokens += count
+                request.finish(draft, "stop")
+        return num_tokens
 
 
 @pytest.mark.parametrize("max_staleness", [1, 2])
@@ -155,42 +194,86 @@ def test_what_is_too_old_is_dropped_counted_and_asked_again():
     """One step leaves questions half answered, and two updates pass before the next."""
     collector = make_collector(max_staleness=1)
     rollouts(collector, [1])
-    begun = list(collector.ahead.begun)
-    drawn = sum(span.num_tokens for each in begun for span in each.spans)
-    assert drawn
-    asked, left = collector.state.position, [each.index for each in begun]
+    left, surplus = list(collector.ahead.begun), collector.state.surplus
+    tokens = sum(span.num_tokens for each in left for span in each.spans) + sum(n for _, n in spans(surplus))
+    begun = [each for each in left if each.spans]
+    assert begun
     (rollout,) = rollouts(collector, [4])
-    carried_tokens = rollout.metrics["rollout/num_dropped_tokens"] - drawn
-    assert carried_tokens >= 0  # groups that were left over, too
+    assert rollout.metrics["rollout/num_dropped_tokens"] == tokens
+    assert rollout.metrics["rollout/num_dropped_questions"] == len(begun) + len(surplus)
     assert {span.version for span in spans(rollout.groups)} == {3}
     asked_again = {group.problem.id for group in rollout.sampled} | {str(e.index) for e in collector.ahead.begun}
-    assert set(map(str, left)) <= asked_again
-    assert collector.state.position > asked
+    assert {str(each.index) for each in left} <= asked_again
+
+
+def test_long_answers_are_waited_for_before_they_are_too_old():
+    """No question is asked again for its length: until all its answers are short, it would be."""
+    collector = make_collector(max_staleness=1, max_sequences=8, questions=2)
+    ages = set()
+    for step in range(1, 13):
+        (rollout,) = rollouts(collector, [step])
+        assert collector.ahead.num_dropped_questions == 0
+        ages.add(rollout.metrics["rollout/staleness_max"])
+    assert ages == {0, 1}
+
+
+def test_what_a_server_finishes_too_late_is_not_trained_on():
+    """Its versions are known at its end alone, and then some tokens are too old."""
+    engine = Scripted(lambda number: 3 * number, lambda number: [Span(0, 5), Span(engine.version, 5)])
+    collector = make_collector(engine, Alternately(), max_staleness=1, questions=2)
+    engine.load_weights((), 0)
+    collector.next_rollout(1)
+    for step in (2, 3, 4, 5):
+        engine.load_weights((), step - 1)
+        if step > 2:
+            engine.spans_of = lambda number: [Span(0 if number < 6 else engine.version, 10)]
+        rollout = collector.next_rollout(step)
+        assert rollout.metrics["rollout/staleness_max"] <= 1
+        assert min(span.version for span in spans(rollout.groups)) >= step - 2
+
+
+def test_a_server_has_questions_while_the_trainer_works_and_none_after_the_last_step():
+    engine = Scripted(lambda number: number + 1)
+    collector = make_collector(engine, Alternately(), num_steps=3, max_staleness=2, max_sequences=K)
+    under_way = []
+    for step in (1, 2, 3):
+        engine.load_weights((), step - 1)
+        collector.next_rollout(step)
+        under_way.append(len(engine.waiting))
+    assert under_way == [2 * QUESTIONS, QUESTIONS, 0]  # as many batches ahead as steps are left, two at most
+
+
+def test_the_search_is_bounded_when_more_questions_end_at_once_than_were_asked_for():
+    engine = Scripted(lambda number: 0)
+    collector = make_collector(engine, Never(), max_staleness=1, max_sampled_questions=6)
+    with pytest.raises(NothingToLearnError, match="None of the"):
+        rollouts(collector, [1])
 
 
 def test_verdicts_are_given_while_sampling_goes_on():
     """The verifier doesn't answer before three more steps were made; a caller that waited for it would make none."""
     engine = CountingEngine(llama(3), 8)
-    more, steps = threading.Event(), engine.step
+    begun, more, step = threading.Event(), threading.Event(), engine.step
 
     class Patient(ByLength):
-        calls = 0
-
         def grade(self, texts, problems):
-            self.calls += 1
-            assert self.calls > 1 or more.wait(60), "nothing was sampled while the verifier worked"
+            begun.set()
+            assert more.wait(60), "nothing was sampled while the verifier worked"
             return super().grade(texts, problems)
 
-    verifier = Patient()
+    meanwhile = []
 
-    def counted_step():
-        num_tokens = steps()
-        if verifier.calls and len(engine.rows) > 3:
-            more.set()
-        return num_tokens
+    def watched_step():
+        running = [] if engine.batch is None else engine.batch.requests
+        if sum(len(request.drafts) for request in [*running, *engine.waiting]) < K * QUESTIONS:
+            assert begun.wait(60)  # the first that was finished is being judged
+            meanwhile.append(1)
+            if len(meanwhile) == 3:
+                more.set()
+        return step()
 
-    engine.step = counted_step
-    collector = make_collector(engine, verifier)
+    engine.step = watched_step
+    collector = make_collector(engine, Patient())
     assert len(rollouts(collector, [1])[0].groups) == QUESTIONS
 
 

@@ -1,6 +1,7 @@
 """Several vLLM servers on loopback: they share the requests, and one that dies costs none."""
 
 import threading
+import time
 
 import pytest
 from answering_server import GENERATE, STOP, AnsweringServer, event, events, last
@@ -74,6 +75,43 @@ def test_one_that_dies_is_left_out_and_its_requests_are_asked_elsewhere(engine, 
     engine.generate([[1]] * 4, 4, PARAMS, 0)
     assert asked(dead) == before
     assert dead.weights != servers[0].weights == servers[2].weights
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        lambda handler: handler.send('{"error": {"message": "EngineDeadError"}}', 500),
+        lambda handler: handler.send("Bad Gateway", 502),
+        lambda handler: handler.stream([{"error": {"message": "EngineDeadError", "code": 500}}]),
+    ],
+)
+def test_one_that_says_that_it_has_failed_is_left_out_too(engine, servers, failure):
+    servers[2].otherwise[GENERATE] = failure
+    groups = engine.generate([[1, 2], [3], [4]], 4, PARAMS, 0)
+    assert len({done.seed for group in groups for done in group}) == 12
+    (sentence,) = engine.sentences
+    assert sentence.startswith(f"The vLLM server {servers[2].url} failed (")
+
+
+def test_what_a_server_refuses_of_a_request_is_no_failure_of_the_server(engine, servers):
+    for server in servers:
+        server.otherwise[GENERATE] = lambda handler: handler.send('{"error": {"message": "top_p is 7"}}', 400)
+    with pytest.raises(ValueError, match=r"refused .*: top_p is 7"):
+        engine.generate([[1, 2]], 1, PARAMS, 0)
+    assert (len(engine.servers), engine.sentences) == (3, [])
+
+
+def test_a_server_is_not_lost_for_what_it_was_not_asked(engine, servers, monkeypatch):
+    """The trainer works for longer than an answer may take to come; then more is asked."""
+    monkeypatch.setattr("negaware.rollout.vllm_server.STALL_SECONDS", 0.5)
+    first, second = (Request([1], PARAMS, [Draft(seed)]) for seed in (1, 2))
+    engine.submit(first)
+    time.sleep(1.5)  # finished at once, and not yet taken: the session goes on
+    engine.submit(second)
+    while second.drafts:
+        engine.step()
+    assert (len(engine.servers), engine.sentences) == (3, [])
+    assert [done.seed for request in (first, second) for done in request.take()] == [1, 2]
 
 
 def test_one_that_is_gone_when_weights_are_handed_over_is_left_out(engine, servers):

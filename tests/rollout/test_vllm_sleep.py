@@ -11,6 +11,8 @@ from tiny_models import llama
 
 PROMPTS = random_prompts(30, (5, 9))
 PARAMS = SamplingParams(12, temperature=0.0)
+ALIVE: list[Any] = []
+"""With an engine vLLM takes down what all of the process's engines share, and in a circle it goes at any moment."""
 pytestmark = [
     pytest.mark.vllm,
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning"),
@@ -53,6 +55,7 @@ def _forget(worker: Any) -> None:
 def test_a_model_that_slept_samples_from_the_weights_that_it_was_given() -> None:
     old, new = llama(8), llama(9)
     engine = new_engine(old)
+    ALIVE.append(engine)
     engine.sleeps = True
     Sleep(engine.engine)
     expected = new_engine(new).generate(PROMPTS, 2, PARAMS, 0)

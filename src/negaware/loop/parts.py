@@ -81,6 +81,7 @@ class Parts:
             rollout,
             config.run.seed,
             config.objective.teaching_rates if rollout.filter == "none" else (),
+            config.run.steps,
         )
         held_out = [codec.encode(self.held_out.messages(problem)) for problem in self.held_out.problems]
         params = config.evaluation.final.params(codec.stop_token_ids, self.policy.max_tokens)

@@ -50,7 +50,7 @@ class RunState:
             "position": collector.position,
             "surplus": collector.surplus,  # the ranks bring its tokens together when it is written
             "num_barren": collector.num_barren,
-            "begun": begun_to_json(self.parts.collector.ahead.begun),  # what is drawn by now, not what will be
+            "begun": [each.copied() for each in self.parts.collector.ahead.begun],
             "before": self.before,
             "train_seconds": self.train_seconds,
             "random": random_state(),
@@ -78,7 +78,10 @@ class RunState:
         self.folder.require_in_place()
         self.progress.phase(f"writing a checkpoint of step {state['step']}", announce=announce)
         self.saved_step = state["step"]  # also if the disk is full: a second attempt would end as the first
-        written = state | {"surplus": groups_to_json(state["surplus"], self.ranks)}
+        written = state | {
+            "surplus": groups_to_json(state["surplus"], self.ranks),
+            "begun": begun_to_json(state["begun"]),
+        }
         place, keep = self.folder.path / "checkpoints", self.config.run.keep_checkpoints
         save_checkpoint(place, state["step"], optimizer.tensors(), written, keep, self.ranks)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from math import inf
 
@@ -18,31 +18,48 @@ from negaware.rollout.marking import Marked, Marking, group_of
 from negaware.rollout.options import RolloutOptions
 from negaware.seeds import completion_seed, sampling_seed
 from negaware.tasks.task import Task
-from negaware.types import Group, Problem, Span
+from negaware.types import Completion, Group, Problem, Span
 
 
 @dataclass(slots=True, eq=False)
 class Begun:
-    """A question under way: which of the collector's it is, its answers' seeds in order, and those that are judged."""
+    """A question under way: which of the collector's it is, its answers' seeds in order, and those that are finished.
+
+    `submitted` is the version with which the engine got it; None while it isn't there.
+    """
 
     index: int
     request: Request
     seeds: tuple[int, ...]
     marked: list[Marked] = field(default_factory=list)
-    is_submitted: bool = False
+    unmarked: list[Completion] = field(default_factory=list)
+    submitted: int | None = None
 
     @property
     def spans(self) -> list[Span]:
         """Of all its tokens, as far as they are known: which version drew how many."""
-        answers = [*(each.completion for each in self.marked), *self.request.finished]
-        of_drafts = [draft.spans for draft in self.request.drafts]
-        return list(chain(*(done.spans for done in answers), *of_drafts))
+        finished = [*(each.completion for each in self.marked), *self.unmarked, *self.request.finished]
+        return list(chain(*(done.spans for done in finished), *(draft.spans for draft in self.request.drafts)))
+
+    @property
+    def oldest(self) -> float:
+        """The oldest version that drew a token of it, as far as they are known."""
+        return min((span.version for span in self.spans), default=inf)
+
+    def copied(self) -> Begun:
+        """As it is now: an engine goes on with the drafts of this one."""
+        drafts = [
+            Draft(draft.seed, list(draft.token_ids), list(draft.logprobs), list(draft.spans))
+            for draft in self.request.drafts
+        ]
+        return replace(self, request=replace(self.request, drafts=drafts, finished=[]), marked=list(self.marked))
 
 
 class Ahead:
     """Asks questions ahead of their step, at most `options.max_staleness` batches of them.
 
-    `begun` is where it stands; a checkpoint holds it.
+    `begun` is where it stands; a checkpoint holds it. `num_steps` are the run's, if it ends: nothing is asked that no
+    step will train on.
     """
 
     def __init__(
@@ -54,94 +71,120 @@ class Ahead:
         params: SamplingParams,
         options: RolloutOptions,
         seed: int,
+        num_steps: int | None = None,
     ) -> None:
-        self.asker, self.task, self.problems, self.prompts = asker, task, problems, prompts
-        self.params, self.options, self.seed = params, options, seed
+        self.engine, self.decode, self.task, self.num_steps = asker.engine, asker.decode, task, num_steps
+        self.problems, self.prompts, self.params = problems, prompts, params
+        self.options, self.seed = options, seed
         self.begun: list[Begun] = []
-        self.num_dropped_tokens = 0
-        """In the present step: of answers with a token that is too old to be trained on."""
+        self.num_dropped_tokens = self.num_dropped_questions = 0
+        """In the present step: with a token that is too old to be trained on."""
+        self.num_drawn_tokens = 0
+        """In the present step."""
 
     @contextmanager
-    def going(
-        self, step: int, next_question: Callable[[], int], on_progress: Progress | None
+    def asking(
+        self,
+        step: int,
+        next_question: Callable[[], int],
+        num_kept: Callable[[], int],
+        on_progress: Progress | None,
     ) -> Iterator[Callable[[int], list[Group]]]:
-        """A block in which questions are asked for this step: a function that gives so many groups, or a few more.
+        """A block in which questions are asked for this step: a function that gives so many groups, or more.
 
-        They come as they are finished, and none has a token older than the bound. At the block's end what is under way
+        `num_kept` says how many groups are there by now that will be trained on, in this step or a later one. They come
+        as they are finished, and none has a token older than the bound. At the block's end what is under way
         stops, unless the engine samples by itself; it goes on in the next one.
         """
-        self.num_dropped_tokens = 0
-        oldest = oldest_version(step, self.options)
-        number = count()
-
-        def ask(index: int) -> Begun:
-            seed = sampling_seed(self.seed, step, next(number))
-            seeds = tuple(completion_seed(seed, 0, k) for k in range(self.options.completions))
-            return Begun(index, Request(self.prompts[index], self.params, [Draft(each) for each in seeds]), seeds)
-
-        def renew(begun: Sequence[Begun]) -> list[Begun]:
-            """Those with too old a token are asked again."""
-            stale = [each for each in begun if min((span.version for span in each.spans), default=inf) < oldest]
-            self.asker.engine.withdraw([each.request for each in stale])
-            marking.forget(seed for each in stale for seed in each.seeds)
-            self.num_dropped_tokens += sum(span.num_tokens for each in stale for span in each.spans)
-            return [ask(each.index) if each in stale else each for each in begun]
-
-        def sample(num_groups: int) -> list[Group]:
-            sampled: list[Begun] = []
-            while len(sampled) < num_groups:
-                if self._has_room(num_groups - len(sampled)):
-                    self.begun.append(ask(next_question()))
-                    continue
-                self._submit()
-                num_tokens = self.asker.engine.step()
-                if on_progress:
-                    on_progress(num_tokens)
-                self._hear(marking)
-                done = renew([each for each in self.begun if not each.request.drafts])
-                running = [each for each in self.begun if each.request.drafts]
-                sampled += [each for each in done if not each.request.drafts]
-                self.begun = [each for each in done if each.request.drafts] + running
-            return [self._group(each, marking) for each in sampled]
-
-        with Marking(self.task, self.asker.decode) as marking:
-            self.begun = renew(self.begun)
+        self.step, self.next_question, self.num_kept = step, next_question, num_kept
+        self.on_progress, self.numbers = on_progress, count()
+        self.num_dropped_tokens = self.num_dropped_questions = self.num_drawn_tokens = 0
+        with Marking(self.task, self.decode) as self.marking:
+            self.begun = self._asked_again_if_stale(self.begun)
             try:
-                yield sample
+                yield self._groups
+                if self.engine.samples_alone:  # while the trainer works
+                    self._ask(0)
             finally:
-                self._pause()
-            self._hear(marking)
+                self._stop()
+            self._have_finished_marked()
             for each in self.begun:
-                each.marked += marking.take(seed for seed in each.seeds if marking.has(seed))
+                each.marked += self.marking.take(done.seed for done in each.unmarked)
+                each.unmarked.clear()
 
-    def _has_room(self, num_missing: int) -> bool:
-        """Whether the engine has room for another question, and the bound too."""
-        limit = num_missing + self.options.max_staleness * self.options.questions
+    def _groups(self, number: int) -> list[Group]:
+        """So many groups, and besides all that are finished by then or would be too old in the next step."""
+        sampled: list[Begun] = []
+        while True:
+            self._have_finished_marked()
+            done = self._asked_again_if_stale([each for each in self.begun if not each.request.drafts])
+            sampled += [each for each in done if not each.request.drafts]
+            self.begun = [each for each in [*done, *self.begun] if each.request.drafts]
+            if len(sampled) >= number and not any(map(self._is_due, self.begun)):
+                return [self._group(each) for each in sampled]
+            self._ask(len(sampled))
+            num_tokens = self.engine.step()
+            self.num_drawn_tokens += num_tokens
+            if self.on_progress:
+                self.on_progress(num_tokens)
+
+    def _is_due(self, begun: Begun) -> bool:
+        """Whether it has a token, or may have one, that is trained on in this step or never.
+
+        It is waited for: dropped, long answers would be asked again until they are short.
+        """
+        oldest = begun.oldest
+        if self.engine.samples_alone and begun.submitted is not None:
+            oldest = min(oldest, begun.submitted)
+        return oldest <= oldest_version(self.step, self.options)
+
+    def _asked_again_if_stale(self, begun: Sequence[Begun]) -> list[Begun]:
+        """These, those with too old a token anew."""
+        stale = [each for each in begun if each.oldest < oldest_version(self.step, self.options)]
+        self.engine.withdraw([each.request for each in stale])
+        self.marking.forget(seed for each in stale for seed in each.seeds)
+        self.num_dropped_questions += len(stale)
+        self.num_dropped_tokens += sum(span.num_tokens for each in stale for span in each.spans)
+        return [self._question(each.index) if each in stale else each for each in begun]
+
+    def _question(self, index: int) -> Begun:
+        seed = sampling_seed(self.seed, self.step, next(self.numbers))
+        seeds = tuple(completion_seed(seed, 0, k) for k in range(self.options.completions))
+        return Begun(index, Request(self.prompts[index], self.params, [Draft(each) for each in seeds]), seeds)
+
+    def _ask(self, num_sampled: int) -> None:
+        """For this step, and for as many as the bound allows; not more than the engine decodes, unless it queues them.
+
+        A group that is kept, or sampled just now, waits for its step as one under way does.
+        """
+        steps_left = self.options.max_staleness if self.num_steps is None else self.num_steps - self.step
+        limit = (1 + min(self.options.max_staleness, steps_left)) * self.options.questions
+        limit -= self.num_kept() + num_sampled
         num_drafts = sum(len(each.request.drafts) for each in self.begun)
-        return len(self.begun) < limit and num_drafts < self.options.max_sequences
-
-    def _submit(self) -> None:
+        while len(self.begun) < limit and (self.engine.samples_alone or num_drafts < self.options.max_sequences):
+            self.begun.append(self._question(self.next_question()))
+            num_drafts += self.options.completions
         for each in self.begun:
-            if not each.is_submitted:
-                self.asker.engine.submit(each.request)
-                each.is_submitted = True
+            if each.submitted is None:
+                self.engine.submit(each.request)
+                each.submitted = self.step - 1
 
-    def _pause(self) -> None:
-        if not self.asker.engine.samples_alone:
-            self.asker.engine.withdraw([each.request for each in self.begun])
+    def _stop(self) -> None:
+        if not self.engine.samples_alone or self.step == self.num_steps:
+            self.engine.withdraw([each.request for each in self.begun])
             for each in self.begun:
-                each.is_submitted = False
+                each.submitted = None
 
-    def _hear(self, marking: Marking) -> None:
-        """Has judged what was finished since."""
-        marking.add((self.problems[each.index], done) for each in self.begun for done in each.request.take())
+    def _have_finished_marked(self) -> None:
+        finished = [(each, done) for each in self.begun for done in each.request.take()]
+        for each, done in finished:
+            each.unmarked.append(done)
+        self.marking.add((self.problems[each.index], done) for each, done in finished)
 
-    def _group(self, begun: Begun, marking: Marking) -> Group:
-        marked = {each.completion.seed: each for each in begun.marked}
-        marked |= {
-            each.completion.seed: each for each in marking.take(seed for seed in begun.seeds if seed not in marked)
-        }
-        return group_of(self.problems[begun.index], self.prompts[begun.index], [marked[seed] for seed in begun.seeds])
+    def _group(self, begun: Begun) -> Group:
+        marked = [*begun.marked, *self.marking.take(done.seed for done in begun.unmarked)]
+        by_seed = {each.completion.seed: each for each in marked}
+        return group_of(self.problems[begun.index], self.prompts[begun.index], [by_seed[seed] for seed in begun.seeds])
 
 
 def oldest_version(step: int, options: RolloutOptions) -> int:

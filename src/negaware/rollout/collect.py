@@ -86,8 +86,8 @@ class Collector:
     """Turns a task into batches of informative groups.
 
     `teaching_rates`: 0.0, 1.0 or both, if the objective learns something from groups that are all wrong or all right
-    too. `num_left_out` questions are never asked, since their prompt is longer than `options.max_prompt_tokens` or
-    leaves no room for an answer. ValueError if that is so of all.
+    too. `num_steps` are the run's, if it ends. `num_left_out` questions are never asked, since their prompt is longer
+    than `options.max_prompt_tokens` or leaves no room for an answer. ValueError if that is so of all.
     """
 
     def __init__(
@@ -98,6 +98,7 @@ class Collector:
         options: RolloutOptions,
         seed: int,
         teaching_rates: Collection[float] = (),
+        num_steps: int | None = None,
     ) -> None:
         self.teaching_rates = teaching_rates
         self.asker, self.task = asker, task
@@ -119,7 +120,7 @@ class Collector:
         self.problems = [task.problems[index] for index in kept]
         self.prompts = [prompts[index] for index in kept]
         self._order: tuple[int, list[int]] = (-1, [])
-        self.ahead = Ahead(asker, task, self.problems, self.prompts, params, options, seed)
+        self.ahead = Ahead(asker, task, self.problems, self.prompts, params, options, seed, num_steps)
 
     def left_out_or_short(self) -> list[str]:
         """A sentence each for questions that are never asked, and for those whose answers have less room."""
@@ -140,15 +141,18 @@ class Collector:
         carried, too_old = self._carried(step)
         sampled: list[Group] = []
         found: list[Group] = []
-        with self._asking(step, sampled, on_progress) as sample:
-            while (num_missing := options.questions - len(carried) - len(found)) > 0:
-                num_questions = self._questions_to_ask(num_missing, len(found), len(sampled))
-                if not num_questions:
-                    break
+        with self._asking(step, sampled, lambda: len(carried) + len(found), on_progress) as sample:
+            num_questions = 0  # at first only what must be trained on in this step, if that is asked ahead
+            while True:
                 groups = self._rewarded(sample(num_questions))
                 sampled += groups
                 found += [group for group in map(self._trainable, groups) if self._is_kept(group)]
-        kept = carried + found
+                num_missing = options.questions - len(carried) - len(found)
+                num_questions = self._questions_to_ask(num_missing, len(found), len(sampled))
+                if not num_questions:
+                    break
+        # What would be too old in the next step comes first.
+        kept = sorted(carried + found, key=oldest_of) if options.max_staleness else carried + found
         state.num_barren = 0 if any(map(self._teaches, kept)) else state.num_barren + len(sampled)
         if not kept or state.num_barren >= options.question_budget:
             raise self._nothing_to_learn(sampled)
@@ -164,8 +168,10 @@ class Collector:
         if options.max_staleness:
             num_dropped = self.ahead.num_dropped_tokens + sum(span.num_tokens for span in spans_of(too_old))
             metrics["rollout/num_dropped_tokens"] = float(num_dropped)
+            metrics["rollout/num_dropped_questions"] = float(len(too_old) + self.ahead.num_dropped_questions)
             num_ahead = sum(span.num_tokens for begun in self.ahead.begun for span in begun.spans)
             metrics["rollout/num_tokens_ahead"] = float(num_ahead)
+            metrics["rollout/tokens_per_second"] = self.ahead.num_drawn_tokens / (time.perf_counter() - start)
         return Rollout(batch, sampled, metrics, teaches=state.num_barren == 0)
 
     def _questions_to_ask(self, num_missing: int, num_informative: int, num_sampled: int) -> int:
@@ -173,9 +179,11 @@ class Collector:
 
         Never more than a batch at once, and 0 when the step's budget is used up.
         """
+        if num_missing <= 0:
+            return 0
         share = num_informative / num_sampled if num_sampled else 1.0
         wanted = round(num_missing / max(share, num_missing / self.options.questions))
-        return min(wanted, self.options.questions, self.options.question_budget - num_sampled)
+        return max(0, min(wanted, self.options.questions, self.options.question_budget - num_sampled))
 
     def _trainable(self, group: Group) -> Group:
         """The group as it is trained on: without its truncated answers, where those are excluded."""
@@ -206,11 +214,11 @@ class Collector:
 
     @contextmanager
     def _asking(
-        self, step: int, sampled: Sequence[Group], on_progress: Progress | None
+        self, step: int, sampled: Sequence[Group], num_kept: Callable[[], int], on_progress: Progress | None
     ) -> Iterator[Callable[[int], list[Group]]]:
         """A block in which questions are asked: a function that gives the groups of so many, after those `sampled`."""
         if self.options.max_staleness:
-            with self.ahead.going(step, self._next_problem, on_progress) as sample:
+            with self.ahead.asking(step, self._next_problem, num_kept, on_progress) as sample:
                 yield sample
         else:
             yield lambda number: self._sample(number, sampling_seed(self.seed, step, len(sampled)), on_progress)
@@ -223,10 +231,12 @@ class Collector:
         oldest = oldest_version(step, self.options)
         ages: dict[bool, list[Group]] = {False: [], True: []}
         for group in groups:
-            ages[min(span.version for span in spans_of([group])) < oldest].append(group)
+            ages[oldest_of(group) < oldest].append(group)
         return ages[False], ages[True]
 
     def _sample(self, num_questions: int, seed: int, on_progress: Progress | None) -> list[Group]:
+        if not num_questions:
+            return []
         indices = [self._next_problem() for _ in range(num_questions)]
         return self.asker.ask(
             self.task,
@@ -288,6 +298,11 @@ class Collector:
             f"this run, --resume it with a higher rollout.max_sampled_questions than {self.options.question_budget}.",
             sum(group.pass_rate for group in sampled) / len(sampled),
         )
+
+
+def oldest_of(group: Group) -> int:
+    """The oldest version that drew a token of it."""
+    return min((span.version for span in spans_of([group])), default=0)
 
 
 def spans_of(groups: Sequence[Group]) -> list[Span]:

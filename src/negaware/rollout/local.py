@@ -84,7 +84,9 @@ class LocalEngine(Engine):
             admitted.append(self.waiting.popleft())
         if admitted:
             batch.make_room([*admitted, *self.waiting], self.max_sequences)
-        num_tokens = batch.admit(admitted) if admitted else batch.decode()
+        num_tokens = batch.admit(admitted) if admitted else 0
+        if not num_tokens:  # nor if all that was admitted had begun
+            num_tokens = batch.decode()
         batch.retire()
         if not batch.sequences and not (self.waiting and self.waiting[0].params == batch.params):
             self.batch = None  # its keys and values go with it

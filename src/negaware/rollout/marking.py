@@ -6,7 +6,7 @@ It knows tasks and texts; neither engines nor ranks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import NamedTuple
 
 from negaware.tasks.task import Task
@@ -14,6 +14,8 @@ from negaware.types import Completion, Group, Problem, Verdict
 
 THREADS = 4
 """Calls of the verifier under way at once; what works are its own processes."""
+PATIENCE = 3.0
+"""Seconds that a call under way is waited for after an interrupt: a judge may take minutes."""
 
 
 class Marked(NamedTuple):
@@ -59,10 +61,6 @@ class Marking:
             del self._under_way[marked.completion.seed]
         return tuple(found)
 
-    def has(self, seed: int) -> bool:
-        """Whether it was given the answer with this seed, and has it still."""
-        return seed in self._under_way
-
     def forget(self, seeds: Iterable[int]) -> None:
         """Those of these answers that were given to it won't be asked for."""
         for seed in seeds:
@@ -71,6 +69,10 @@ class Marking:
     def __enter__(self) -> Marking:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        """Calls that have begun are waited for: a verifier isn't closed while it judges."""
-        self._pool.shutdown(cancel_futures=True)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Calls that have begun are waited for; after an exception only so long, then the verifier is closed."""
+        self._pool.shutdown(wait=kind is None, cancel_futures=True)
+        if kind is not None:
+            calls = {call for call, *_ in self._under_way.values()}
+            if wait(calls, PATIENCE).not_done:
+                self.task.verifier.close()  # they end without its workers

@@ -34,9 +34,9 @@ Reply = TypeVar("Reply", bound=BaseModel)
 class ServerRefusedError(ValueError):
     """The server answered, but not with what was asked for."""
 
-    def __init__(self, url: str, path: str, reason: str) -> None:
+    def __init__(self, url: str, path: str, reason: str, status: int = 500) -> None:
         super().__init__(f"The vLLM server {url} refused {path}: {reason}")
-        self.reason = reason
+        self.reason, self.status = reason, status
 
 
 class LostServerError(ValueError):
@@ -86,6 +86,8 @@ class Watch:
     def holds(self, connected: socket.socket) -> Iterator[None]:
         """A block in which this connection is under the watch; if that is over already, it is hung up at once."""
         with self._lock:
+            if not self._sockets:  # nothing was waited for
+                self.note()
             self._sockets.add(connected)
         if self._is_over.is_set():
             _shut(connected)
@@ -102,8 +104,13 @@ class Watch:
             for connected in self._sockets:
                 _shut(connected)
 
+    def _seconds_left(self) -> float:
+        """All of them while no connection is held."""
+        with self._lock:
+            return self._noted + self.seconds - time.monotonic() if self._sockets else self.seconds
+
     def _wait(self) -> None:
-        while (left := self._noted + self.seconds - time.monotonic()) > 0:
+        while (left := self._seconds_left()) > 0:
             if self._is_over.wait(left):
                 return
         self.has_expired = True
@@ -207,7 +214,8 @@ class ServerConnection:
                 "the address where it listens itself as rollout.engine.url."
             )
         said = _reason(response.read(REPLY_BYTES))
-        raise ServerRefusedError(self.url, path, said or f"status {response.status}, no reason given")
+        said = said or f"status {response.status}, no reason given"
+        raise ServerRefusedError(self.url, path, said, response.status)
 
 
 def read_api_key(variable: str | None) -> str | None:

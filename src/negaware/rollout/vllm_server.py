@@ -14,10 +14,11 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 from torch import Tensor
@@ -26,7 +27,7 @@ from negaware.ranks import ALONE, Ranks
 from negaware.rollout import server_replies as replies
 from negaware.rollout.engine import Draft, Engine, Request
 from negaware.rollout.inference_server import InferenceServer
-from negaware.rollout.server_connection import LostServerError, Watch
+from negaware.rollout.server_connection import LostServerError, ServerRefusedError, Watch
 from negaware.rollout.vllm import require_room
 from negaware.types import Completion, FinishReason, Span
 
@@ -74,7 +75,10 @@ class VLLMServerEngine(Engine):
         self.versions: dict[str, int] = {}
         """Of the weights that were handed over, by the name that the servers know them by."""
         self.under_way: dict[Future[Completion | None], _Asked] = {}
+        self._ended: SimpleQueue[Future[Completion | None]] = SimpleQueue()
+        self._lost: list[str] = []
         self._losses: deque[str] = deque()
+        """Sentences that weren't told yet: a server is lost in a thread."""
         self._lock = threading.Lock()
         self._session = ExitStack()
         self._pool: ThreadPoolExecutor | None = None
@@ -91,7 +95,9 @@ class VLLMServerEngine(Engine):
             self._session.callback(self._pool.shutdown, wait=False, cancel_futures=True)
         for draft in request.drafts:
             asked = _Asked(request, draft, self.version)
-            self.under_way[self._pool.submit(self._complete, asked, self._watches)] = asked
+            future = self._pool.submit(self._complete, asked, self._watches)
+            self.under_way[future] = asked
+            future.add_done_callback(self._ended.put)
 
     def step(self) -> int:
         """See `Engine.step`. Waits for an answer, if one is under way.
@@ -101,17 +107,23 @@ class VLLMServerEngine(Engine):
         if not self.under_way:
             return 0
         num_tokens = 0
-        for future in wait(self.under_way, return_when=FIRST_COMPLETED).done:
+        while self.under_way and (not num_tokens or not self._ended.empty()):
+            future = self._ended.get()
+            self._tell_losses()
+            if future not in self.under_way:  # it was withdrawn
+                continue
             completion = future.result()  # the first failure ends the others
-            assert completion is not None  # only what is withdrawn comes to nothing
+            assert completion is not None
             asked = self.under_way.pop(future)
             asked.request.drafts.remove(asked.draft)
             asked.request.finished.append(completion)
             num_tokens += completion.num_tokens
-        while self._losses:
-            self.note(self._losses.popleft())
         self._hang_up_if_idle()
         return num_tokens
+
+    def _tell_losses(self) -> None:
+        while self._losses:
+            self.note(self._losses.popleft())
 
     def withdraw(self, requests: Collection[Request] | None = None) -> list[Request]:
         """See `Engine.withdraw`. What was drawn of an answer isn't known before its end: drafts are empty."""
@@ -136,6 +148,9 @@ class VLLMServerEngine(Engine):
         handed = self._hand_over(named_weights, version) if self.ranks.is_first else deque(named_weights, maxlen=0)
         self.versions[str(self.ranks.of_first(lambda: handed))] = version
         self.version = version
+        for url in {url for lost in self.ranks.gather(self._lost) for url in lost}:
+            self.servers = [server for server in self.servers if server.url != url] or self.servers
+        self._tell_losses()
 
     def _hand_over(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> str:
         """The name that the servers give these weights from now on."""
@@ -153,7 +168,7 @@ class VLLMServerEngine(Engine):
                 try:
                     server.load_weights(folder, goes_on=bool(self.under_way))
                 except LostServerError as error:
-                    self._leave_out(server, error)
+                    self._leave_out(server, error, error.what)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return folder.name
@@ -179,21 +194,26 @@ class VLLMServerEngine(Engine):
             except LostServerError as error:
                 if not asked.is_wanted:  # it was hung up
                     return None
-                self._leave_out(server, error)
+                self._leave_out(server, error, error.what)
+            except ServerRefusedError as error:
+                if error.status < 500:  # the request's fault
+                    raise
+                self._leave_out(server, error, f"failed ({error.reason})")
             finally:
                 with self._lock:
                     server.num_under_way -= 1
 
-    def _leave_out(self, server: InferenceServer, error: LostServerError) -> None:
-        """Asks this server no more. Raises the error if there is no other."""
+    def _leave_out(self, server: InferenceServer, error: ValueError, what: str) -> None:
+        """Asks this server no more, for what happened. Raises the error if there is no other."""
         with self._lock:
             if server not in self.servers:
                 return  # another thread has seen it too
             if len(self.servers) == 1:
                 raise error
             self.servers.remove(server)
+            self._lost.append(server.url)
             self._losses.append(
-                f"The vLLM server {server.url} {error.what}: it is left out, and what it was asked is asked elsewhere; "
+                f"The vLLM server {server.url} {what}: it is left out, and what it was asked is asked elsewhere; "
                 "the run takes it back when it is resumed."
             )
 

@@ -62,6 +62,7 @@ CHARTS = (
     Chart("Gradient norm", "train/grad_norm", "before clipping"),
     Chart("Sampler–trainer difference", "train/sampler_difference", "mean |log-probability difference| of a token"),
     Chart("Staleness", "rollout/staleness_mean", "updates that a token's policy is behind the trained one, mean"),
+    Chart("Oldest token", "rollout/staleness_max", "updates that the oldest token trained on is behind"),
     Chart("Dropped for staleness", "rollout/num_dropped_tokens", "tokens sampled and never trained on: too old"),
     Chart("Under way", "rollout/num_tokens_ahead", "tokens drawn of questions that were asked ahead"),
     Chart("Tokens per second, sampling", "rollout/tokens_per_second", "tokens sampled a second"),
