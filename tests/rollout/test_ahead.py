@@ -243,6 +243,21 @@ def test_a_server_has_questions_while_the_trainer_works_and_none_after_the_last_
     assert under_way == [2 * QUESTIONS, QUESTIONS, 0]  # as many batches ahead as steps are left, two at most
 
 
+def test_in_the_last_step_as_many_are_asked_as_it_takes():
+    """Nothing is asked ahead then, and of what is asked little teaches."""
+    found = {}
+
+    class Seldom(ByLength):
+        def grade(self, texts, problems):
+            return [Verdict(int(each.id) % 5 == 0 and bool(n % 2), "wrong") for n, each in enumerate(problems)]
+
+    for max_staleness in (0, 2):
+        collector = make_collector(Scripted(lambda number: 0), Seldom(), num_steps=1, max_staleness=max_staleness)
+        found[max_staleness] = collector.next_rollout(1)
+        assert len(found[max_staleness].groups) == QUESTIONS
+    assert len(found[2].sampled) <= len(found[0].sampled) + QUESTIONS
+
+
 def test_the_search_is_bounded_when_more_questions_end_at_once_than_were_asked_for():
     engine = Scripted(lambda number: 0)
     collector = make_collector(engine, Never(), max_staleness=1, max_sampled_questions=6)

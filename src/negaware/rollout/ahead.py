@@ -104,7 +104,7 @@ class Ahead:
             try:
                 yield self._groups
                 if self.engine.samples_alone:  # while the trainer works
-                    self._ask(0)
+                    self._ask(0, 0)
             finally:
                 self._stop()
             self._have_finished_marked()
@@ -122,7 +122,7 @@ class Ahead:
             self.begun = [each for each in [*done, *self.begun] if each.request.drafts]
             if len(sampled) >= number and not any(map(self._is_due, self.begun)):
                 return [self._group(each) for each in sampled]
-            self._ask(len(sampled))
+            self._ask(number, len(sampled))
             num_tokens = self.engine.step()
             self.num_drawn_tokens += num_tokens
             if self.on_progress:
@@ -152,14 +152,14 @@ class Ahead:
         seeds = tuple(completion_seed(seed, 0, k) for k in range(self.options.completions))
         return Begun(index, Request(self.prompts[index], self.params, [Draft(each) for each in seeds]), seeds)
 
-    def _ask(self, num_sampled: int) -> None:
-        """For this step, and for as many as the bound allows; not more than the engine decodes, unless it queues them.
+    def _ask(self, number: int, num_sampled: int) -> None:
+        """What is wanted, and as many as the bound allows; not more than the engine decodes, unless it queues them.
 
         A group that is kept, or sampled just now, waits for its step as one under way does.
         """
         steps_left = self.options.max_staleness if self.num_steps is None else self.num_steps - self.step
         limit = (1 + min(self.options.max_staleness, steps_left)) * self.options.questions
-        limit -= self.num_kept() + num_sampled
+        limit = max(limit - self.num_kept(), number) - num_sampled
         num_drafts = sum(len(each.request.drafts) for each in self.begun)
         while len(self.begun) < limit and (self.engine.samples_alone or num_drafts < self.options.max_sequences):
             self.begun.append(self._question(self.next_question()))
