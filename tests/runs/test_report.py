@@ -198,3 +198,15 @@ def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no run folder was given"):
         write_report([], tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
+
+
+def test_staleness_is_drawn_of_runs_that_have_any(write_run, tmp_path):
+    run = write_run("demo")
+    page, data = read(write_report([run.path], tmp_path / "none.html"))
+    assert "Staleness" not in [chart["title"] for chart in data["charts"]]
+    lines = [json.loads(line) for line in run.metrics_path.read_text().splitlines()]
+    lines[-1]["rollout/staleness_mean"] = 0.5
+    run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page, data = read(write_report([run.path], tmp_path / "some.html"))
+    assert [chart["title"] for chart in data["charts"]].count("Staleness") == 1
+    assert "never logged" not in page

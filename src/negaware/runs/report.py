@@ -27,11 +27,11 @@ from negaware.runs.overview import runs_table, variants_table
 from negaware.runs.palette import look
 from negaware.runs.progress import format_seconds
 from negaware.runs.report_data import (
-    CHARTS,
     FEW_RUNS,
     OWN_FIELDS,
     RunData,
     Variant,
+    charts_of,
     flatten,
     group_runs,
     mean_series,
@@ -86,7 +86,7 @@ def write_content(content: Content, output: Path) -> Path:
     numbers = [number for number, variant in enumerate(variants) for _ in variant.runs]
     answers, questions, left_out = sampled_answers(runs)
     data = {
-        "charts": [asdict(chart) for chart in CHARTS],
+        "charts": [asdict(chart) for chart in charts_of(line for run in runs for line in run.metrics)],
         "runs": [
             {"label": run.label, "variant": number, "seed": run.seed, "series": series(run.metrics, len(runs))}
             for run, number in zip(runs, numbers, strict=True)

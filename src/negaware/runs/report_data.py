@@ -7,7 +7,7 @@ It knows no HTML.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,6 +43,8 @@ class Chart:
     low: str | None = None
     high: str | None = None
     percent: bool = False
+    rare: bool = False
+    """Left out where no run has a value but 0."""
     averaged: str = ""
     """Its explanation where means over runs are drawn, for a chart with an interval of its own."""
 
@@ -61,13 +63,19 @@ CHARTS = (
     Chart("Loss", "train/loss", "the objective's loss"),
     Chart("Gradient norm", "train/grad_norm", "before clipping"),
     Chart("Sampler–trainer difference", "train/sampler_difference", "mean |log-probability difference| of a token"),
-    Chart("Staleness", "rollout/staleness_mean", "updates that a token's policy is behind the trained one, mean"),
-    Chart("Oldest token", "rollout/staleness_max", "updates that the oldest token trained on is behind"),
-    Chart("Dropped for staleness", "rollout/num_dropped_tokens", "tokens sampled and never trained on: too old"),
-    Chart("Under way", "rollout/num_tokens_ahead", "tokens drawn of questions that were asked ahead"),
+    Chart("Staleness", "rollout/staleness_mean", "mean updates that a token's policy is behind", rare=True),
+    Chart("Oldest token", "rollout/staleness_max", "updates that the oldest token is behind", rare=True),
+    Chart("Dropped for staleness", "rollout/num_dropped_tokens", "tokens too old to be trained on", rare=True),
+    Chart("Under way", "rollout/num_tokens_ahead", "tokens drawn of questions asked ahead", rare=True),
     Chart("Tokens per second, sampling", "rollout/tokens_per_second", "tokens sampled a second"),
     Chart("Tokens per second, training", "train/tokens_per_second", "tokens trained on a second"),
 )  # fmt: skip
+
+
+def charts_of(metrics: Iterable[Mapping[str, Any]]) -> list[Chart]:
+    """The charts that say something of runs with these metrics."""
+    lines = list(metrics)
+    return [chart for chart in CHARTS if not chart.rare or any(line.get(chart.key) for line in lines)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +168,8 @@ def _read_run(folder: RunFolder, label: str, num_runs: int) -> RunData:
         notes.append(f"summary.json tells of step {summary['steps']}, the metrics go to {trained[-1]['step']}")
     if torn:
         notes.append("the last line of metrics.jsonl is torn and left out")
-    missing = [chart.title for chart in CHARTS if all(line.get(chart.key) is None for line in metrics)]
+    expected = [chart for chart in CHARTS if not chart.rare]
+    missing = [chart.title for chart in expected if all(line.get(chart.key) is None for line in metrics)]
     if metrics and missing:
         notes.append(f"never logged: {', '.join(missing)}")
     if len(_thinned(metrics, num_runs)) < len(metrics):

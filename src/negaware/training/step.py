@@ -233,7 +233,7 @@ class Trainer:
     def _whole_groups(self, own: Sequence[MicroBatch], questions: Sequence[Sequence[Answer]]) -> WholeGroups:
         """All answers of a mini-batch, all ranks', under the present weights.
 
-        By the very pass that trains, as `_recompute`, but nothing of it is kept: no gradient flows through it.
+        By the very pass that trains, as `_recomputed`, but nothing of it is kept: no gradient flows through it.
         """
         numbers: list[int] = []
         found: list[Tensor] = []
