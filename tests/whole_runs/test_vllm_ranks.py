@@ -90,8 +90,8 @@ def test_ranks_share_a_server(tmp_path: Path) -> None:
 
 def test_answers_go_on_across_updates(folder: Path, tmp_path: Path) -> None:
     """In process: some tokens that are trained on are older than the policy, none by more than the bound."""
-    options = ("--rollout.max_staleness", 1, "--rollout.max_sequences", 12, "--run.folder", tmp_path / "run")
-    ended = negaware("train", folder / "tiny.yaml", *options)
+    options = ("--rollout.max_staleness", 1, "--rollout.max_sequences", 24, "--run.steps", 6)
+    ended = negaware("train", folder / "tiny.yaml", *options, "--run.folder", tmp_path / "run")
     assert ended.code == 0, ended.err
     metrics = timeless_metrics(tmp_path / "run")[1:]
     assert 0 < max(step["rollout/staleness_max"] for step in metrics) <= 1
