@@ -156,10 +156,11 @@ def test_weights_that_come_while_answers_are_under_way_are_told_to_go_on(engine,
 
 def test_what_is_withdrawn_is_dropped_by_the_servers(engine, servers):
     """Its connection is closed at the next event, and an answer that comes anyway is nobody's."""
-    closed = threading.Event()
+    begun, closed = threading.Event(), threading.Event()
 
     def endless(handler):
         handler.begin()
+        begun.set()
         try:
             for _ in range(3000):
                 handler.chunk(": a heartbeat\n\n")
@@ -171,6 +172,7 @@ def test_what_is_withdrawn_is_dropped_by_the_servers(engine, servers):
         server.otherwise[GENERATE] = endless
     request = Request([1], PARAMS, [Draft(1), Draft(2)])
     engine.submit(request)
+    assert begun.wait(20)  # withdrawn earlier, it is never asked for
     assert engine.withdraw() == [request]
     assert len(request.drafts) == 2
     assert closed.wait(20)
