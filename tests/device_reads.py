@@ -1,4 +1,4 @@
-"""What would make the host wait for a GPU, noticed on the CPU: values that are asked for, and shapes that hang on them.
+"""What would make the host wait for a GPU, seen on the CPU: values asked for, and shapes that depend on them.
 
 A GPU does its work later. The host must wait for it wherever a tensor becomes a number, and wherever how many elements
 fulfil a condition decides a shape.

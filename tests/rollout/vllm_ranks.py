@@ -9,10 +9,9 @@ import torch
 import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
-from negaware.rollout.engine import Draft, Request, SamplingParams
+from negaware.rollout.engine import Request, SamplingParams
 from negaware.rollout.options import VLLMOptions
 from negaware.rollout.vllm import VLLMEngine
-from negaware.seeds import completion_seed
 
 
 def main() -> None:
@@ -27,8 +26,8 @@ def main() -> None:
     # With an engine a rank, each has its share of the prompts; a group of ranks has the same ones.
     share = list(range(rank, len(prompts), 2)) if tensor_parallel == 1 else list(range(len(prompts)))
     params = SamplingParams(12, stop_token_ids=(1, 2))
-    requests = [Request(prompts[i], params, [Draft(completion_seed(5, i, k)) for k in range(2)]) for i in share]
-    orders = [[draft.seed for draft in request.drafts] for request in requests]
+    requests = [Request.new(prompts[i], params, 2, seed=5, index=i) for i in share]
+    orders = [request.seeds for request in requests]
     answers = {done.seed: done for step in engine.run(requests) for done in step}
     groups = [[answers[seed] for seed in order] for order in orders]
     total = torch.tensor(rank + 1.0)

@@ -16,7 +16,7 @@ from negaware.rollout.ask import Asker, Progress
 from negaware.rollout.engine import Draft, Request, SamplingParams
 from negaware.rollout.marking import Marked, Marking, group_of
 from negaware.rollout.options import RolloutOptions
-from negaware.seeds import completion_seed, sampling_seed
+from negaware.seeds import sampling_seed
 from negaware.tasks.task import Task
 from negaware.types import Completion, Group, Problem, Span
 
@@ -141,6 +141,8 @@ class Ahead:
     def _asked_again_if_stale(self, begun: Sequence[Begun]) -> list[Begun]:
         """These, those with too old a token anew."""
         stale = [each for each in begun if each.oldest < oldest_version(self.step, self.options)]
+        if not stale:  # as after nearly every step of the engine
+            return list(begun)
         self.engine.withdraw([each.request for each in stale])
         self.marking.forget(seed for each in stale for seed in each.seeds)
         self.num_dropped_questions += len(stale)
@@ -149,8 +151,8 @@ class Ahead:
 
     def _question(self, index: int) -> Begun:
         seed = sampling_seed(self.seed, self.step, next(self.numbers))
-        seeds = tuple(completion_seed(seed, 0, k) for k in range(self.options.completions))
-        return Begun(index, Request(self.prompts[index], self.params, [Draft(each) for each in seeds]), seeds)
+        request = Request.new(self.prompts[index], self.params, self.options.completions, seed)
+        return Begun(index, request, request.seeds)
 
     def _ask(self, number: int, num_sampled: int) -> None:
         """What is wanted, and as many as the bound allows; not more than the engine decodes, unless it queues them.

@@ -10,9 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from negaware.ranks import ALONE, Ranks
-from negaware.rollout.engine import Draft, Engine, Request, SamplingParams
+from negaware.rollout.engine import Engine, Request, SamplingParams
 from negaware.rollout.marking import Marking, group_of
-from negaware.seeds import completion_seed
 from negaware.tasks.task import Task
 from negaware.types import Completion, Group, Message, Problem
 
@@ -54,15 +53,11 @@ class Asker:
         engine, member = divmod(self.ranks.rank, self.ranks_per_engine)
         indices = indices or range(len(prompts))
         asked = {
-            place: Request(
-                prompts[place],
-                params,
-                [Draft(completion_seed(seed, indices[place], k)) for k in range(num_completions)],
-            )
+            place: Request.new(prompts[place], params, num_completions, seed, indices[place])
             for place in range(len(prompts))[engine::num_engines]
         }
         kept = list(asked)[member :: self.ranks_per_engine]
-        seeds = {place: [draft.seed for draft in asked[place].drafts] for place in kept}
+        seeds = {place: asked[place].seeds for place in kept}
         problem_of = {own: problems[place] for place in kept for own in seeds[place]}
         with Marking(task, self.decode) as marking:
             for done in self.engine.run(list(asked.values()), on_progress):

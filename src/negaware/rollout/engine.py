@@ -78,6 +78,18 @@ class Request:
     drafts: list[Draft]
     finished: list[Completion] = field(default_factory=list)
 
+    @classmethod
+    def new(
+        cls, prompt: Sequence[int], params: SamplingParams, num_completions: int, seed: int, index: int = 0
+    ) -> Request:
+        """The question with this index among all that are sampled from `seed`, with nothing drawn yet."""
+        return cls(prompt, params, [Draft(completion_seed(seed, index, k)) for k in range(num_completions)])
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of its drafts, in order."""
+        return tuple(draft.seed for draft in self.drafts)
+
     def finish(self, draft: Draft, finish_reason: FinishReason) -> None:
         """Moves a draft whose last token is drawn and stamped to what is finished."""
         self.drafts.remove(draft)
@@ -149,10 +161,7 @@ class Engine(ABC):
         on_progress: Callable[[int], None] | None = None,
     ) -> list[tuple[Completion, ...]]:
         """`num_completions` completions for each prompt, in order; the same seed gives the same tokens."""
-        requests = [
-            Request(prompt, params, [Draft(completion_seed(seed, index, k)) for k in range(num_completions)])
-            for index, prompt in enumerate(prompts)
-        ]
-        orders = [[draft.seed for draft in request.drafts] for request in requests]
+        requests = [Request.new(prompt, params, num_completions, seed, index) for index, prompt in enumerate(prompts)]
+        orders = [request.seeds for request in requests]
         done = {completion.seed: completion for step in self.run(requests, on_progress) for completion in step}
         return [tuple(done[each] for each in order) for order in orders]

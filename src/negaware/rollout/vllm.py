@@ -70,13 +70,13 @@ class VLLMEngine(Engine):
         """See `Engine.submit`. ValueError for a prompt whose longest answer doesn't fit vLLM's cache."""
         require_room(request, self.max_tokens, "vLLM's cache", "raise rollout.engine.cache_gib")
         if not self.under_way:
-            # Keys and values of before may be those of other weights; and with nothing kept, rounding doesn't hang on
+            # Old keys and values may be those of other weights; and without them rounding doesn't depend on
             # what was sampled before.
             is_empty = self.engine.reset_prefix_cache()
             assert is_empty, "an earlier request still holds parts of vLLM's cache"
         self.requests.append(request)
         for draft in request.drafts:
-            name = f"{self.num_asked}"  # an answer that goes on after new weights is a new one to vLLM
+            name = str(self.num_asked)  # an answer that goes on after new weights is a new one to vLLM
             self.num_asked += 1
             self.under_way[name] = request, draft
             tokens = self.vllm.inputs.tokens_input([*request.prompt, *draft.token_ids])

@@ -231,7 +231,7 @@ class _Product:
         return product
 
     def gradients(self, upstream: Tensor, inputs: Tensor) -> tuple[Tensor, ...]:
-        """Those of what is trained, from that of the outputs [N, O] and the inputs [N, D]."""
+        """The trained parameters' gradients, from the outputs' gradient [N, O] and the inputs [N, D]."""
         sizes = [layer.out_features for layer in self.layers]
         if not self.is_frozen:
             of_weights = (upstream.T @ inputs).split(sizes)
