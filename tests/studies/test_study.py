@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from forked_command import Fault, negaware
-from negaware.studies.check import check
+from negaware.studies.check import Checked, check
 from negaware.studies.folder import StudyFolder, read_results
 from negaware.studies.matrix import jobs_of
 from negaware.studies.options import read_study
@@ -230,11 +230,9 @@ def test_a_variant_that_has_changed_is_refused(straight: Path) -> None:
     assert not (folder / "runs").exists()
 
 
-@pytest.mark.parametrize(
-    ("file", "field"), [("test.jsonl", "evaluation.task.path"), ("model/model.safetensors", "model.name")]
-)
-def test_a_file_whose_content_has_changed_is_refused(straight: Path, tmp_path: Path, file: str, field: str) -> None:
-    """An answer put right, or a warm start made again, under the same path; the same content at another time isn't."""
+@pytest.fixture
+def moved(straight: Path, tmp_path: Path) -> Path:
+    """The finished study's file in another folder, with its results, data and model."""
     shutil.copytree(straight / "results", tmp_path / "study" / "results")
     for name in ("tiny.yaml", "train.jsonl", "test.jsonl"):
         shutil.copy(straight.parent / name, tmp_path / name)
@@ -242,14 +240,42 @@ def test_a_file_whose_content_has_changed_is_refused(straight: Path, tmp_path: P
     for place in [tmp_path / "tiny.yaml", *tmp_path.glob("study/results/*")]:
         place.write_text(place.read_text().replace(str(straight.parent), str(tmp_path)))
     path = write_study(tmp_path, "study")
-    study, base, folder = read_study(path), tmp_path / "tiny.yaml", tmp_path / "study"
-    assert len(check(study, base, folder).done) == 4
-    content = (tmp_path / file).read_bytes()
-    (tmp_path / file).write_bytes(content.replace(b'"answer": "2"', b'"answer": "1"') + b" " * (file != "test.jsonl"))
-    with pytest.raises(ValueError, match=rf"result was made with seed 0: what is in {re.escape(field)} has changed; "):
-        check(study, base, folder)
-    (tmp_path / file).unlink()  # as on a machine that has the results alone
-    assert len(check(study, base, folder).done) == 4
+    assert len(_check(path).done) == 4
+    return path
+
+
+def _check(path: Path) -> Checked:
+    return check(read_study(path), path.parent / "tiny.yaml", path.parent / "study")
+
+
+def test_a_file_whose_content_has_changed_is_refused(moved: Path) -> None:
+    """An answer put right under the same path. What isn't on this machine is taken to be the same."""
+    file = moved.parent / "test.jsonl"
+    file.write_bytes(file.read_bytes().replace(b'"answer": "2"', b'"answer": "1"'))
+    with pytest.raises(ValueError, match=r"made with seed 0: what is in evaluation\.task\.path has changed; "):
+        _check(moved)
+    file.unlink()  # as on a machine that has the results alone
+    assert len(_check(moved).done) == 4
+
+
+def test_a_warm_start_made_again_is_another_model_for_another_seed(moved: Path) -> None:
+    """Variants are compared within a seed: one seed's begin with the same weights, another's may begin with others."""
+    began = {job.name: job.beginning for job in _check(moved).jobs}
+    assert len(set(began.values())) == 1
+    weights = moved.parent / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes() + b" ")
+    assert {job.name: job.beginning for job in _check(moved).jobs} == began
+    write_study(moved.parent, "study", seeds="0-2")
+    checked = _check(moved)
+    assert [job.name for job in checked.waiting] == ["nft-seed2", "rft-seed2"]
+    assert {job.beginning for job in checked.waiting}.isdisjoint(began.values())
+    assert not list(moved.parent.glob("study/runs/before-*"))  # the finished ones began with other weights
+
+    (moved.parent / "study" / "results" / "rft-seed1.json").unlink()
+    with pytest.raises(
+        ValueError, match=r"nft .* made with seed 1: what is in model\.name has changed; .*nft-seed1\.json"
+    ):
+        _check(moved)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.slow)])

@@ -43,6 +43,26 @@ def test_variants_that_began_otherwise_have_each_a_row_before_training():
     assert shown == [("rft, before training", "25.0%"), ("nft, before training", "75.0%")]
 
 
+def test_seeds_that_began_otherwise_share_a_row_before_training():
+    """All variants of a seed began alike, another seed's with another model, elsewhere."""
+    whole = study({"rft": RFT, "nft": NFT})
+
+    def elsewhere(run, *, seed, machine):
+        if run.seed != seed:
+            return replace(run, machine="one")
+        return replace(run, machine=machine, before={"avg_at_4": dict.fromkeys(run.after["avg_at_4"], 0.75)})
+
+    table = variants_table(replace(whole, runs=tuple(elsewhere(run, seed=2, machine="two") for run in whole.runs)))
+    assert [row[0] for row in table.rows] == ["before training", "rft", "nft"]
+    assert float(table.rows[0][2].split("%")[0]) == pytest.approx(100 * (0.25 + 0.25 + 0.75) / 3, abs=0.1)
+    assert "one: seeds 0, 1; two: seeds 2." in table.notes
+    assert "different kinds of machine" not in " ".join(table.notes)
+
+    mixed = (elsewhere(run, seed=2, machine="two" if run.variant == "nft" else "one") for run in whole.runs)
+    notes = " ".join(variants_table(replace(whole, runs=tuple(mixed))).notes)
+    assert "seed 2: its variants ran on different kinds of machine" in notes
+
+
 def test_a_difference_says_what_it_was_tested_for():
     whole = study({"rft": RFT, "nft": NFT}, margins={"avg_at_4": 0.02})
     table, (found,) = differences_table(whole), comparisons(whole)

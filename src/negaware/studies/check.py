@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from negaware.config import Config, ConfigError, parse_config
@@ -17,6 +17,7 @@ from negaware.studies.canvas import MATPLOTLIB
 from negaware.studies.folder import Stored, StudyFolder
 from negaware.studies.matrix import Job, change, depends_on, jobs_of
 from negaware.studies.options import StudyError, StudyOptions
+from negaware.studies.own_files import MODEL
 from negaware.tasks.load import load_task
 
 NEEDED = (MATPLOTLIB, "scipy>=1.14")
@@ -48,6 +49,7 @@ def check(study: StudyOptions, base: Path, path: Path) -> Checked:
     folder, own = StudyFolder(path), (base.parent, Path())
     jobs = jobs_of(study, base, path)
     stored = {job.name: folder.read_stored(job.name) for job in jobs}
+    jobs = _with_their_models(jobs, stored)
     for job in jobs:
         _require_unchanged(job, stored[job.name], folder, own)
     waiting = [job for job in jobs if stored[job.name] is None]
@@ -63,6 +65,20 @@ def check(study: StudyOptions, base: Path, path: Path) -> Checked:
         if (one := stored[job.name]) and any(job.beginning == other.beginning for other in waiting):
             folder.keep_beginning(job, one)
     return Checked(jobs, {name for name, one in stored.items() if one}, num_gpus)
+
+
+def _with_their_models(jobs: Sequence[Job], stored: Mapping[str, Stored | None]) -> list[Job]:
+    """The runs; those of a seed that is done in all variants, with the model's content that they began with.
+
+    Variants are compared within a seed, so a warm start may be made again, on another machine, between seeds.
+    """
+    unfinished = {job.seed for job in jobs if not stored[job.name]}
+    return [
+        replace(job, own_files=dict(job.own_files) | {MODEL: one.own_files[MODEL]})
+        if (one := stored[job.name]) and job.seed not in unfinished and MODEL in one.own_files
+        else job
+        for job in jobs
+    ]
 
 
 def _require_unchanged(job: Job, stored: Stored | None, folder: StudyFolder, own: Sequence[Path]) -> None:

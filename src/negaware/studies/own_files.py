@@ -19,6 +19,8 @@ from negaware.verifiers.judge import JUDGE
 
 CODE = ("objective.loss", "task.verifier", "evaluation.task.verifier")
 """Fields that name a function in a file."""
+MODEL = "model.name"
+"""The field that names a model's folder."""
 TRAINING = ("objective.loss", "task.path", "task.name")
 """Fields whose files the evaluation before training doesn't depend on."""
 
@@ -48,7 +50,7 @@ class OwnFiles:
             if isinstance(task, BenchmarkOptions) and config.data_dir is not None:
                 yield f"{place}.name", _files([config.data_dir / f"{file_name(task)}.jsonl"])
         if config.model.name != EMBEDDED_MODEL:
-            yield "model.name", _files(Path(config.model.name).glob("*.safetensors"))
+            yield MODEL, _files(Path(config.model.name).glob("*.safetensors"))
 
     def _hash(self, files: Sequence[Path]) -> str:
         """A file's own, or one of several in the order of their names."""

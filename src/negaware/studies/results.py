@@ -31,7 +31,7 @@ class RunResult:
     metrics: tuple[Mapping[str, float], ...]
     """metrics.jsonl's lines, numbers alone: "step", "seconds", "evaluation/accuracy", "train/entropy" and so on."""
     before: Mapping[str, PROBLEMS]
-    """By measure ("greedy_accuracy", "avg_at_4"), before training; the same in every run of a study."""
+    """By measure ("greedy_accuracy", "avg_at_4"), before training; the same in every run of a seed."""
     after: Mapping[str, PROBLEMS]
     completions: Mapping[str, int]
     """By measure, how many answers a problem had."""
@@ -41,6 +41,7 @@ class RunResult:
     total_seconds: float
     processor_seconds: float | None = None
     machine: str = ""
+    """The processor's name, and how many of it the run could use."""
     margins: Mapping[str, float] | None = None
     """The study's when this was made; None: not known."""
 

@@ -109,13 +109,15 @@ def variant_figures(results: StudyResults) -> list[VariantFigures]:
 
 
 def before_training(results: StudyResults) -> dict[str | None, dict[str, Estimate]]:
-    """The accuracy before training by variant and measure; under None alone where every run began alike.
+    """The accuracy before training by variant and measure; under None alone where all variants of a seed began alike.
 
-    Runs that began alike share one evaluation, so its interval is that of the problems. Those of a variant that didn't
-    are taken as seeds. ValueError where runs were measured on different problems.
+    Runs that began alike share one evaluation, so its interval is that of the problems. Those that didn't, of a variant
+    or of several seeds, are taken as seeds. ValueError where runs were measured on different problems.
     """
-    if _began_alike(results.runs):
-        return {None: _before(results, results.runs)} if results.runs and results.runs[0].before else {}
+    by_seed = {run.seed: run for run in results.runs}
+    if all(run.before == by_seed[run.seed].before for run in results.runs):
+        one_a_seed = [*by_seed.values()]
+        return {None: _before(results, one_a_seed)} if one_a_seed and one_a_seed[0].before else {}
     return {variant: _before(results, runs) for variant in results.variants if (runs := results.of(variant))}
 
 

@@ -65,6 +65,7 @@ def variants_table(results: StudyResults) -> Table:
     notes = (
         *_ALWAYS[:2],
         *_missing(results, figures),
+        *_machines(results),
         *cautions([value for one in (*before.values(), *(one.accuracy for one in figures)) for value in one.values()]),
     )
     return Table(
@@ -145,6 +146,23 @@ def _missing(results: StudyResults, figures: Sequence[VariantFigures]) -> Iterab
     for name in results.variants:
         if have.get(name, 0) < len(results.seeds):
             yield f"{name}: {have.get(name, 0)} of {len(results.seeds)} seeds are done."
+
+
+def _machines(results: StudyResults) -> Iterable[str]:
+    """Which seeds ran on which kind of machine, where there were several: processors round differently."""
+    seeds = {
+        run.machine: sorted({one.seed for one in results.runs if one.machine == run.machine}) for run in results.runs
+    }
+    if len(seeds) > 1:
+        yield (
+            "; ".join(
+                f"{machine or 'not recorded'}: seeds {', '.join(map(str, ones))}" for machine, ones in seeds.items()
+            )
+            + "."
+        )
+    mixed = sorted({seed for seed in results.seeds if sum(seed in ones for ones in seeds.values()) > 1})
+    for seed in mixed:
+        yield f"seed {seed}: its variants ran on different kinds of machine, which round differently."
 
 
 def _names(names: Iterable[str]) -> str:
