@@ -1,6 +1,6 @@
-"""A judge that reads its file's other columns: right is one word of at most `longest` letters."""
+"""A judge that uses other columns of the data file: right is one word of at most `longest` letters."""
 
 
 def is_right(answer, problem):
-    """Rows of short_words.jsonl have `longest`."""
+    """Each row of short_words.jsonl has a column `longest`."""
     return answer.strip(" .").isalpha() and len(answer.strip(" .")) <= problem.metadata["longest"]
