@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from negaware.models.network import make_ready
 from negaware.objectives import OBJECTIVES
 from negaware.ranks import joined_ranks
 from negaware.rollout.ask import Asker
@@ -95,8 +96,7 @@ def main() -> None:
         collector = Collector(asker, task, options.params((), 10**6), options, 0)
         loss = LossSettings(OBJECTIVES["nft"], {}, 1.0, options.max_new_tokens)
         training = TrainingOptions(compute_dtype="float32", optimizer_steps=1, micro_batch_tokens=8192)
-        trainer = NoModelTrainer(LlamaForCausalLM(config), loss, training, 100, ranks)
-        trainer.shares_questions = True
+        trainer = NoModelTrainer(make_ready(LlamaForCausalLM(config), torch.float32), loss, training, 100, ranks)
         for measure in (seconds_of_a_step, bytes_held):
             for line in ranks.gather(measure(collector, trainer, asker.engine)):
                 if ranks.is_first:

@@ -27,9 +27,11 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from negaware.models.cuda import compiled as cuda
+from negaware.models.decoder import CudaDecoder
+from negaware.models.load import compute_dtype
+from negaware.models.network import make_ready
 from negaware.objectives import OBJECTIVES
 from negaware.rollout.engine import SamplingParams
-from negaware.rollout.graphs import GraphDecoder
 from negaware.rollout.local import LocalEngine
 from negaware.rollout.reference import ReferenceEngine
 from negaware.training.options import TrainingOptions
@@ -72,11 +74,9 @@ def timed_model(device: str) -> PreTrainedModel:
 
 def graph_engine(model: PreTrainedModel, max_sequences: int) -> LocalEngine:
     """The local engine as it is on CUDA: on the CPU its steps have fixed shapes too, but run as they are."""
-    engine = LocalEngine(model, max_sequences)
-    if engine.graphs is None:
-        engine.fused, engine.graphs = None, GraphDecoder(model)
-        engine.graphs.grows = False
-    return engine
+    decoder = CudaDecoder(model, shares_questions=False)
+    decoder.rows.grows = False
+    return LocalEngine(replace(make_ready(model, None), decoder=decoder), max_sequences)
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
@@ -108,12 +108,13 @@ def graphs(device: str) -> dict[str, Any]:
                 gaps = np.abs(done.logprobs[:same_until] - wanted.logprobs[:same_until])
                 difference, compared = max(difference, float(gaps.max(initial=0.0))), compared + 1
                 same += np.array_equal(done.token_ids, wanted.token_ids)
-    assert engine.graphs is not None
+    decoder = engine.network.decoder
+    assert isinstance(decoder, CudaDecoder)
     figures = {
         "completions": compared,
         "same_tokens": same,
         "largest_logprob_difference": difference,
-        "shapes": len(engine.graphs.steps),
+        "shapes": len(decoder.rows.steps),
     }
     # A token may differ where a uniform number lies on a border; log-probabilities before it may not.
     demand(difference < 1e-3, figures, "log-probabilities differ from the reference engine's")
@@ -180,7 +181,8 @@ def gradient_and_metrics(model: PreTrainedModel, groups: list[Group], tokens: in
     options = TrainingOptions(
         compute_dtype="float32", optimizer_steps=1, learning_rate=1e-3, micro_batch_tokens=tokens, weight_decay=0.0
     )
-    trainer = Trainer(model, LossSettings(OBJECTIVES["nft"], {}, 1.0, 14), options, num_steps=1)
+    network = make_ready(model, torch.float32)
+    trainer = Trainer(network, LossSettings(OBJECTIVES["nft"], {}, 1.0, 14), options, num_steps=1)
     gradients: list[Tensor] = []
     update = trainer.optimizer.step
 
@@ -259,7 +261,8 @@ def training(device: str, row: int) -> dict[str, Any]:
     shape = {"questions": 2 if device == "cpu" else 65_536 // row, "question_tokens": length}
     groups = synthetic_groups(shape | {"answer_tokens": [length] * answers}, answers, model.config.vocab_size)
     options = TrainingOptions(optimizer_steps=1, micro_batch_tokens=max(16_384, row))
-    trainer = Trainer(model, LossSettings(OBJECTIVES["nft"], {}, 1.0, length), options, num_steps=3)
+    network = make_ready(model, compute_dtype(options.compute_dtype, device))
+    trainer = Trainer(network, LossSettings(OBJECTIVES["nft"], {}, 1.0, length), options, num_steps=3)
     seconds = []
     for seed in (0, 1, 2):  # what is compiled is compiled in the first
         start = synchronised()

@@ -45,7 +45,9 @@ Measured = dict[str, dict[str, Any]]
 
 
 def build(model: PreTrainedModel, base: Shape) -> tuple[LocalEngine, Trainer]:
-    """Engine and trainer on one model, which the trainer makes bfloat16, warmed up: AdamW's state exists."""
+    """Engine and trainer on one model, warmed up: AdamW's state exists."""
+    from negaware.models.load import compute_dtype
+    from negaware.models.network import make_ready
     from negaware.objectives import OBJECTIVES
     from negaware.rollout.local import LocalEngine
     from negaware.training.options import TrainingOptions
@@ -58,8 +60,9 @@ def build(model: PreTrainedModel, base: Shape) -> tuple[LocalEngine, Trainer]:
         weight_decay=0.0,
     )
     loss = LossSettings(OBJECTIVES["nft"], {}, temperature=1.0, max_answer_tokens=1)
-    trainer = Trainer(model, loss, options, num_steps=1_000_000)
-    engine = LocalEngine(model, base.max_sequences)
+    network = make_ready(model, compute_dtype(options.compute_dtype))
+    trainer = Trainer(network, loss, options, num_steps=1_000_000)
+    engine = LocalEngine(network, base.max_sequences)
     measure(engine, trainer, WARM_UP)
     return engine, trainer
 
@@ -71,7 +74,7 @@ def measure(engine: LocalEngine, trainer: Trainer, shape: Shape) -> dict[str, fl
     from negaware.rollout.engine import SamplingParams
     from negaware.types import Group, Problem
 
-    vocabulary = engine.model.config.vocab_size
+    vocabulary = engine.network.description.vocabulary_size
     prompts = [synthetic_tokens(shape.prompt_tokens, place, vocabulary) for place in range(shape.questions)]
     params = SamplingParams(shape.answer_tokens)
     sampled, sampling = memory_and_time(lambda: engine.generate(prompts, shape.completions, params, seed=0))
@@ -112,14 +115,14 @@ def measured_rates() -> Rates:
 
 
 def load_model(factor: Factor, value: int) -> PreTrainedModel:
-    """The policy in float32, from which the trainer takes its masters: SmolLM2-135M, or a random one of a width."""
+    """The policy in float32, from which the masters are taken: SmolLM2-135M, or a random one of a width."""
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
-    from negaware.models.load import load_policy
+    from negaware.models.load import load_model as load
 
     if factor.name != "width":
-        return load_policy(MODEL, torch.float32).model
+        return load(MODEL, torch.float32)[0]
     sizes = Model.of_width(value)
     heads = sizes.width // 64
     config = LlamaConfig(

@@ -93,6 +93,8 @@ def measure(case: Case) -> list[Compared]:
 def of_a_step(case: Case) -> list[Compared]:
     """A small step, after which AdamW's moments are there, then the one that counts."""
     from negaware.models.decoder import TransformersDecoder
+    from negaware.models.load import compute_dtype
+    from negaware.models.network import make_ready
     from negaware.models.residual import keep_residual_float32
     from negaware.objectives import OBJECTIVES
     from negaware.planning.memory import memory
@@ -104,12 +106,11 @@ def of_a_step(case: Case) -> list[Compared]:
     options = TrainingOptions(optimizer_steps=1, micro_batch_tokens=case.rows * case.tokens, activations=activations)
     with PeakMemory() as peak:
         model = new_model(config, case)
-        trainer = Trainer(model, LossSettings(OBJECTIVES["nft"], {}, 1.0, case.tokens), options, 2)
+        network = make_ready(model, compute_dtype(options.compute_dtype))
         if not case.fused:
-            trainer.decoder, trainer.shares_questions = TransformersDecoder(model, False), False
             keep_residual_float32(model)
-            if case.recomputed:
-                trainer.decoder.recompute_activations()
+            network = replace(network, decoder=TransformersDecoder(model, False))
+        trainer = Trainer(network, LossSettings(OBJECTIVES["nft"], {}, 1.0, case.tokens), options, 2)
         warm_up(trainer, 2, model.config.vocab_size)
         length = case.tokens - PROMPT + 1
         with kept_bytes(model, trainer) as kept:
@@ -139,7 +140,7 @@ def of_shards(case: Case) -> list[Compared]:
     is the host's memory where ranks have GPUs."""
     import torch
 
-    from negaware.models.parallel import load_sharded_policy
+    from negaware.models.load import load_sharded_policy
     from negaware.objectives import OBJECTIVES
     from negaware.planning.memory import memory
     from negaware.planning.setting import Sampler
@@ -152,9 +153,9 @@ def of_shards(case: Case) -> list[Compared]:
     loss = LossSettings(OBJECTIVES["nft"], {}, 1.0, case.tokens)
     with joined_ranks() as ranks:
         with PeakMemory() as peak:
-            policy, sharded = load_sharded_policy("smollm2-135m-instruct", ranks, "cpu", torch.bfloat16, False)
+            policy = load_sharded_policy("smollm2-135m-instruct", ranks, "cpu", torch.bfloat16, False)
             vocabulary = policy.model.config.vocab_size
-            trainer = Trainer(policy.model, loss, options, 2, ranks, sharded)
+            trainer = Trainer(policy.network, loss, options, 2, ranks)
             warm_up(trainer, 2 * ranks.size, vocabulary)
             group = made_group(case.rows * ranks.size, case.tokens - PROMPT + 1, vocabulary)
             peak.forget()
@@ -205,8 +206,8 @@ def keys_and_values(case: Case, model: Any, fused: Any) -> Iterator[Compared]:
     """16 answers of 128 tokens to 4 questions, by the fused decoder's cache."""
     import torch
 
+    from negaware.models.cpu.rows import RowDecoder
     from negaware.planning.memory import memory
-    from negaware.rollout.cache import RowDecoder
 
     if fused is None:
         return
@@ -261,10 +262,10 @@ def new_model(config: Any, case: Case, dtype: Any = None) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from negaware.models.load import load_policy
+    from negaware.models.load import load_model
 
     if case.model == SMALL:
-        return load_policy("smollm2-135m-instruct", torch.float32).model
+        return load_model("smollm2-135m-instruct", torch.float32)[0]
     return AutoModelForCausalLM.from_config(config, dtype=dtype or torch.float32).eval()
 
 

@@ -60,7 +60,7 @@ class Run:
 
     def __init__(self, arguments: argparse.Namespace, max_staleness: int, folder: Path) -> None:
         self.name, self.step_number = str(max_staleness), 0
-        policy = load_policy(arguments.model, torch.float32, "cpu")
+        policy = load_policy(arguments.model, torch.float32, "cpu", trained=True)
         options = RolloutOptions(
             questions=arguments.questions,
             completions=arguments.completions,
@@ -71,13 +71,13 @@ class Run:
         )
         training = TrainingOptions(optimizer_steps=1, learning_rate=1e-6, compute_dtype="float32")
         loss = LossSettings(OBJECTIVES["nft"], {}, 1.0, options.max_new_tokens)
-        self.trainer = Trainer(policy.model, loss, training, 1000, questions=options.questions)
+        self.trainer = Trainer(policy.network, loss, training, 1000, questions=options.questions)
         self.engine: Any
         if arguments.url:
             vocabulary = int(policy.model.config.vocab_size)
             self.engine = VLLMServerEngine([arguments.url], folder, vocabulary, False, options.max_sequences)
         else:
-            self.engine = CountingEngine(policy.model, options.max_sequences)
+            self.engine = CountingEngine(policy.network, options.max_sequences)
             self.engine.num_completions = options.completions
         task = load_task(ArithmeticOptions(prompt=PROMPT))
         codec = policy.codec

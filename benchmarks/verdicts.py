@@ -31,7 +31,7 @@ PROMPT = "{question} Explain every step of the calculation in words, then give t
 
 def main() -> None:
     policy = load_policy("SmolLM2-135M-Instruct", torch.float32, "cpu")
-    codec, engine = policy.codec, LocalEngine(policy.model, max_sequences=32)
+    codec, engine = policy.codec, LocalEngine(policy.network, max_sequences=32)
     params = SamplingParams(TOKENS, stop_token_ids=codec.stop_token_ids)
     asker = Asker(engine, codec.encode, codec.decode)
     generated = load_task(ArithmeticOptions(prompt=PROMPT))

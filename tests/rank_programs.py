@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-from negaware.models.load import compute_dtype, load_policy
+from negaware.models.load import compute_dtype, load_policy, load_sharded_policy
 from negaware.models.lora import merged_weights
 from negaware.models.options import LoraOptions
-from negaware.models.parallel import load_sharded_policy, named_weights
+from negaware.models.parallel import named_weights
 from negaware.models.save import save_model
 from negaware.objectives import OBJECTIVES
 from negaware.ranks import RankLostError, Ranks, joined_ranks
@@ -73,7 +73,7 @@ def train_whole_and_shared(arguments: Sequence[str]) -> None:
     # π_old computed again and importance weights are rounded too, each as the log-probabilities that they come from.
     times = 3 if recomputes else 1
     with joined_ranks() as ranks:
-        policy, sharded = load_sharded_policy(folder, ranks, "cpu", compute_dtype(dtype), offload == "cpu", lora)
+        policy = load_sharded_policy(folder, ranks, "cpu", compute_dtype(dtype), offload == "cpu", lora)
         if lora is not None:
             torch.manual_seed(1)
             for parameter in adapters(policy.model).values():
@@ -82,7 +82,8 @@ def train_whole_and_shared(arguments: Sequence[str]) -> None:
         shards = sum(parameter.to_local().numel() for parameter in policy.model.parameters())  # type: ignore[attr-defined]
         total = sum(weight.numel() for weight in whole.values())
         assert shards < 1.2 * total / ranks.size
-        alone = load_policy(folder, torch.float32 if lora is None else compute_dtype(dtype), lora=lora).model
+        policy_alone = load_policy(folder, compute_dtype(dtype), lora=lora, trained=True)
+        alone = policy_alone.model
         alone.load_state_dict(whole, strict=False)
         groups = sampled_groups(alone, num_groups=int(num_groups))
         if loss.objective.sees_groups:  # or the log-ratios that ranks exchange would be 0 but for rounding
@@ -114,10 +115,10 @@ def train_whole_and_shared(arguments: Sequence[str]) -> None:
 
         allowed = exact_logprobs(alone, prompts_and_tokens(groups), unit=unit).mean_difference()
         with steps_seen(keep):
-            trainer = Trainer(policy.model, loss, options, 10, ranks, sharded)
+            trainer = Trainer(policy.network, loss, options, 10, ranks)
             metrics = trainer.step(sampled_in_turn(groups, ranks), 0)
         with steps_seen(compare):
-            trainer_alone = Trainer(alone, loss, options_of_one_process(options), 10)
+            trainer_alone = Trainer(policy_alone.network, loss, options_of_one_process(options), 10)
             for name, master in trainer_alone.optimizer.masters.items():
                 master.copy_(whole[name].detach())  # which the model may have had in bfloat16
             trainer_alone.optimizer.sync_model()
@@ -178,14 +179,14 @@ def options_of_one_process(options: TrainingOptions) -> TrainingOptions:
 def nan_on_one_rank(arguments: Sequence[str]) -> None:
     """A loss that isn't finite in one rank's share stops all of them, and leaves the weights as they were."""
     with joined_ranks() as ranks:
-        policy, sharded = load_sharded_policy(arguments[0], ranks, "cpu", torch.float32, False)
+        policy = load_sharded_policy(arguments[0], ranks, "cpu", torch.float32, False)
         before = {name: weight.clone() for name, weight in named_weights(policy.model, torch.float32)}
         groups = sampled_groups(llama(0), num_groups=4)
         (first, *others) = groups[0].completions
         broken = replace(first, logprobs=first.logprobs * np.float32("nan"))
         groups[0] = replace(groups[0], completions=(broken, *others))
         options = TrainingOptions(compute_dtype="float32", optimizer_steps=1, micro_batch_tokens=30)
-        trainer = Trainer(policy.model, LossSettings(OBJECTIVES["nft"], {}, 1.0, 14), options, 10, ranks, sharded)
+        trainer = Trainer(policy.network, LossSettings(OBJECTIVES["nft"], {}, 1.0, 14), options, 10, ranks)
         try:
             trainer.step(groups, 0)
         except NonFiniteLossError as error:
@@ -199,8 +200,8 @@ def save_and_hand_over_one_by_one(arguments: Sequence[str]) -> None:
     """While the finished model is written or handed over, no rank holds a second whole weight."""
     model_folder, folder = arguments
     with joined_ranks() as ranks:
-        policy, _ = load_sharded_policy(model_folder, ranks, "cpu", torch.bfloat16, False)
-        engine = LocalEngine(load_policy(model_folder, torch.bfloat16).model)
+        policy = load_sharded_policy(model_folder, ranks, "cpu", torch.bfloat16, False)
+        engine = LocalEngine(load_policy(model_folder, torch.bfloat16).network)
         original, made = DTensor.full_tensor, []
 
         def full_tensor(self: DTensor) -> Tensor:
@@ -221,7 +222,7 @@ def merge_adapters_of_a_real_width(arguments: Sequence[str]) -> None:
     (folder,) = arguments
     lora = LoraOptions(save="adapter")
     with joined_ranks() as ranks:
-        policy, _ = load_sharded_policy(folder, ranks, "cpu", torch.bfloat16, False, lora)
+        policy = load_sharded_policy(folder, ranks, "cpu", torch.bfloat16, False, lora)
         torch.manual_seed(1)
         for parameter in adapters(policy.model).values():
             torch.nn.init.normal_(parameter, std=0.1)

@@ -16,7 +16,7 @@ from negaware.tasks.task import Task
 from negaware.training.exchange import with_tokens
 from negaware.training.pack import IDLE, MicroBatch, Row, answers_of
 from negaware.types import Completion, Group, Problem, Verdict
-from tiny_models import llama
+from tiny_models import llama, network
 from training.made_groups import sampled_groups
 
 
@@ -58,9 +58,9 @@ def collect_with_poor_shares(arguments: Sequence[str]) -> None:
     options = RolloutOptions(questions=6, completions=4, max_new_tokens=9, max_sequences=8)
     with joined_ranks() as ranks:
         model = llama(3)
-        engine = RecordingEngine(model)
+        engine = RecordingEngine(network(model))
         shared = collector(engine, EveryThird(), options, ranks)
-        expected = collector(LocalEngine(model), EveryThird(), options, ALONE)
+        expected = collector(LocalEngine(network(model)), EveryThird(), options, ALONE)
         told: list[int] = []
         for step in (1, 2):
             found, alone = shared.next_rollout(step, told.append), expected.next_rollout(step)

@@ -14,7 +14,7 @@ from negaware.objectives import OBJECTIVES
 from negaware.training.options import TrainingOptions
 from negaware.training.step import LossSettings, Trainer
 from negaware.types import Completion, Group, Problem, Verdict
-from tiny_models import VOCABULARY, llama
+from tiny_models import VOCABULARY, llama, network
 from training.definition import defined
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -104,7 +104,7 @@ def test_every_contender_gets_the_same_work_each_time():
 def test_the_padded_loop_has_our_loss_and_gradient(rows):
     options = TrainingOptions(compute_dtype="float32", optimizer_steps=1, learning_rate=1e-30, weight_decay=0.0)
     groups = made_groups()
-    trainer = Trainer(llama(), LossSettings(OBJECTIVES["nft"], {}, 1.0, 8), options, num_steps=1)
+    trainer = Trainer(network(llama()), LossSettings(OBJECTIVES["nft"], {}, 1.0, 8), options, num_steps=1)
     padded = PaddedTrainer(llama(), options, rows)
     metrics = trainer.step(groups, seed=0)
     loss, norm = padded.accumulate(groups)

@@ -115,10 +115,10 @@ def test_engines_share_only_the_protocol():
 
 
 def test_who_runs_a_model_need_not_know_how():
-    """What is fast on the CPU or compiled for CUDA is known in `models`, and to the sampler's own rows."""
+    """What is fast on the CPU or compiled for CUDA is known in `models`, and to who plans its memory."""
     for path in MODULES:
         place = str(path.relative_to(SOURCE))
-        if place.startswith("models/") or place in ("rollout/cache.py", "rollout/decode_attention.py", "cli.py"):
+        if place.startswith("models/") or place in ("planning/memory.py", "cli.py"):
             continue
         names = [name for name, _ in imports(ast.parse(path.read_text()))]
         assert not [name for name in names if name.startswith(("negaware.models.cpu", "negaware.models.cuda"))], place

@@ -113,9 +113,9 @@ from negaware.training.step import LossSettings, Trainer
 from training.made_groups import make_group
 config = load_config(Path(sys.argv[1]), ["--training.compute_dtype", "bfloat16"])
 lora = config.model.lora
-policy = load_policy(config.model.name, torch.float32 if lora is None else torch.bfloat16, lora=lora)
-engine = LocalEngine(policy.model)
-trainer = Trainer(policy.model, LossSettings(OBJECTIVES["nft"], {}, 1.0, 8), config.training, 2)
+policy = load_policy(config.model.name, torch.bfloat16, lora=lora, trained=True)
+engine = LocalEngine(policy.network)
+trainer = Trainer(policy.network, LossSettings(OBJECTIVES["nft"], {}, 1.0, 8), config.training, 2)
 # Two groups make two optimizer steps: the second has the moments and the gradients side by side.
 (answers,) = engine.generate([list(range(100, 110))], 2, SamplingParams(8), 0)
 trainer.step([make_group(range(100, 110), answers, [True, False])] * 2, 0)

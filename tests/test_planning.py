@@ -13,7 +13,9 @@ import torch
 from negaware.cli import main
 from negaware.config import load_config
 from negaware.models.cpu.decoder import FusedDecoder
+from negaware.models.cpu.rows import RowDecoder
 from negaware.models.cpu.shared_rows import SharedRows
+from negaware.models.cuda.graphs import GraphDecoder
 from negaware.models.parallel import recompute_activations
 from negaware.models.residual import keep_residual_float32
 from negaware.planning.advice import advice, applied, fits
@@ -21,8 +23,6 @@ from negaware.planning.cost import seconds, work
 from negaware.planning.memory import activations, memory, rows_at_once, sequence_bytes
 from negaware.planning.model import model_shape
 from negaware.planning.setting import GIB, Machine, Sampler, setting_of
-from negaware.rollout.cache import RowDecoder
-from negaware.rollout.graphs import GraphDecoder
 from plan_settings import RECIPES, ROOT, recipe, tiny_setting
 from tiny_models import llama
 from tiny_run import tiny_config

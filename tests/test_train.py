@@ -223,7 +223,7 @@ def test_on_policy_nft_is_grpo_run_for_run_under_one_reduction(
     def define(self: Trainer, groups: Sequence[Group], *arguments: Any) -> dict[str, float]:
         if len(exact) < 3:
             own = iter(
-                exact_logprobs(self.model, prompts_and_tokens(groups)).value.tolist()
+                exact_logprobs(self.network.model, prompts_and_tokens(groups)).value.tolist()
             )  # some were sampled a step before
             on_policy = [
                 replace(
@@ -235,7 +235,7 @@ def test_on_policy_nft_is_grpo_run_for_run_under_one_reduction(
                 )
                 for group in groups
             ]
-            exact.append(defined(self.model, on_policy, "grpo", {}, reduction)[0])
+            exact.append(defined(self.network.model, on_policy, "grpo", {}, reduction)[0])
         return learn(self, groups, *arguments)
 
     def compare(self: MasterOptimizer, norm: Tensor) -> None:

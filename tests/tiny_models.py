@@ -29,6 +29,7 @@ from transformers import (
 )
 
 from negaware.models.lora import add_adapters
+from negaware.models.network import Network, make_ready
 from negaware.models.options import LoraOptions
 
 VOCABULARY = 61
@@ -52,6 +53,11 @@ SHAPE: dict[str, Any] = {
 def _finished(model: PreTrainedModel) -> PreTrainedModel:
     model.generation_config.pad_token_id = 0
     return model.eval().to(os.environ.get("NEGAWARE_TEST_DEVICE", "cpu"))
+
+
+def network(model: PreTrainedModel, dtype: torch.dtype | None = None) -> Network:
+    """The model made ready to be trained and sampled, in its own dtype unless told otherwise."""
+    return make_ready(model, dtype or model.dtype)
 
 
 def llama(seed: int = 0, **changes: Any) -> PreTrainedModel:

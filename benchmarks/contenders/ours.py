@@ -37,12 +37,12 @@ class Ours:
         self.options = TrainingOptions.model_validate(
             config.training.model_dump() | shared | {"schedule": "constant", "compute_dtype": "bfloat16"}
         )
-        policy = load_policy(MODEL, torch.float32, "cpu")
+        policy = load_policy(MODEL, torch.bfloat16, "cpu", trained=True)
         self.codec, self.model = policy.codec, policy.model
         longest = max(map(int, work["questions"]), default=512)
         self.loss = LossSettings(OBJECTIVES["nft"], {}, temperature=1.0, max_answer_tokens=longest)
-        self.trainer = Trainer(self.model, self.loss, self.options, num_steps=1_000_000)
-        self.engine = LocalEngine(self.model, config.rollout.max_sequences)
+        self.trainer = Trainer(policy.network, self.loss, self.options, num_steps=1_000_000)
+        self.engine = LocalEngine(policy.network, config.rollout.max_sequences)
         # The demo's own task: the last number counts, and an answer that was cut off is wrong.
         self.task = Task("benchmark", [], BOXED_PROMPT, MathVerifier(extract=("last_number",)))
         self.num_calls = 0

@@ -16,7 +16,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from work import TRAINING_SHAPES
 
 from contenders.rollouts import synthetic_groups
+from negaware.models.load import compute_dtype
 from negaware.models.logprobs import Head, token_logprobs
+from negaware.models.network import keep_masters
 from negaware.objectives import OBJECTIVES
 from negaware.training.optimizer import MasterOptimizer
 from negaware.training.options import TrainingOptions
@@ -31,7 +33,8 @@ class PaddedTrainer:
 
     def __init__(self, model: PreTrainedModel, options: TrainingOptions, rows: int) -> None:
         self.model, self.options, self.rows = model, options, rows
-        self.optimizer = MasterOptimizer(model, options, num_rollouts=1_000_000)
+        masters = keep_masters(model, compute_dtype(options.compute_dtype))
+        self.optimizer = MasterOptimizer(model, masters, options, num_rollouts=1_000_000)
 
     def step(self, groups: Sequence[Group], optimizer_steps: int) -> dict[str, float]:
         """Trains on the groups once; every `optimizer_steps`-th group makes a mini-batch."""

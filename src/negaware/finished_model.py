@@ -64,7 +64,7 @@ def evaluate_on(
     torch.manual_seed(seed)
     place = pick_device(device)
     policy = load_policy(model, compute_dtype(dtype, place), place)
-    asker = Asker(LocalEngine(policy.model), policy.codec.encode, policy.codec.decode)
+    asker = Asker(LocalEngine(policy.network), policy.codec.encode, policy.codec.decode)
     params = sampling.params(policy.codec.stop_token_ids, policy.max_tokens)
     with counter or nullcontext() as on_progress:
         return evaluation.evaluate(asker, task, params, sampling.completions, seed, on_progress)

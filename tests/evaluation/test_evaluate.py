@@ -17,7 +17,7 @@ from negaware.tasks.task import Task
 from negaware.types import FinishReason, Message, Problem, Reason, Verdict
 from negaware.verifiers.math import MathVerifier
 from scripted import ScriptedEngine
-from tiny_models import llama
+from tiny_models import llama, network
 
 PROBLEMS = tuple(Problem(f"p{n}", f"What is {n} + 1?", str(n + 1)) for n in range(3))
 PARAMS = SamplingParams(max_new_tokens=32)
@@ -209,7 +209,7 @@ def test_a_prompt_without_room_is_not_asked_and_counts_as_wrong(verifier: MathVe
     def spelled(tokens: Sequence[int]) -> str:
         return " ".join(map(str, tokens))
 
-    asker = Asker(LocalEngine(model), some_tokens, spelled)
+    asker = Asker(LocalEngine(network(model)), some_tokens, spelled)
     whole = evaluate(asker, task, params, 2, seed=5)
     assert whole.num_short_of_room == whole.num_without_room == 0
     found = evaluate(asker, task, replace(params, max_tokens=32), 2, seed=5)

@@ -34,6 +34,7 @@ from negaware.training.options import TrainingOptions
 from negaware.training.step import LossSettings, Trainer
 from negaware.types import Completion, Group, Problem, Verdict
 from rounding import Exact, exactly, gamma
+from tiny_models import network
 from tiny_run import tiny_tokenizer
 
 # TRL's own uses of transformers' old names.
@@ -68,18 +69,14 @@ def test_loss_and_gradient_are_those_of_our_trainer(tmp_path: Path, prompt_weigh
     (batch,) = trainer.batches
     model = LlamaForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32).eval()
     model.load_state_dict(second.weights)
-    ours = Trainer(
-        model,
-        LossSettings(OBJECTIVES["nft"], options, 1.0, 5),
-        TrainingOptions(compute_dtype="float32", old_logprobs="recorded", optimizer_steps=1, learning_rate=1e-9),
-        num_steps=1,
-    )
+    training = TrainingOptions(compute_dtype="float32", old_logprobs="recorded", optimizer_steps=1, learning_rate=1e-9)
+    ours = Trainer(network(model), LossSettings(OBJECTIVES["nft"], options, 1.0, 5), training, num_steps=1)
     metrics = ours.step([as_ours(group) for group in groups_of(batch)], seed=0)
     gradient, loss = defined(tmp_path, second.weights, [batch], **options)
     assert abs(loss.value) > 1e-3
     gradient.assert_near(second.flat())
-    for found in (sum(trainer.losses[2:]), metrics["train/loss"]):
-        loss.assert_near(found)
+    loss.assert_near(sum(trainer.losses[2:]))
+    loss.assert_near(metrics["train/loss"])
     assert abs(metrics["train/grad_norm"] - gradient.value.norm()) < gradient.error
 
 

@@ -11,7 +11,7 @@ import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from test_load_policy import make_tokenizer
-from transformers import AutoModelForCausalLM, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
+from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from negaware import libraries
 from negaware.models import lora
@@ -25,7 +25,7 @@ from negaware.models.save import save_model
 from negaware.rollout.engine import SamplingParams
 from negaware.rollout.local import LocalEngine
 from rounding import exactly, gamma
-from tiny_models import ALPHA, LORA, MODELS, RANK, adapted, adapters, gemma4, llama
+from tiny_models import ALPHA, LORA, MODELS, RANK, adapted, adapters, gemma4, llama, network
 
 TOKENS = torch.randint(2, 40, (1, 17), generator=torch.Generator().manual_seed(0))
 
@@ -132,11 +132,12 @@ def test_merged_weights_are_written_one_at_a_time(base: Path, tmp_path: Path, mo
     assert len(made) == 2 * 7  # all products of two layers
 
 
-def test_what_transformers_keeps_in_float32_is_saved_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LlamaForCausalLM, "_keep_in_fp32_modules_strict", {"norm"})
+def test_a_weight_kept_in_float32_is_saved_so(tmp_path: Path) -> None:
+    """transformers keeps some in float32 beside bfloat16 ones."""
     llama(0).save_pretrained(tmp_path / "base")
     make_tokenizer().save_pretrained(tmp_path / "base")
     policy = trained_policy(tmp_path / "base", torch.bfloat16)
+    policy.model.model.norm.float()
     save_model(policy, tmp_path / "merged", torch.bfloat16)
     saved = load_file(tmp_path / "merged/model.safetensors")
     assert saved["model.norm.weight"].dtype == torch.float32
@@ -160,7 +161,7 @@ def test_a_constant_in_the_models_files_stays_there(tmp_path: Path) -> None:
     save_model(policy, tmp_path / "merged", torch.float32)
     again, handed = (load_policy(str(tmp_path / name), torch.float32).model for name in ("merged", "base"))
     handed.model.layers[0].layer_scalar.fill_(1)
-    LocalEngine(handed).load_weights(merged_weights(policy.model), version=1)
+    LocalEngine(network(handed)).load_weights(merged_weights(policy.model), version=1)
     for model in (again, handed):
         assert model.model.layers[0].layer_scalar == 0.5
         assert_same_logits(model, policy.model)
@@ -168,9 +169,11 @@ def test_a_constant_in_the_models_files_stays_there(tmp_path: Path) -> None:
 
 def test_an_engine_with_weights_of_its_own_samples_what_the_adapted_model_does() -> None:
     model, params = adapted(llama(0)), SamplingParams(20, temperature=1.0)
-    engine = LocalEngine(llama(3))
+    engine = LocalEngine(network(llama(3)))
     engine.load_weights(merged_weights(model), version=4)
-    groups, expected = (one.generate([[5, 6, 7], [9, 8]], 3, params, seed=0) for one in (engine, LocalEngine(model)))
+    groups, expected = (
+        one.generate([[5, 6, 7], [9, 8]], 3, params, seed=0) for one in (engine, LocalEngine(network(model)))
+    )
     assert [c.token_ids.tolist() for g in groups for c in g] == [c.token_ids.tolist() for g in expected for c in g]
     assert {span.version for g in groups for c in g for span in c.spans} == {4}
 
@@ -206,7 +209,7 @@ def test_saved_merged_or_as_adapters_it_is_the_same_model(base: Path, tmp_path: 
         )
         assert all(torch.equal(parameter, merged[0][key]) for key, parameter in again.model.named_parameters())
         assert again.codec.stop_token_ids == policy.codec.stop_token_ids
-        said += [LocalEngine(one.model).generate(prompts, 1, params, seed=0) for one in (policy, again)]
+        said += [LocalEngine(one.network).generate(prompts, 1, params, seed=0) for one in (policy, again)]
     tokens = [[completion.token_ids.tolist() for (completion,) in groups] for groups in said]
     assert tokens[1:] == tokens[:-1]
     names = {path.name for path in (tmp_path / "adapter").iterdir()}

@@ -20,7 +20,7 @@ from negaware.training.pack import Answer, collate
 from negaware.training.step import LossSettings, Trainer
 from negaware.types import Completion
 from rounding import exact_logprobs, exactly
-from tiny_models import MODELS, VOCABULARY, each_model, llama
+from tiny_models import MODELS, VOCABULARY, each_model, llama, network
 
 MAX_SEQUENCES = 6
 
@@ -36,7 +36,7 @@ def trainer_logprobs(
 ) -> list[list[float]]:
     """The trainer's log-probabilities of a question's completions, in one micro-batch as it would lay them out."""
     loss = LossSettings(OBJECTIVES["nft"], {}, temperature, 1)
-    trainer = Trainer(copy.deepcopy(model), loss, TrainingOptions(compute_dtype="float32"), num_steps=1)
+    trainer = Trainer(network(copy.deepcopy(model)), loss, TrainingOptions(compute_dtype="float32"), num_steps=1)
     answers = [Answer(tuple(prompt), done, True, 0.5) for done in completions]
     found = {}
     for micro_batch in trainer.pack([answers])[0]:

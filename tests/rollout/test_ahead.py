@@ -16,7 +16,7 @@ from negaware.rollout.records import begun_from_json, begun_to_json, groups_from
 from negaware.tasks.task import Task
 from negaware.types import Problem, Span, Verdict
 from scripted import ScriptedEngine
-from tiny_models import llama
+from tiny_models import llama, network
 
 K, QUESTIONS, NUM_PROBLEMS = 4, 4, 24
 
@@ -57,7 +57,7 @@ class Never(ByLength):
 def make_collector(engine=None, verifier=None, num_steps=None, **options) -> Collector:
     problems = [Problem(str(number), "", "") for number in range(NUM_PROBLEMS)]
     task = Task("lengths", problems, "{question}", verifier or ByLength())
-    asker = Asker(engine or CountingEngine(llama(3), 16), lambda _: [1, 2], lambda ids: "x" * len(ids), ALONE)
+    asker = Asker(engine or CountingEngine(network(llama(3)), 16), lambda _: [1, 2], lambda ids: "x" * len(ids), ALONE)
     rollout = RolloutOptions(**{"questions": QUESTIONS, "completions": K, "max_new_tokens": 40} | options)
     collector = Collector(asker, task, rollout.params((3, 4, 5), max_tokens=99), rollout, 0, num_steps=num_steps)
     collector.prompts[:] = [(10 + number, 20 + number % 3) for number in range(NUM_PROBLEMS)]
@@ -267,7 +267,7 @@ def test_the_search_is_bounded_when_more_questions_end_at_once_than_were_asked_f
 
 def test_verdicts_are_given_while_sampling_goes_on():
     """The verifier doesn't answer before three more steps were made; a caller that waited for it would make none."""
-    engine = CountingEngine(llama(3), 8)
+    engine = CountingEngine(network(llama(3)), 8)
     begun, more, step = threading.Event(), threading.Event(), engine.step
 
     class Patient(ByLength):

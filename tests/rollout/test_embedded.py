@@ -42,7 +42,7 @@ def prompts(policy) -> list[list[int]]:
 
 def test_greedy_is_generate(policy, prompts):
     params = SamplingParams(24, temperature=0.0, stop_token_ids=policy.codec.stop_token_ids)
-    for prompt, (done,) in zip(prompts, LocalEngine(policy.model).generate(prompts, 1, params, 0), strict=True):
+    for prompt, (done,) in zip(prompts, LocalEngine(policy.network).generate(prompts, 1, params, 0), strict=True):
         attended = torch.ones(1, len(prompt), dtype=torch.long)
         expected = policy.model.generate(
             torch.tensor([prompt]), attention_mask=attended, max_new_tokens=24, do_sample=False
@@ -54,7 +54,7 @@ def test_greedy_is_generate(policy, prompts):
 def test_logprobs_are_the_trainers(policy, prompts):
     """As training lays them out: a question once, its answers after it; and one answer alone."""
     params = SamplingParams(20, stop_token_ids=policy.codec.stop_token_ids)
-    groups = LocalEngine(policy.model, max_sequences=4).generate(prompts, 4, params, seed=0)
+    groups = LocalEngine(policy.network, max_sequences=4).generate(prompts, 4, params, seed=0)
     assert_logprobs_are_the_models(policy.model, prompts, groups)
     assert_logprobs_are_the_models(policy.model, prompts[:1], [groups[0][:1]])
 

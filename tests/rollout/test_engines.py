@@ -16,7 +16,7 @@ from negaware.rollout.local import LocalEngine
 from negaware.rollout.reference import ReferenceEngine
 from negaware.rollout.sampling import completion_uniforms, restrict
 from rounding import exact_logprobs, exactly
-from tiny_models import MODELS, SHAPE, VOCABULARY, adapted
+from tiny_models import MODELS, SHAPE, VOCABULARY, adapted, network
 
 __all__ = ["model"]  # the suite's fixture
 
@@ -32,7 +32,7 @@ class TestReferenceEngine(EngineConformance):
 
 class TestLocalEngine(EngineConformance):
     def make_engine(self, model, max_sequences=6):
-        return LocalEngine(model, max_sequences)
+        return LocalEngine(network(model), max_sequences)
 
 
 class TestLocalEngineWithAdapters(EngineConformance):
@@ -41,7 +41,7 @@ class TestLocalEngineWithAdapters(EngineConformance):
         return adapted(MODELS[request.param](1))
 
     def make_engine(self, model, max_sequences=6):
-        return LocalEngine(model if has_adapters(model) else adapted(model), max_sequences)
+        return LocalEngine(network(model if has_adapters(model) else adapted(model)), max_sequences)
 
 
 class TestLocalEngineWithoutACompiler(EngineConformance):
@@ -54,7 +54,7 @@ class TestLocalEngineWithoutACompiler(EngineConformance):
         monkeypatch.setattr(decoder, "kernels_for", lambda *shape: TorchKernels())
 
     def make_engine(self, model, max_sequences=6):
-        return LocalEngine(model, max_sequences)
+        return LocalEngine(network(model), max_sequences)
 
 
 @pytest.mark.parametrize("scenario", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 3))])
@@ -88,7 +88,9 @@ def test_local_equals_reference(name, scenario):
         stop_token_ids=stop,
     )
     num_completions = choose.choice((1, 2))
-    local = LocalEngine(model, max_sequences=choose.randint(3, 10)).generate(prompts, num_completions, params, scenario)
+    local = LocalEngine(network(model), max_sequences=choose.randint(3, 10)).generate(
+        prompts, num_completions, params, scenario
+    )
     reference = ReferenceEngine(model).generate(prompts, num_completions, params, scenario)
     answers, of_local, of_reference = [], [], []
     for prompt, group, expected_group in zip(prompts, local, reference, strict=True):
@@ -137,7 +139,7 @@ def test_a_long_prompt_enters_late():
     model = MODELS["llama"](0)
     prompts = random_prompts(0, (*(2,) * 40, 70))
     params = SamplingParams(max_new_tokens=8, temperature=0.7)
-    local = LocalEngine(model, max_sequences=2).generate(prompts, 1, params, seed=0)
+    local = LocalEngine(network(model), max_sequences=2).generate(prompts, 1, params, seed=0)
     reference = ReferenceEngine(model).generate(prompts, 1, params, seed=0)
     assert [c.token_ids.tolist() for g in local for c in g] == [c.token_ids.tolist() for g in reference for c in g]
 
@@ -149,7 +151,7 @@ def test_local_in_bfloat16_is_as_near_to_float32_as_the_model(compiler, monkeypa
         monkeypatch.setattr(decoder, "kernels_for", lambda *shape: TorchKernels())
     exact = MODELS["llama"](0)
     rounded = copy.deepcopy(exact).to(torch.bfloat16)
-    engine = LocalEngine(rounded, max_sequences=4)
+    engine = LocalEngine(network(rounded), max_sequences=4)
     prompts = random_prompts(1, (5, 30, 12))
     groups = engine.generate(prompts, 2, SamplingParams(max_new_tokens=150), seed=0)
     errors, errors_of_model = [], []
@@ -188,4 +190,4 @@ def test_local_in_bfloat16_is_as_near_to_float32_as_the_model(compiler, monkeypa
 )
 def test_models_without_rows_of_keys_are_refused(model, kind):
     with pytest.raises(ValueError, match=f"layers of type {kind} don't keep keys and values of their own; use a model"):
-        LocalEngine(model())
+        LocalEngine(network(model()))

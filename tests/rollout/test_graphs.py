@@ -1,19 +1,22 @@
 """The static decode step in an engine: it conforms as it is, and when it is frozen as a CUDA graph would freeze it."""
 
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
 from conformance import EngineConformance, model, random_prompts
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from negaware.rollout import graphs
+from negaware.models.cuda import graphs
+from negaware.models.cuda.graphs import COLUMN_BLOCK, ROW_BLOCK, attention_masks, bucket
+from negaware.models.decoder import CudaDecoder
+from negaware.models.description import describe
 from negaware.rollout.engine import SamplingParams
-from negaware.rollout.graphs import COLUMN_BLOCK, ROW_BLOCK, GraphDecoder, attention_masks, attention_windows, bucket
 from negaware.rollout.local import LocalEngine
 from negaware.rollout.reference import ReferenceEngine
 from rounding import exact_logprobs
-from tiny_models import MODELS, WINDOW, each_model, llama
+from tiny_models import MODELS, WINDOW, each_model, llama, network
 
 __all__ = ["model"]  # the suite's fixture
 
@@ -22,9 +25,10 @@ class GraphEngine(LocalEngine):
     """The local engine as it is on CUDA, here with steps that run as they are."""
 
     def __init__(self, model, max_sequences=6):
-        super().__init__(model, max_sequences)
-        self.fused, self.graphs = None, GraphDecoder(model)
+        decoder = CudaDecoder(model, shares_questions=False)
+        self.graphs = decoder.rows
         self.graphs.grows = False
+        super().__init__(replace(network(model), decoder=decoder), max_sequences)
 
 
 class Recording(TorchDispatchMode):
@@ -190,7 +194,7 @@ def test_buckets_waste_less_than_a_quarter_and_are_few():
 def test_masks_are_transformers_own():
     """Position p sees columns up to p; a sliding layer the last few of them. One mask where all layers are alike."""
     columns, positions = torch.arange(10), torch.tensor([0, 4, 9])
-    windows = {name: attention_windows(MODELS[name](0).config) for name in MODELS}
+    windows = {name: describe(MODELS[name](0)).windows for name in MODELS}
     assert windows["llama"] == windows["gpt2"] == windows["qwen3"] == {"full_attention": None}
     assert windows["mistral"] == {"sliding_attention": WINDOW}
     assert windows["gemma2"] == windows["gemma3"] == {"sliding_attention": WINDOW, "full_attention": None}

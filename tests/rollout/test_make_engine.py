@@ -30,7 +30,7 @@ def test_by_default_it_samples_with_the_policys_model(policy, tmp_path):
         RolloutOptions(max_sequences=7), policy, policy.model.name_or_path, torch.float32, "cpu", tmp_path, ALONE
     )
     assert isinstance(engine, LocalEngine)
-    assert engine.model is policy.model
+    assert engine.network is policy.network
     assert engine.max_sequences == 7
     engine.load_weights(policy.model.named_parameters(), version=4)
     assert engine.version == 4

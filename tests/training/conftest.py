@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 from transformers import PreTrainedModel
 
+from negaware.models.load import compute_dtype
 from negaware.objectives import OBJECTIVES
 from negaware.objectives.ops import Reduction
 from negaware.training.options import TrainingOptions
 from negaware.training.step import LossSettings, Trainer
+from tiny_models import network
 
 FLOAT32: dict[str, Any] = {"compute_dtype": "float32", "learning_rate": 1e-3, "weight_decay": 0.0, "optimizer_steps": 1}
 
@@ -29,6 +31,8 @@ def make_trainer() -> Callable[..., Trainer]:
         **options: Any,
     ) -> Trainer:
         loss = LossSettings(OBJECTIVES[objective], objective_options or {}, temperature, 14, reduction)
-        return Trainer(model, loss, TrainingOptions(**FLOAT32 | options), num_steps, questions=questions)
+        training = TrainingOptions(**FLOAT32 | options)
+        ready = network(model, compute_dtype(training.compute_dtype))
+        return Trainer(ready, loss, training, num_steps, questions=questions)
 
     return make

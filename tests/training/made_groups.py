@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from negaware.rollout.engine import SamplingParams
 from negaware.rollout.local import LocalEngine
 from negaware.types import Completion, Group, Problem, Verdict
-from tiny_models import VOCABULARY
+from tiny_models import VOCABULARY, network
 
 
 def make_group(prompt: Sequence[int], completions: Sequence[Completion], right: Sequence[bool]) -> Group:
@@ -26,7 +26,7 @@ def sampled_groups(
     choose = random.Random(seed)
     prompts = [[choose.randrange(1, VOCABULARY) for _ in range(choose.randint(2, 19))] for _ in range(num_groups)]
     params = SamplingParams(14, temperature=temperature, stop_token_ids=(1, 2, 3, 4, 5))
-    answers = LocalEngine(model).generate(prompts, num_answers, params, seed)
+    answers = LocalEngine(network(model)).generate(prompts, num_answers, params, seed)
     rights = []
     for _ in prompts:
         num_right = choose.randint(1, num_answers - 1)

@@ -14,7 +14,7 @@ from negaware.objectives.own import own_objective
 from negaware.training.options import TrainingOptions
 from negaware.training.pack import answers_of, collate
 from negaware.training.step import LossSettings, Trainer, answers_in
-from tiny_models import llama
+from tiny_models import llama, network
 
 
 @pytest.fixture(autouse=True)
@@ -27,8 +27,10 @@ def _as_on_cuda(monkeypatch):
 def made_trainer(objective, **training):
     settings = {"compute_dtype": "float32", "learning_rate": 1e-3, "optimizer_steps": 1}
     loss = LossSettings(objective, {}, 0.7, 14)
-    trainer = Trainer(llama(0, num_hidden_layers=1), loss, TrainingOptions(**settings | training), num_steps=10)
-    trainer.decoder = CudaDecoder(trainer.model, use_own_attention(trainer.model))
+    trainer = Trainer(
+        network(llama(0, num_hidden_layers=1)), loss, TrainingOptions(**settings | training), num_steps=10
+    )
+    trainer.decoder = CudaDecoder(trainer.network.model, use_own_attention(trainer.network.model))
     return trainer
 
 

@@ -13,13 +13,13 @@ from negaware.objectives import OBJECTIVES, Terms, WholeGroups, of_groups
 from negaware.objectives.own import OwnLossError, own_objective
 from negaware.training.options import TrainingOptions
 from negaware.training.step import LossSettings, NonFiniteLossError, Trainer
-from tiny_models import llama
+from tiny_models import llama, network
 
 
 def trainer_of(function, **options):
     settings = {"compute_dtype": "float32", "learning_rate": 1e-3, "optimizer_steps": 1, "micro_batch_tokens": 60}
     loss = LossSettings(own_objective("my_losses:mine", function), {}, 1.0, 14)
-    return Trainer(llama(0), loss, TrainingOptions(**settings | options), num_steps=10)
+    return Trainer(network(llama(0)), loss, TrainingOptions(**settings | options), num_steps=10)
 
 
 def kept(answers, value):
@@ -56,13 +56,13 @@ FAULTS = {
 def test_a_loss_that_is_none_is_told_before_the_weights_change(fault):
     function, sentence = FAULTS[fault]
     trainer = trainer_of(function)
-    before = {name: weight.clone() for name, weight in trainer.model.named_parameters()}
+    before = {name: weight.clone() for name, weight in trainer.network.model.named_parameters()}
     with pytest.raises(OwnLossError) as caught:
         trainer.step(sampled_groups(llama(0)), 0)
     assert str(caught.value).startswith("the loss my_losses:mine ")
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert all(torch.equal(before[name], weight) for name, weight in trainer.model.named_parameters())
+    assert all(torch.equal(before[name], weight) for name, weight in trainer.network.model.named_parameters())
     assert all(master.grad is None for master in trainer.optimizer.masters.values())
     assert trainer.optimizer.num_steps_done == 0
 
@@ -92,7 +92,7 @@ def test_a_tensor_or_terms_and_every_metric_is_that_of_the_built_in_loss():
     terms = metrics(lambda answers: OBJECTIVES["nft"].terms(answers))
     tensor = metrics(lambda answers: OBJECTIVES["nft"].terms(answers).per_token)
     settings = {"compute_dtype": "float32", "learning_rate": 1e-3, "optimizer_steps": 2, "micro_batch_tokens": 60}
-    built_in = Trainer(llama(0), LossSettings(OBJECTIVES["nft"], {}, 1.0, 14), TrainingOptions(**settings), 10)
+    built_in = Trainer(network(llama(0)), LossSettings(OBJECTIVES["nft"], {}, 1.0, 14), TrainingOptions(**settings), 10)
     assert terms == built_in.step(groups, 0)
     assert tensor == {name: value for name, value in terms.items() if "/share_" not in name}
     mine = metrics(lambda answers: Terms(-kept(answers, answers.logprobs), {"right": answers.correct.sum()}))
@@ -138,7 +138,7 @@ def test_a_loss_of_whole_groups_is_the_built_in_one():
     settings = {"compute_dtype": "float32", "learning_rate": 1e-3, "optimizer_steps": 2, "micro_batch_tokens": 40}
     found = []
     for objective in (own_objective("my_losses:hardest", hardest), OBJECTIVES["real"]):
-        trainer = Trainer(llama(0), LossSettings(objective, {}, 1.0, 14), TrainingOptions(**settings), 10)
+        trainer = Trainer(network(llama(0)), LossSettings(objective, {}, 1.0, 14), TrainingOptions(**settings), 10)
         found.append(trainer.step(sampled_groups(llama(0)), 0))
         assert objective.keywords["temperature"].default == 0.5
         with pytest.raises(ValueError, match=r"reduction is token_mean, but .* has one term a group, whose reduction"):

@@ -8,7 +8,7 @@ from made_groups import make_group
 from negaware.models.load import compute_dtype
 from negaware.rollout.engine import SamplingParams
 from negaware.rollout.local import LocalEngine
-from tiny_models import VOCABULARY, llama
+from tiny_models import VOCABULARY, llama, network
 
 NUM_STEPS = 30
 
@@ -30,7 +30,7 @@ def test_the_pass_rate_rises(objective, dtype, make_trainer):
     trainer = make_trainer(
         model, objective, num_steps=2 * NUM_STEPS, learning_rate=6e-3, compute_dtype=dtype, optimizer_steps=2
     )
-    engine = LocalEngine(model)
+    engine = LocalEngine(network(model))
     pass_rates = []
     for step in range(NUM_STEPS):
         answers = engine.generate(prompts, 16, SamplingParams(1), seed=step)

@@ -28,7 +28,7 @@ def gradients_of_mini_batches(
         return original_pack(questions)
 
     def step(norm: torch.Tensor) -> None:
-        weights = {name: weight.detach().clone() for name, weight in trainer.model.state_dict().items()}
+        weights = {name: weight.detach().clone() for name, weight in trainer.network.model.state_dict().items()}
         gradient = torch.cat([master.grad.flatten() for master in trainer.optimizer.masters.values()])
         found.append((weights, gradient, mini_batches[len(found)]))
         original_step(norm)
@@ -133,7 +133,7 @@ def test_weights_that_were_changed_since_are_the_ones_that_train(make_trainer: A
     trainer = make_trainer(llama(1))
     rows = [row for micro_batch in trainer.pack([answers_of(group) for group in groups])[0] for row in micro_batch.rows]
     trainer.logprobs(collate(rows))
-    trainer.model.load_state_dict(llama(0).state_dict())
+    trainer.network.model.load_state_dict(llama(0).state_dict())
     assert trainer.step(groups, 0) == expected
 
 
@@ -164,7 +164,7 @@ def test_a_micro_batch_that_only_keeps_a_rank_busy_adds_nothing(make_trainer: An
     original = trainer.pack
     trainer.pack = lambda questions: [[IDLE, *original(questions)[0]]]
     num_passes = []
-    trainer.model.get_input_embeddings().weight.register_post_accumulate_grad_hook(num_passes.append)
+    trainer.network.model.get_input_embeddings().weight.register_post_accumulate_grad_hook(num_passes.append)
     (found,), same = gradients_of_mini_batches(trainer, groups)
     assert len(num_passes) == 1 + len(
         original([answers_of(group) for group in groups])[0]

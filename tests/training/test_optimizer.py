@@ -7,15 +7,16 @@ import pytest
 import torch
 from torch import nn
 
+from negaware.models.network import keep_masters
 from negaware.training.optimizer import MasterOptimizer
 from negaware.training.options import TrainingOptions
 from rounding import UNIT, assert_within, exactly, gamma
 
 
 def make_optimizer(model: nn.Module, num_rollouts: int = 10, **options) -> MasterOptimizer:
-    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    defaults = {"weight_decay": 0.0, "learning_rate": 1e-5, "compute_dtype": dtype}
-    return MasterOptimizer(model, TrainingOptions(**defaults | options), num_rollouts)
+    masters = keep_masters(model, options.pop("dtype", next(model.parameters()).dtype))
+    defaults = {"weight_decay": 0.0, "learning_rate": 1e-5}
+    return MasterOptimizer(model, masters, TrainingOptions(**defaults | options), num_rollouts)
 
 
 def bfloat16_ones() -> nn.Linear:
@@ -49,7 +50,7 @@ def test_the_masters_are_the_weights_as_they_were_loaded():
     layer = nn.Linear(4, 4)
     layer.bias.requires_grad = False
     loaded = layer.weight.detach().clone()
-    optimizer = make_optimizer(layer, compute_dtype="bfloat16")
+    optimizer = make_optimizer(layer, dtype=torch.bfloat16)
     assert torch.equal(optimizer.masters["weight"], loaded)
     assert torch.equal(layer.weight, loaded.to(torch.bfloat16))
     assert layer.bias.dtype == torch.bfloat16

@@ -61,7 +61,7 @@ def test_an_answers_logprobs_are_the_same_in_any_layout(name, make_trainer):
         "the trainer's own": [packed.rows for packed in trainer.pack(questions)[0]],
         "padded": micro_batches([row for answers in questions for row in rows_of(answers, 1)], 500),
     }
-    if trainer.shares_questions:
+    if trainer.decoder.shares_questions:
         for shared in (2, 3, 6):
             rows = [row for answers in questions for row in rows_of(answers, shared)]
             layouts[f"{shared} a row"] = micro_batches(rows, 300)
@@ -75,7 +75,7 @@ def test_an_answers_logprobs_are_the_same_in_any_layout(name, make_trainer):
 
 
 def test_questions_are_shared_where_positions_and_masks_allow_it(make_trainer):
-    shares = {name: make_trainer(make(0)).shares_questions for name, make in MODELS.items()}
+    shares = {name: make_trainer(make(0)).decoder.shares_questions for name, make in MODELS.items()}
     assert shares == {
         "llama": True,
         "qwen3": True,
@@ -91,7 +91,7 @@ def test_eager_attention_does_not_share_questions(make_trainer):
     model = MODELS["llama"](0)
     model.set_attn_implementation("eager")
     trainer = make_trainer(model)
-    assert not trainer.shares_questions
+    assert not trainer.decoder.shares_questions
     groups = sampled_groups(model, 2)
     questions = [answers_of(group) for group in groups]
     found = logprobs_by_answer(trainer, [packed.rows for packed in trainer.pack(questions)[0]])

@@ -11,7 +11,7 @@ from negaware.objectives.contract import gradient_weights
 from negaware.training.options import TrainingOptions
 from negaware.training.step import LossSettings, Trainer
 from rounding import gamma
-from tiny_models import llama
+from tiny_models import llama, network
 
 CASES = [
     *((name, {}, None, {}) for name in OBJECTIVES),
@@ -40,7 +40,7 @@ def test_it_is_the_gradient_of_the_loss_before_its_reduction(name, options, redu
 
     settings = TrainingOptions(compute_dtype="float32", optimizer_steps=1, micro_batch_tokens=60, **training)
     loss = LossSettings(replace(objective, function=watched), options, 1.0, 14, reduction)
-    trainer = Trainer(llama(0, num_hidden_layers=1), loss, settings, num_steps=10)
+    trainer = Trainer(network(llama(0, num_hidden_layers=1)), loss, settings, num_steps=10)
     run, num_batches = trainer.logprobs, []
     trainer.logprobs = lambda batch: num_batches.append(1) or run(batch)
     metrics = trainer.step(groups, 0)

@@ -96,7 +96,7 @@ def test_the_gradient_does_not_depend_on_how_the_work_is_split(form, make_traine
 
     def gradient(groups=groups, seed=0, shares=True, **training):
         trainer = make_trainer(llama(0), objective, options, **{"micro_batch_tokens": 10_000} | training)
-        trainer.shares_questions = shares
+        trainer.decoder.shares_questions = shares
         return train_without_updating(trainer, groups, seed)[0]
 
     exact, *_ = defined_by(form, "llama")
@@ -125,7 +125,7 @@ def test_groups_are_seen_under_the_weights_of_each_optimizer_step(objective, mak
 
     def collect(norm: torch.Tensor) -> None:
         found.append(torch.cat([master.grad.flatten() for master in trainer.optimizer.masters.values()]))
-        defined(trainer.model, [group], objective, options)[0].assert_near(found[-1])
+        defined(trainer.network.model, [group], objective, options)[0].assert_near(found[-1])
         step(norm)
 
     trainer.optimizer.step = collect
@@ -204,13 +204,13 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizer(value, objective, 
     )
     groups[2] = dataclasses.replace(groups[2], completions=completions)
     trainer = make_trainer(llama(0), objective, micro_batch_tokens=50)
-    before = {name: weight.clone() for name, weight in trainer.model.named_parameters()}
+    before = {name: weight.clone() for name, weight in trainer.network.model.named_parameters()}
     if (objective == "grpo" and value != value) or objective != "grpo":
         with pytest.raises(
             NonFiniteLossError, match=r"The (loss|gradient norm) of optimizer step 1 is .* In a new run, lower training"
         ):
             trainer.step(groups, 0)
-        assert all(torch.equal(before[name], weight) for name, weight in trainer.model.named_parameters())
+        assert all(torch.equal(before[name], weight) for name, weight in trainer.network.model.named_parameters())
         assert all(master.grad is None for master in trainer.optimizer.masters.values())
         assert trainer.optimizer.num_steps_done == 0
     else:  # an infinite ratio is clipped, and the step is an ordinary one
@@ -285,7 +285,7 @@ def test_bfloat16_compute_follows_the_float32_gradient(make_trainer):
     found, metrics = train_without_updating(trainer, groups)
     assert found.dtype == torch.float32
     assert torch.cosine_similarity(found, exact, dim=0) > 0.99
-    assert trainer.model.dtype == torch.bfloat16
+    assert trainer.network.model.dtype == torch.bfloat16
     unit = torch.finfo(torch.bfloat16).eps / 2
     allowed = exact_logprobs(rounded, prompts_and_tokens(groups), unit=unit).mean_difference()
     assert 0 < metrics["train/sampler_difference"] <= allowed
@@ -298,7 +298,7 @@ def test_where_transformers_decodes_the_residual_stream_is_float32(make_trainer)
         for parameter in model.parameters():
             parameter.data = parameter.data.bfloat16()
     assert keep_residual_float32(models["wide"])
-    models["trained"] = make_trainer(MODELS["mistral"](0), compute_dtype="bfloat16").model
+    models["trained"] = make_trainer(MODELS["mistral"](0), compute_dtype="bfloat16").network.model
     with torch.no_grad():
         hidden = {name: model.get_decoder()(tokens, use_cache=False)[0] for name, model in models.items()}
     assert torch.equal(hidden["trained"], hidden["wide"])
@@ -308,8 +308,10 @@ def test_where_transformers_decodes_the_residual_stream_is_float32(make_trainer)
 def test_the_trainer_uses_the_models_live_head(make_trainer):
     trainer = make_trainer(llama(0))
     trainer.step(sampled_groups(llama(0)), 0)
-    assert trainer.head.weight is trainer.model.lm_head.weight
-    assert torch.equal(head_of(trainer.model).weight, trainer.optimizer.masters["lm_head.weight"])
+    model = trainer.network.model
+    head = trainer.network.head.of(model)
+    assert head.weight is model.lm_head.weight
+    assert torch.equal(head_of(model).weight, trainer.optimizer.masters["lm_head.weight"])
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])  # the fused decoder's way, and transformers' own

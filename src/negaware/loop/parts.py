@@ -6,13 +6,11 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-import torch
-
 from negaware.config import Config
 from negaware.loop.resume import fingerprint
-from negaware.models.load import compute_dtype, load_policy, pick_device
+from negaware.models.load import compute_dtype, load_policy, load_sharded_policy, pick_device
 from negaware.models.lora import frozen_checksum
-from negaware.models.parallel import ShardedModel, load_sharded_policy, named_weights
+from negaware.models.parallel import named_weights
 from negaware.ranks import Ranks
 from negaware.rollout.ask import Asker
 from negaware.rollout.collect import Collector, short_of_room
@@ -63,13 +61,11 @@ class Parts:
         ]
         self.golds = GoldCheck(unaudited)
         stack.callback(self.golds.stop)
-        sharded: ShardedModel | None = None
         name, lora = config.model.name, config.model.lora
         if ranks.size == 1:
-            # float32: the trainer makes the copy that computes. What LoRA freezes is only ever that copy.
-            self.policy = load_policy(name, torch.float32 if lora is None else self.dtype, device, lora)
+            self.policy = load_policy(name, self.dtype, device, lora, trained=True)
         else:
-            self.policy, sharded = load_sharded_policy(name, ranks, device, self.dtype, training.offload == "cpu", lora)
+            self.policy = load_sharded_policy(name, ranks, device, self.dtype, training.offload == "cpu", lora)
         self.engine = make_engine(rollout, self.policy, name, self.dtype, device, folder, ranks, note)
         stack.callback(self.engine.withdraw)  # nothing goes on being sampled for a run that has ended
         codec = self.policy.codec
@@ -90,7 +86,7 @@ class Parts:
         objective, settings, reduction = config.objective.entry, config.objective.options, config.objective.reduction
         loss = LossSettings(objective, settings, rollout.temperature, rollout.max_new_tokens, reduction)
         steps, questions = config.run.steps, rollout.questions
-        self.trainer = Trainer(self.policy.model, loss, training, steps, ranks, sharded, questions)
+        self.trainer = Trainer(self.policy.network, loss, training, steps, ranks, questions)
         self.origin = {
             "the problems of task": fingerprint(self.task.problems),
             "the problems of evaluation.task": fingerprint(self.held_out.problems),
@@ -101,5 +97,5 @@ class Parts:
 
     def hand_over(self, version: int) -> None:
         """Gives the engine the weights that were trained, unless it samples with that very model."""
-        has_them = isinstance(self.engine, LocalEngine) and self.engine.model is self.policy.model
+        has_them = isinstance(self.engine, LocalEngine) and self.engine.network is self.policy.network
         self.engine.load_weights(() if has_them else named_weights(self.policy.model, self.dtype), version)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
-from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -34,21 +34,6 @@ def plain_rows(device: torch.device) -> dict[str, Any]:
     GPU to know it.
     """
     return {"attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)}
-
-
-def has_full_attention(model: PreTrainedModel) -> bool:
-    """Whether every token sees all before it, at rotary positions: then several answers may follow one question."""
-    config = model.config.get_text_config(decoder=True)
-    layer_types = getattr(config, "layer_types", None) or ["full_attention"]
-    rotary = getattr(config, "rope_parameters", None) is not None
-    sliding = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
-    return rotary and not sliding and set(layer_types) == {"full_attention"}
-
-
-def head_counts(config: PretrainedConfig) -> tuple[int, int]:
-    """A model's attention heads, and how many of them have keys of their own."""
-    text = config.get_text_config(decoder=True)
-    return text.num_attention_heads, getattr(text, "num_key_value_heads", None) or text.num_attention_heads
 
 
 def attention(

@@ -1,6 +1,6 @@
-"""How a model is run where it is trained: one protocol, and the one place where it is decided which kind a model gets.
+"""How a model is run, to train and to sample: one protocol, and transformers' own code behind it.
 
-Whoever has a decoder doesn't know which it has. Plain transformers stands here, what is made fast in `cpu` and `cuda`.
+Whoever has a decoder doesn't know which it has. What is made fast lives in `cpu` and `cuda`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from negaware.models.attention import has_full_attention, plain_rows, use_own_attention
+from negaware.models.attention import plain_rows, use_own_attention
 from negaware.models.cpu.shared_rows import SharedRows
 from negaware.models.cuda.compiled import block_mask
-from negaware.models.family import fused_decoder_of
+from negaware.models.cuda.graphs import GraphDecoder
+from negaware.models.description import describe
 from negaware.models.logprobs import hidden_states
 from negaware.models.parallel import recompute_activations
 from negaware.models.residual import keep_residual_float32
@@ -54,6 +55,35 @@ class Rows(Protocol):
         ...
 
 
+class SamplingRows(Protocol):
+    """Rows of a batch that is sampled, which come and go; n of them, one token a step."""
+
+    def begin(self, max_rows: int, longest_prompt: int, max_new_tokens: int, max_tokens: int | None = None) -> None:
+        """Empties all rows and makes room for `max_rows` of prompts and answers up to these lengths, and together at
+        most `max_tokens` long."""
+        ...
+
+    def make_room(self, max_rows: int, longest_prompt: int) -> None:
+        """Makes room for more rows, or longer prompts, beside what is there."""
+        ...
+
+    def add_prompts(self, prompts: Sequence[Sequence[int]], num_completions: int) -> Tensor:
+        """Prefills prompts, once each, and appends their completions' rows; each prompt's last hidden state [p, D]."""
+        ...
+
+    def add_begun(self, prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> None:
+        """Appends a row for each answer that has begun, with the keys and values of its prompt and its tokens."""
+        ...
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Appends a token [n] to every row; the last hidden states [n, D], valid until the next call."""
+        ...
+
+    def remove_row(self, index: int) -> None:
+        """Frees a row, whose place the last one takes."""
+        ...
+
+
 class Decoder(Protocol):
     """A model without its head."""
 
@@ -69,6 +99,10 @@ class Decoder(Protocol):
 
     def hidden_states(self, rows: Rows) -> Tensor:
         """The last hidden states [R·T, D] of all tokens, with gradients where they are enabled."""
+        ...
+
+    def make_rows(self) -> SamplingRows:
+        """What decodes a batch that is sampled."""
         ...
 
     def refresh(self) -> None:
@@ -104,6 +138,10 @@ class TransformersDecoder:
         places = SharedRows(rows.tokens.shape[1], rows.question_lengths, rows.answer_lengths)
         return {"attention_mask": attention_mask(rows.segments), "shared_rows": places}
 
+    def make_rows(self) -> SamplingRows:
+        """See `Decoder`."""
+        return GraphDecoder(self.model)
+
     def refresh(self) -> None:
         """See `Decoder`. It makes nothing from the parameters."""
 
@@ -113,24 +151,27 @@ class TransformersDecoder:
 
 
 class CudaDecoder(TransformersDecoder):
-    """The same with FlexAttention for rows of several answers, compiled on CUDA."""
+    """The same on CUDA: FlexAttention for rows of several answers, and one batch at a time that is sampled."""
+
+    def __init__(self, model: PreTrainedModel, shares_questions: bool) -> None:
+        super().__init__(model, shares_questions)
+        self.rows = GraphDecoder(model)
+        """Its graphs are kept from batch to batch."""
+
+    def make_rows(self) -> SamplingRows:
+        """See `Decoder`."""
+        return self.rows
 
     def shared_inputs(self, rows: Rows) -> dict[str, Any]:
         """See `TransformersDecoder`."""
         return {"attention_mask": block_mask(rows.segments)}
 
 
-def decoder_of(model: PreTrainedModel, device: torch.device, in_shards: bool = False) -> Decoder:
-    """What runs a model on a device, of weights in shards too: the fused decoder if it can stand in, else transformers.
-
-    transformers is then given a float32 residual stream and the attention of shared rows, where the model allows it.
-    """
-    fused = None if in_shards else fused_decoder_of(model)
-    if fused is not None:
-        return fused
-    with torch.no_grad():
-        keep_residual_float32(model)
-    shares_questions = has_full_attention(model) and use_own_attention(model)
+def transformers_decoder_of(model: PreTrainedModel, device: torch.device) -> TransformersDecoder:
+    """transformers' own decoder for rows on a device; the model gets a float32 residual stream, and the attention of
+    shared rows, if it can have them."""
+    keep_residual_float32(model)
+    shares_questions = describe(model).sees_all and use_own_attention(model)
     return (CudaDecoder if device.type == "cuda" else TransformersDecoder)(model, shares_questions)
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from negaware.models.attention import NAME as OWN_ATTENTION
-from negaware.models.attention import has_full_attention
 from negaware.models.cpu.decoder import FusedDecoder
 from negaware.models.cpu.shared_rows import SharedRows
+from negaware.models.description import describe
 from negaware.models.lora import plain
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -23,24 +22,18 @@ ATTENTION_PARTS = {"q_proj", "k_proj", "v_proj", "o_proj"}
 HEAD_NORMS = {"q_norm", "k_norm"}
 MLP_PARTS = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 
-_checked: WeakKeyDictionary[PreTrainedModel, FusedDecoder | None] = WeakKeyDictionary()
-
 
 def fused_decoder_of(model: PreTrainedModel) -> FusedDecoder | None:
-    """The model's fused decoder, one for all who ask; None if it can't stand in for the model's own here and now."""
+    """A fused decoder of the model; None if it can't stand in for the model's own."""
     kind = model.config.get_text_config(decoder=True)._attn_implementation
     fits = model.device.type == "cpu" and model.dtype in DTYPES and kind in ATTENTION_KINDS
-    if not fits or not is_llama_like(model):
-        return None
-    if model not in _checked:
-        _checked[model] = _check(model)
-    return _checked[model]
+    return _check(model) if fits and is_llama_like(model) else None
 
 
 def is_llama_like(model: PreTrainedModel) -> bool:
     """Whether its parts are those that the fused decoder knows; what they compute is checked where it is used."""
     decoder: Any = model.get_decoder()
-    if not has_full_attention(model) or not all(
+    if not describe(model).sees_all or not all(
         hasattr(decoder, name) for name in ("embed_tokens", "rotary_emb", "norm", "layers")
     ):
         return False
@@ -77,7 +70,7 @@ def _is_rms_norm(norm: nn.Module) -> bool:
 def _check(model: PreTrainedModel) -> FusedDecoder | None:
     """The fused decoder, if it computes what the model computes; bfloat16 may blur single tokens."""
     fused = FusedDecoder(model)
-    vocabulary = model.config.get_text_config(decoder=True).vocab_size
+    vocabulary = describe(model).vocabulary_size
     positions = torch.arange(8)
     tokens = (positions + vocabulary // 2) % vocabulary  # ordinary ones, not the first, which are special
     with torch.no_grad():

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -41,28 +43,86 @@ from negaware.models.lora import (
     put_on,
     require_peft,
 )
+from negaware.models.network import Network, make_ready
 from negaware.models.options import LoraOptions
+from negaware.models.parallel import ShardedModel, require_own_names
+from negaware.ranks import Ranks
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The model (eval mode: no dropout between sampling and training) and its codec."""
+    """The network (eval mode: no dropout between sampling and training) and its codec."""
 
-    model: PreTrainedModel
+    network: Network
     codec: Codec
     lora: LoraOptions | None = None
     """Of the adapters on it; without them all of its weights may be trained."""
 
     @property
+    def model(self) -> PreTrainedModel:
+        """transformers' own."""
+        return self.network.model
+
+    @property
     def max_tokens(self) -> int:
         """The longest sequence the model can take, in tokens."""
-        return int(getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", 2**31))
+        return self.network.description.max_tokens
 
 
 def load_policy(
-    name: str, dtype: torch.dtype, device: torch.device | str = "cpu", lora: LoraOptions | None = None
+    name: str,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    lora: LoraOptions | None = None,
+    trained: bool = False,
 ) -> Policy:
-    """Loads the model `name`: a folder, a hub name, or the embedded model; with new adapters on it if `lora` is given.
+    """Loads the model `name`, to compute in `dtype`: a folder, a hub name, or the embedded model.
+
+    With new adapters on it if `lora` is given, and masters if it is `trained`. ValueError as `load_model`, or if the
+    model's logits aren't those of one linear layer.
+    """
+    # What LoRA freezes is only ever the copy that computes.
+    model, codec = load_model(name, torch.float32 if trained and lora is None else dtype, lora)
+    model.to(torch.device(device))  # type: ignore[arg-type]
+    return Policy(make_ready(model, dtype if trained else None), codec, lora)
+
+
+def load_sharded_policy(
+    name: str,
+    ranks: Ranks,
+    device: torch.device | str,
+    compute_dtype: torch.dtype,
+    offloads: bool,
+    lora: LoraOptions | None = None,
+) -> Policy:
+    """The model `name` in shards, what is trained in float32: the first rank reads it and sends each weight in turn.
+
+    Beyond its shards a rank other than the first never holds more than a weight (on a GPU: a layer). ValueError as
+    `load_policy`, or if the model's files don't name its weights as it does itself.
+    """
+    dtype = torch.float32 if lora is None else compute_dtype
+    loaded = load_model(name, dtype, lora) if ranks.is_first else None
+    dist.barrier()  # the first rank may have had to download it
+    model, codec = loaded or load_skeleton(name, dtype, lora)
+    for parameter in model.parameters():
+        if parameter.requires_grad:  # adapters too
+            parameter.data = parameter.data.float()
+    require_own_names(model)
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    for _, buffer in model.named_buffers():
+        dist.broadcast(buffer, src=0)
+    sharded = ShardedModel(model, torch.device(device), compute_dtype, offloads)
+    for name, parameter in model.named_parameters():
+        shard = cast(DTensor, parameter.detach())
+        weight = weights.pop(name)  # of the first rank the model's, of others a place for it
+        placed = weight.to(device) if ranks.is_first else torch.empty_like(weight, device=device)
+        sent = distribute_tensor(placed, shard.device_mesh, shard.placements)
+        shard.to_local().copy_(sent.to_local())
+    return Policy(make_ready(model, compute_dtype, sharded=sharded), codec, lora)
+
+
+def load_model(name: str, dtype: torch.dtype, lora: LoraOptions | None = None) -> tuple[PreTrainedModel, Codec]:
+    """The model `name` on the CPU in eval mode, with new adapters on it if `lora` is given, and its codec.
 
     A folder of saved adapters is loaded as the whole model that they make with their base. ValueError if there is no
     such model, no tokenizer, no chat template or no end-of-sequence token.
@@ -99,11 +159,11 @@ def load_policy(
         add_adapters(model, lora, str(Path(source).absolute()) if Path(source).is_dir() else str(source))
     # So that a finished run's folder generates until the same tokens that ended an answer in training.
     model.generation_config.eos_token_id = list(codec.stop_token_ids)
-    return Policy(model.to(device).eval(), codec, lora)
+    return model.eval(), codec
 
 
-def load_skeleton(name: str, dtype: torch.dtype, lora: LoraOptions | None = None) -> Policy:
-    """The same as `load_policy`, with weights of any value, which take up no memory until they are written."""
+def load_skeleton(name: str, dtype: torch.dtype, lora: LoraOptions | None = None) -> tuple[PreTrainedModel, Codec]:
+    """The same as `load_model`, with weights of any value, which take up no memory until they are written."""
     source, codec = locate(name), load_codec(name)
     with torch.device("meta"):
         config = AutoConfig.from_pretrained(base_of_adapters(source) or source, trust_remote_code=False)
@@ -112,7 +172,7 @@ def load_skeleton(name: str, dtype: torch.dtype, lora: LoraOptions | None = None
     model.tie_weights()
     if lora is not None:
         add_adapters(model, lora, name)
-    return Policy(model.eval(), codec, lora)
+    return model.eval(), codec
 
 
 def pick_device(name: str) -> str:

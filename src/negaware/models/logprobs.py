@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from negaware.models.cpu.products import HAS_BFLOAT16_PRODUCTS, bfloat16_products
 from negaware.models.cuda.compiled import compiled_on_cuda
+from negaware.models.description import describe
 
 with suppress(ImportError):
     from jaxtyping import Float, Int
@@ -116,11 +117,8 @@ def _is_fast_bfloat16(weight: Tensor) -> bool:
 
 def head_of(model: PreTrainedModel) -> Head:
     """The model's head, checked once against its own forward. ValueError if the model does something else with it."""
-    config = model.config.get_text_config(decoder=True)
-    linear = model.get_output_embeddings()
-    scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
-    softcap = getattr(config, "final_logit_softcapping", None)
-    head = Head(linear.weight, getattr(linear, "bias", None), float(scale), softcap)
+    linear, known = model.get_output_embeddings(), describe(model)
+    head = Head(linear.weight, getattr(linear, "bias", None), known.logit_scale, known.logit_softcap)
     tokens = torch.arange(4, device=model.device)[None]
     with torch.no_grad():
         expected = model(tokens, use_cache=False).logits.float()

@@ -16,15 +16,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from negaware.models.load import Policy, load_policy, load_skeleton
 from negaware.models.lora import merged_weights, own_parameters, saved_buffers
-from negaware.models.options import LoraOptions
-from negaware.ranks import Ranks
 
 T = TypeVar("T")
 
@@ -71,42 +68,6 @@ class ShardedModel(nn.Module):
         if not torch.is_grad_enabled():
             cast(FSDPModule, self).reshard()
         return found
-
-
-def load_sharded_policy(
-    name: str,
-    ranks: Ranks,
-    device: torch.device | str,
-    compute_dtype: torch.dtype,
-    offloads: bool,
-    lora: LoraOptions | None = None,
-) -> tuple[Policy, ShardedModel]:
-    """The model `name` in shards, what is trained in float32: the first rank reads it and sends each weight in turn.
-
-    Beyond its shards a rank other than the first never holds more than a weight (on a GPU: a layer). ValueError as
-    `load_policy`, or if the model's files don't name its weights as it does itself.
-    """
-    dtype = torch.float32 if lora is None else compute_dtype
-    policy = load_policy(name, dtype, lora=lora) if ranks.is_first else None
-    dist.barrier()  # the first rank may have had to download it
-    if policy is None:
-        policy = load_skeleton(name, dtype, lora)
-    model = policy.model
-    for parameter in model.parameters():
-        if parameter.requires_grad:  # adapters too
-            parameter.data = parameter.data.float()
-    require_own_names(model)
-    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    for _, buffer in model.named_buffers():
-        dist.broadcast(buffer, src=0)
-    sharded = ShardedModel(model, torch.device(device), compute_dtype, offloads)
-    for name, parameter in model.named_parameters():
-        shard = cast(DTensor, parameter.detach())
-        weight = weights.pop(name)  # of the first rank the model's, of others a place for it
-        placed = weight.to(device) if ranks.is_first else torch.empty_like(weight, device=device)
-        sent = distribute_tensor(placed, shard.device_mesh, shard.placements)
-        shard.to_local().copy_(sent.to_local())
-    return policy, sharded
 
 
 def require_own_names(model: PreTrainedModel) -> None:

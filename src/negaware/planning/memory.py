@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from negaware.models.cuda.graphs import COLUMN_BLOCK, ROW_BLOCK, bucket
 from negaware.models.logprobs import LEAST_COLUMNS, LOGITS_AT_ONCE
 from negaware.planning.setting import Machine, Setting
-from negaware.rollout.graphs import COLUMN_BLOCK, ROW_BLOCK, bucket
 from negaware.rollout.vllm import GPU_MEMORY_SHARE
 
 SINGLE = 4

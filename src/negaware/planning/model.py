@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from negaware.config import Config
-from negaware.models.attention import head_counts
+from negaware.models.description import describe
 from negaware.models.family import is_llama_like
 from negaware.models.files import files_of_users, require_possible_sizes, why_not_loaded
 from negaware.models.load import locate
@@ -84,7 +84,7 @@ def model_shape(config: Config) -> ModelShape:
         raise ValueError(
             f"The config of model {name!r} can't be had, so its memory can't be told: {why_not_loaded(error)}"
         ) from error
-    text, (num_heads, num_key_heads) = found.get_text_config(decoder=True), head_counts(found)
+    text, known = found.get_text_config(decoder=True), describe(model)
     layers = max((module for module in model.modules() if isinstance(module, nn.ModuleList)), key=_num_parameters)
     total, largest_layer = _num_parameters(model), max(_num_parameters(layer) for layer in layers)
     if lora is not None:
@@ -97,9 +97,9 @@ def model_shape(config: Config) -> ModelShape:
         layer_parameters=largest_layer,
         num_layers=text.num_hidden_layers,
         width=text.hidden_size,
-        num_heads=num_heads,
-        num_key_heads=num_key_heads,
-        head_width=getattr(text, "head_dim", None) or text.hidden_size // num_heads,
+        num_heads=known.num_heads,
+        num_key_heads=known.num_key_heads,
+        head_width=getattr(text, "head_dim", None) or text.hidden_size // known.num_heads,
         mlp_width=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         vocabulary=text.vocab_size,
         is_llama_like=is_llama_like(model),

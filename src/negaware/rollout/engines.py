@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from negaware.models.attention import head_counts
 from negaware.models.load import Policy, load_policy
 from negaware.ranks import Ranks
 from negaware.rollout.engine import Engine
@@ -33,12 +32,13 @@ def make_engine(
     it samples. `note` is told a sentence for what the user should know. ValueError if the engine can't be had.
     """
     name, max_sequences = str(policy.model.name_or_path), options.max_sequences
+    known = policy.network.description
     match options.engine:
         case VLLMOptions():
             from negaware.rollout.vllm import VLLMEngine
 
             _require_plain(name)
-            require_split_heads(options.engine.tensor_parallel, *head_counts(policy.model.config))
+            require_split_heads(options.engine.tensor_parallel, known.num_heads, known.num_key_heads)
             return VLLMEngine(name, str(dtype).removeprefix("torch."), policy.max_tokens, options.engine, max_sequences)
         case VLLMServerOptions():
             from negaware.rollout.server_connection import read_api_key
@@ -48,22 +48,21 @@ def make_engine(
             if options.engine.shared_folder is not None:  # several runs may have the same
                 shared = options.engine.shared_folder / f"{folder.name}-{zlib.crc32(bytes(folder.absolute())):08x}"
             _require_plain(str(shared.absolute()))
-            text = policy.model.config.get_text_config(decoder=True)
             key = read_api_key(options.engine.api_key_env)
             return VLLMServerEngine(
                 options.engine.url,
                 shared,
-                int(text.vocab_size),
-                bool(text.tie_word_embeddings),
+                known.vocabulary_size,
+                known.ties_head,
                 max_sequences,
                 ranks,
                 key,
                 note,
             )
         case _ if ranks.size == 1:  # the very model that is trained
-            return LocalEngine(policy.model, max_sequences)
+            return LocalEngine(policy.network, max_sequences)
         case _:  # the trainer's weights are in shards: a whole copy
-            return LocalEngine(load_policy(model, dtype, device).model, max_sequences)
+            return LocalEngine(load_policy(model, dtype, device).network, max_sequences)
 
 
 def _require_plain(folder: str) -> None:

@@ -12,14 +12,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from negaware.models.family import fused_decoder_of
-from negaware.models.logprobs import head_of
-from negaware.models.residual import keep_residual_float32
-from negaware.rollout.cache import RowDecoder
+from negaware.models.network import Network
 from negaware.rollout.engine import Draft, Engine, Request, SamplingParams
-from negaware.rollout.graphs import GraphDecoder
 from negaware.rollout.reference import copy_weights
 from negaware.rollout.sampling import completion_uniforms, sample_tokens
 
@@ -40,25 +35,14 @@ class LocalEngine(Engine):
     can't be split into rows of keys and values.
     """
 
-    def __init__(self, model: PreTrainedModel, max_sequences: int = 256, version: int = 0) -> None:
-        config = model.config.get_text_config(decoder=True)
-        unsupported = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
-        if model._is_stateful and not unsupported:
-            unsupported = {"recurrent"}
-        if getattr(config, "num_kv_shared_layers", 0):
-            unsupported.add("shared")
-        if unsupported:
+    def __init__(self, network: Network, max_sequences: int = 256, version: int = 0) -> None:
+        if unsupported := network.description.other_states:
             raise ValueError(
-                f"The local engine can't sample from {type(model).__name__}: its layers of type "
-                f"{', '.join(sorted(unsupported))} don't keep keys and values of their own; use a model whose layers "
+                f"The local engine can't sample from {type(network.model).__name__}: its layers of type "
+                f"{', '.join(unsupported)} don't keep keys and values of their own; use a model whose layers "
                 "are all full or sliding attention."
             )
-        self.model = model
-        self.head = head_of(model)
-        self.fused = fused_decoder_of(model)
-        if self.fused is None:
-            keep_residual_float32(model)
-        self.graphs = GraphDecoder(model) if model.device.type == "cuda" else None  # kept from call to call
+        self.network = network
         self.max_sequences = max_sequences
         self.version = version
         self.waiting: deque[Request] = deque()
@@ -110,15 +94,9 @@ class LocalEngine(Engine):
     def load_weights(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """See `Engine.load_weights`."""
         begun = self.withdraw()
-        copy_weights(self.model, named_weights)
+        copy_weights(self.network.model, named_weights)
         self.version = version
         self.waiting.extend(begun)
-
-    def make_rows(self) -> RowDecoder | GraphDecoder:
-        """What decodes a batch's rows; its keys and values go with it."""
-        if self.fused is not None:
-            return RowDecoder(self.fused)
-        return self.graphs or GraphDecoder(self.model)
 
     def sleep(self) -> None:
         """See `Engine.sleep`. It keeps all: the model is the trainer's, or on several ranks a copy that stays."""
@@ -128,9 +106,10 @@ class _Batch:
     """The sequences being decoded with the same parameters, row i of the cache belonging to `sequences[i]`."""
 
     def __init__(self, engine: LocalEngine, params: SamplingParams) -> None:
-        self.version, self.head = engine.version, engine.head.prepared()
-        self.params, self.device = params, engine.model.device
-        self.rows = engine.make_rows()
+        network = engine.network
+        self.version, self.head = engine.version, network.head.of(network.model).prepared()
+        self.params, self.device = params, network.device
+        self.rows = network.decoder.make_rows()
         self.max_rows = self.longest_prompt = 0
         self.sequences: list[_Sequence] = []
         self.requests: list[Request] = []

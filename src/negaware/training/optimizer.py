@@ -7,43 +7,35 @@ weights FSDP makes that copy, and a rank's masters are its shards.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from negaware.models.load import compute_dtype
 from negaware.training.options import TrainingOptions
 
 
 class MasterOptimizer:
-    """Owns the float32 masters, their gradients and AdamW's state; the model is left in `options.compute_dtype`.
+    """AdamW's state over the float32 `masters` of a model's weights, by name, and their gradients.
 
-    The masters are the model's weights as they were loaded, so load it in float32. Gradients are added up in float32 as
+    From here on a backward pass through the model leaves its gradients there. They are added up in float32 as
     soon as each parameter's is complete, so any number of micro-batches loses nothing to the compute dtype.
     """
 
-    def __init__(self, model: nn.Module, options: TrainingOptions, num_rollouts: int) -> None:
-        self.options = options
+    def __init__(
+        self, model: nn.Module, masters: Mapping[str, Tensor], options: TrainingOptions, num_rollouts: int
+    ) -> None:
+        self.options, self.masters = options, masters
         self.num_rollouts = num_rollouts
         self.num_steps_done = 0
         self.rollouts_done = 0
         self.place = (0, 1)
         """The coming optimizer step among those of its rollout: its index and their number."""
-        dtype = compute_dtype(options.compute_dtype, next(model.parameters()).device)
-        self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.masters: dict[str, Tensor] = {}
+        self._trained = {name: parameter for name, parameter in model.named_parameters() if name in masters}
         for name, parameter in self._trained.items():
-            if isinstance(parameter, DTensor):
-                self.masters[name] = parameter
-                continue
-            master = parameter.detach().float()
-            self.masters[name] = master
-            parameter.register_post_accumulate_grad_hook(self._collector_of(master))
-        for parameter in model.parameters():
-            if not isinstance(parameter, DTensor):
-                parameter.data = parameter.data.to(dtype)  # in float32 the master itself
+            if masters[name] is not parameter:
+                parameter.register_post_accumulate_grad_hook(self._collector_of(masters[name]))
         # fused: one pass over the weights instead of ten
         self.adamw = torch.optim.AdamW(
             list(self.masters.values()),

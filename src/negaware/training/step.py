@@ -11,15 +11,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from negaware.models.decoder import Decoder, decoder_of
-from negaware.models.family import fused_decoder_of
-from negaware.models.logprobs import head_of, token_logprobs
-from negaware.models.parallel import ShardedModel
+from negaware.models.logprobs import token_logprobs
+from negaware.models.network import Network
 from negaware.objectives.contract import Answers, Objective, OwnLossError, Terms, require_sound
 from negaware.objectives.ops import Reduction, answer_lengths, denominator, log_ratio, reduce_loss
 from negaware.objectives.whole_groups import Whole, WholeGroups
@@ -42,9 +40,6 @@ from negaware.training.pack import (
 )
 from negaware.training.tally import Tally
 from negaware.types import Group
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 class NonFiniteLossError(ValueError):
@@ -73,25 +68,16 @@ class Trainer:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        network: Network,
         loss: LossSettings,
         options: TrainingOptions,
         num_steps: int,
         ranks: Ranks = ALONE,
-        sharded: ShardedModel | None = None,
         questions: int | None = None,
     ) -> None:
-        self.model, self.loss, self.options, self.questions = model, loss, options, questions
-        self.ranks, self.sharded = ranks, sharded
-        self.device = sharded.device if sharded else model.device
-        if not sharded:
-            fused_decoder_of(model)  # what can stand in is told best in float32, and remembered
-        with torch.no_grad():
-            self.head = self._within(head_of, model)
-        self.optimizer = MasterOptimizer(model, options, num_steps)  # from here on the model has its compute dtype
-        with torch.no_grad():
-            self.decoder: Decoder = self._within(decoder_of, model, self.device, sharded is not None)
-        self.shares_questions = self.decoder.shares_questions
+        self.network, self.loss, self.options, self.questions = network, loss, options, questions
+        self.ranks, self.device, self.decoder = ranks, network.device, network.decoder
+        self.optimizer = MasterOptimizer(network.model, network.masters, options, num_steps)
         if options.activations == "recomputed":
             self.decoder.recompute_activations()
 
@@ -130,15 +116,12 @@ class Trainer:
 
     def logprobs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """log π_θ and entropy of each answer token [N] of a micro-batch."""
-        return self._within(self._logprobs, batch)
+        return self.network.within(self._logprobs, batch)
 
     def _logprobs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         predicting = self.decoder.hidden_states(batch).index_select(0, batch.source)
-        return token_logprobs(predicting, self.head.of(self.model), batch.targets, self.loss.temperature)
-
-    def _within(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """The function's value, weights at hand."""
-        return self.sharded.within(function, *arguments) if self.sharded else function(*arguments)
+        head = self.network.head.of(self.network.model)
+        return token_logprobs(predicting, head, batch.targets, self.loss.temperature)
 
     def pack(self, questions: Sequence[Sequence[Answer]]) -> list[list[MicroBatch]]:
         """Each rank's micro-batches of the questions' answers, as many for one as for any other.
@@ -148,7 +131,7 @@ class Trainer:
         rows: list[Row] = []
         max_tokens = self.options.micro_batch_tokens
         for answers in questions:
-            rows += rows_of(answers, answers_per_row(answers, max_tokens) if self.shares_questions else 1)
+            rows += rows_of(answers, answers_per_row(answers, max_tokens) if self.decoder.shares_questions else 1)
         of_ranks = [
             [MicroBatch(batch) for batch in micro_batches(share, max_tokens)] for share in shares(rows, self.ranks.size)
         ]

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from negaware.models.cpu.kernels import CompiledKernels, Kernels, kernels_for
 from negaware.models.cpu.products import HAS_BFLOAT16_PRODUCTS
+from negaware.models.cpu.rows import RowDecoder
 from negaware.models.cpu.shared_rows import SharedRows, attend
 from negaware.models.lora import adapter_of, merged_weight, plain
 
@@ -51,13 +52,17 @@ class FusedDecoder:
 
     @property
     def kind(self) -> str:
-        """See `models/decoder.py`, as the next three."""
+        """See `models/decoder.py`, as the next four."""
         return "compiled" if isinstance(self.kernels, CompiledKernels) else "torch"
 
     def hidden_states(self, rows: Rows) -> Tensor:
         """[R·T, D] of the tokens of rows."""
         places = SharedRows(rows.tokens.shape[1], rows.question_lengths, rows.answer_lengths)
         return self(rows.tokens.flatten(), rows.positions.flatten(), self.attention_within(places))
+
+    def make_rows(self) -> RowDecoder:
+        """The rows of a batch that is sampled."""
+        return RowDecoder(self)
 
     def recompute_activations(self) -> None:
         """A backward pass computes each layer again from its input."""

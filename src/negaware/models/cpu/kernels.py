@@ -37,7 +37,7 @@ Buffers = tuple[Tensor, Tensor]
 
 
 class Kernels(Protocol):
-    """What both kinds can do. `CompiledKernels` alone attend: torch's way is rollout/decode_attention.py's."""
+    """What both kinds can do. `CompiledKernels` alone attend: torch's way is decode_attention.py's."""
 
     def add_normed(self, stream: Tensor, added: Tensor | None, weight: Tensor, epsilon: float) -> Tensor:
         """The RMS norm [N, D], in the weight's dtype, of the float32 stream [N, D], to which `added` is added first."""

@@ -11,16 +11,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from negaware.models.cpu.decoder import Attend, FusedDecoder
 from negaware.models.cpu.kernels import Buffers, CompiledKernels
+
+if TYPE_CHECKING:
+    from negaware.models.cpu.decoder import Attend, FusedDecoder
 
 
 @dataclass(slots=True)
-class Row:
+class SampledRow:
     """A completion: its prompt's place, its prompt's length, and its own number of tokens."""
 
     prompt: int
@@ -33,7 +36,9 @@ def dtype_of_states(decoder: FusedDecoder) -> torch.dtype:
     return decoder.dtype if isinstance(decoder.kernels, CompiledKernels) else torch.float32
 
 
-def decode_attention(decoder: FusedDecoder, rows: Sequence[Row], of_prompts: Buffers, own: Sequence[Buffers]) -> Attend:
+def decode_attention(
+    decoder: FusedDecoder, rows: Sequence[SampledRow], of_prompts: Buffers, own: Sequence[Buffers]
+) -> Attend:
     """One step's, which adds the tokens' keys and values to `own` on its way."""
     kernels = decoder.kernels
     if not isinstance(kernels, CompiledKernels):
@@ -51,7 +56,9 @@ class _Products:
     −∞ where a row doesn't see a key.
     """
 
-    def __init__(self, decoder: FusedDecoder, rows: Sequence[Row], of_prompts: Buffers, own: Sequence[Buffers]) -> None:
+    def __init__(
+        self, decoder: FusedDecoder, rows: Sequence[SampledRow], of_prompts: Buffers, own: Sequence[Buffers]
+    ) -> None:
         self.decoder, self.of_prompts, self.own = decoder, of_prompts, own
         counts: Counter[int] = Counter()
         order = []

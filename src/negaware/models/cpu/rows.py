@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from negaware.models.cpu.decoder import FusedDecoder
+from negaware.models.cpu.decode_attention import SampledRow, decode_attention, dtype_of_states
 from negaware.models.cpu.kernels import Buffers
 from negaware.models.cpu.shared_rows import SharedRows
-from negaware.rollout.decode_attention import Row, decode_attention, dtype_of_states
+
+if TYPE_CHECKING:
+    from negaware.models.cpu.decoder import FusedDecoder
 
 COLUMN_BLOCK = 64
 
@@ -29,7 +32,7 @@ class RowDecoder:
 
     def begin(self, max_rows: int, longest_prompt: int, max_new_tokens: int, max_tokens: int | None = None) -> None:
         """Makes room for `max_rows`; blocks of columns are added as answers grow, whatever `max_tokens`."""
-        self.rows: list[Row] = []
+        self.rows: list[SampledRow] = []
         self.num_prompts = 0
         self.max_rows, self.longest_prompt = max_rows, longest_prompt
         # An answer's last token is never read.
@@ -63,7 +66,7 @@ class RowDecoder:
 
         hidden = self.decoder(tokens.flatten(), positions.flatten(), attend).unflatten(0, (-1, width))
         self.num_prompts += len(prompts)
-        self.rows += [Row(first + index, n) for index, n in enumerate(lengths) for _ in range(num_completions)]
+        self.rows += [SampledRow(first + index, n) for index, n in enumerate(lengths) for _ in range(num_completions)]
         return hidden[torch.arange(len(prompts)), torch.tensor(lengths) - 1]
 
     def add_begun(self, prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> None:
@@ -86,7 +89,7 @@ class RowDecoder:
             return within(layer, states)
 
         self.decoder(tokens, positions, attend)
-        self.rows += [Row(self.num_prompts, start, length) for length in lengths]
+        self.rows += [SampledRow(self.num_prompts, start, length) for length in lengths]
         self.num_prompts += 1
 
     def decode(self, tokens: Tensor) -> Tensor:

@@ -7,15 +7,17 @@ values; neither sampling nor sequences. H heads with keys and values, D their wi
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
+
+from negaware.models.description import describe
 
 ROW_BLOCK = 8  # a matrix product of fewer rows costs as much
 COLUMN_BLOCK = 64
@@ -91,7 +93,7 @@ class GraphDecoder:
         # transformers renames it, one family after another, and will drop the old name.
         named = inspect.signature(self.decoder.forward).parameters
         self.cache_name = "cache" if "cache" in named else "past_key_values"
-        self.config = model.config.get_text_config(decoder=True)
+        self.config, self.windows = model.config.get_text_config(decoder=True), describe(model).windows
         self.lengths: list[int] = []  # tokens in each row
         self.num_rows = self.num_columns = 0  # of the buffers
         self.weights: list[int] = []
@@ -237,7 +239,7 @@ class GraphDecoder:
         layers = [StepLayer(keys, values, positions) for keys, values in zip(cut[::2], cut[1::2], strict=True)]
         cache = Cache(layers=list(layers))
         columns = torch.arange(num_columns, device=tokens.device)
-        windows = attention_windows(self.config)
+        windows = self.windows
         additive = cut[0].dtype if self.config._attn_implementation == "eager" else None
 
         def step() -> Tensor:
@@ -253,15 +255,8 @@ class GraphDecoder:
         return step
 
 
-def attention_windows(config: PreTrainedConfig) -> dict[str, int | None]:
-    """The kinds of attention layer that a model has, each with the number of tokens that it sees; None for all."""
-    window = getattr(config, "sliding_window", None)
-    kinds = getattr(config, "layer_types", None) or ["full_attention" if window is None else "sliding_attention"]
-    return {kind: window if kind == "sliding_attention" else None for kind in kinds}
-
-
 def attention_masks(
-    windows: dict[str, int | None], columns: Tensor, positions: Tensor, additive: torch.dtype | None
+    windows: Mapping[str, int | None], columns: Tensor, positions: Tensor, additive: torch.dtype | None
 ) -> Tensor | dict[str, Tensor]:
     """Masks [rows, 1, 1, columns] of queries at positions [rows]: one, or one by kind of layer, as the model takes it.
 
