@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
+
+import torch
 
 from negaware.ranks import ALONE, Ranks, joined_ranks
 from negaware.rollout.ask import Asker
@@ -84,6 +87,46 @@ def collect_with_poor_shares(arguments: Sequence[str]) -> None:
         assert first_questions == [[0, 3], [1, 4], [2, 5]], "only the first rank's share should have something to teach"
         batches = ranks.gather([g.problem.id for g in found.groups])
         assert all(batch == batches[0] for batch in batches)
+
+
+def collect_ahead(arguments: Sequence[str]) -> None:
+    """Two ranks ask ahead, each its part: all know the same, one has the tokens, and none is older than the bound."""
+    options = RolloutOptions(questions=5, completions=4, max_new_tokens=40, max_sequences=12, max_staleness=2)
+    with joined_ranks() as ranks:
+        engine = LocalEngine(network(llama(3)))
+        shared = collector(engine, EveryThird(), options, ranks)
+        asked: list[tuple[str, tuple[int, ...]]] = []
+        ages = set()
+        for step in range(1, 7):
+            with torch.no_grad():
+                moved = [(name, weight * 0.99) for name, weight in engine.network.model.named_parameters()]
+            engine.load_weights(moved, version=step - 1)
+            found = shared.next_rollout(step)
+            assert len(found.groups) == options.questions
+            seeds = [tuple(done.seed for done in group.completions) for group in found.sampled]
+            asked += zip([group.problem.id for group in found.sampled], seeds, strict=True)
+            known = [
+                (group.problem.id, group.verdicts, tuple((done.spans, done.seed) for done in group.completions))
+                for group in found.groups
+            ]
+            metrics = {name: value for name, value in found.metrics.items() if "per_second" not in name}
+            assert (
+                len({repr((known, sorted(metrics.items()))) for known, metrics in ranks.gather((known, metrics))}) == 1
+            )
+            is_here = [[done.is_here for done in group.completions] for group in found.groups]
+            for of_group in zip(*ranks.gather(is_here), strict=True):
+                assert sorted(map(tuple, of_group)) == [(False,) * 4, (True,) * 4], "one rank has the group's tokens"
+            ages |= {step - 1 - span.version for g in found.groups for done in g.completions for span in done.spans}
+            under_way = ranks.gather([each.index for each in shared.ahead.begun])
+            assert all(under_way), "each rank's engine has something to do"
+            assert sum(map(len, under_way)) + len(shared.state.surplus) <= 2 * options.questions
+        assert min(ages) == 0 < max(ages) <= 2, ages
+        assert len({seeds for _, seeds in asked}) == len(asked)
+        positions = ranks.gather(shared.state.position)
+        assert [position % 2 for position in positions] == [0, 1]
+        most = max(Counter(problem for problem, _ in asked).values())
+        assert most <= max(positions) // 30 + 1, "a question is asked once an epoch, by one rank"
+        assert found.metrics["rollout/num_tokens_ahead"] > 0
 
 
 def sampled_in_turn(groups: Sequence[Group], ranks: Ranks) -> list[Group]:

@@ -226,6 +226,8 @@ REFUSED = [
      "reward by length would change nothing; leave it out, or take an objective with an advantage, such as dapo."),
     ({"objective": "dapo", "rollout.overlong_buffer": 25}, "rollout: overlong_buffer is 25, more than max_new_tokens, 24, of "
      "which it is the last part; set it lower."),
+    ({"rollout.max_staleness": 1, "rollout.engine": {"name": "vllm", "tensor_parallel": 2}}, "rollout: max_staleness is 1, but "
+     "ranks that share an engine (engine.tensor_parallel is 2) can't ask ahead; set it to 0, or sample with engine vllm_server."),
     ({"rollout.filter": "none", "rollout.truncated_answers": "excluded"}, "rollout: filter is none, which trains on all that "
      "is sampled, but truncated_answers is excluded; set it to wrong, or filter to informative."),
     ({"rollout.filter": "all"}, "rollout.filter is 'all'; it must be one of informative, none."),

@@ -77,6 +77,32 @@ def test_the_collector_agrees_where_shares_teach_nothing() -> None:
     on_ranks(3, "rank_rollouts:collect_with_poor_shares")
 
 
+def test_ranks_ask_ahead_each_its_part() -> None:
+    on_ranks(2, "rank_rollouts:collect_ahead")
+
+
+def test_ranks_killed_while_answers_go_on_resume_to_the_same_run(tmp_path: Path) -> None:
+    """Each rank goes on with what it had under way; of another number of ranks each gets a part of it."""
+    config = write_tiny_config(tmp_path, rollout__max_staleness=2, rollout__max_sequences=12)
+    command = ("train", config, "--run.folder")
+    assert [one.code for one in negaware_on_ranks(2, *command, tmp_path / "straight")] == [0, 0]
+    killed = [Fault("SIGKILL", AT_STEP, 4)]
+    ended = negaware_on_ranks(2, *command, tmp_path / "killed", faults={0: killed, 1: killed})
+    assert [one.code for one in ended] == [-9, -9], ended
+    newest = sorted((tmp_path / "killed/checkpoints").iterdir())[-1]
+    begun = json.loads((newest / "state.json").read_text())["begun"]
+    assert {one["rank"] for one in begun} == {0, 1}
+    assert any(draft["token_ids"] for one in begun for draft in one["drafts"])
+    shutil.copytree(tmp_path / "killed", tmp_path / "alone")
+    assert [one.code for one in negaware_on_ranks(2, *command, tmp_path / "killed", "--resume")] == [0, 0]
+    metrics = timeless_metrics(tmp_path / "straight")
+    assert timeless_metrics(tmp_path / "killed") == metrics, "to the last digit"
+    assert max(line.get("rollout/staleness_max", 0) for line in metrics) > 0
+    alone = negaware(*command, tmp_path / "alone", "--resume")
+    assert (alone.code, alone.err) == (0, "")
+    assert len(timeless_metrics(tmp_path / "alone")) == len(metrics)
+
+
 def test_tokens_go_to_the_rank_that_trains_them_and_to_nobody_else() -> None:
     on_ranks(3, "rank_rollouts:send_tokens")
 

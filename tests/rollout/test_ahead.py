@@ -177,10 +177,12 @@ def test_a_run_resumed_from_its_checkpoint_samples_the_same(last):
     straight = make_collector(max_staleness=2)
     rollouts(straight, range(1, last + 1))
     ahead, state = straight.ahead, straight.state
-    kept = json.loads(json.dumps([begun_to_json(ahead.begun), groups_to_json(state.surplus, ALONE), state.position]))
+    kept = json.loads(
+        json.dumps([begun_to_json(ahead.begun, ALONE), groups_to_json(state.surplus, ALONE), state.position])
+    )
     assert any(one["drafts"][0]["token_ids"] for one in kept[0] if one["drafts"])
     resumed = make_collector(max_staleness=2)
-    resumed.ahead.begun = begun_from_json(kept[0], resumed.prompts, resumed.params)
+    resumed.ahead.begun = begun_from_json(kept[0], resumed.prompts, resumed.params, ALONE)
     resumed.state.surplus, resumed.state.position = groups_from_json(kept[1], ALONE), kept[2]
     steps = range(last + 1, last + 5)
     for found, expected in zip(rollouts(resumed, steps), rollouts(straight, steps), strict=True):

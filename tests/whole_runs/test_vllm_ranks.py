@@ -98,7 +98,8 @@ def test_answers_go_on_across_updates(folder: Path, tmp_path: Path) -> None:
     assert all(step["train/grad_norm"] > 0 and step["train/sampler_difference"] < 1e-5 for step in metrics)
 
 
-def test_a_server_that_is_killed_costs_a_sentence(tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_a_server_that_is_killed_costs_a_sentence(num_ranks: int, tmp_path: Path) -> None:
     """Two real servers sample while the trainer works, and one is killed after the first step: the run ends well."""
     config = tiny_config_for_vllm(tmp_path, tied=False, run__steps=4, rollout__max_staleness=1)
     server, mortal = Server(tmp_path), Server(tmp_path)
@@ -106,13 +107,15 @@ def test_a_server_that_is_killed_costs_a_sentence(tmp_path: Path) -> None:
         engine = ("--rollout.engine", f"{{name: vllm_server, url: ['{server.url}', '{mortal.url}']}}")
         first_step = tmp_path / "run/answers/000001.jsonl"
         Thread(target=lambda: (_wait_for(first_step), mortal.stop()), daemon=True).start()
-        ended = negaware("train", config, *engine)
+        command = ("train", config, *engine)
+        ended = negaware_on_ranks(2, *command) if num_ranks > 1 else [negaware(*command)]
     finally:
         server.stop()
         mortal.stop()
-    assert ended.code == 0, ended.err
-    assert f"The vLLM server {mortal.url} can't be reached" in ended.out + ended.err
-    assert "is left out" in ended.out + ended.err
+    assert [one.code for one in ended] == [0] * num_ranks, ended
+    said = "".join(one.out + one.err for one in ended)
+    assert f"The vLLM server {mortal.url} can't be reached" in said
+    assert "is left out" in said
     metrics = timeless_metrics(tmp_path / "run")[1:]
     assert [step["step"] for step in metrics] == [1, 2, 3, 4]
     assert max(step["rollout/staleness_max"] for step in metrics) <= 1

@@ -45,11 +45,6 @@ class Parts:
         self.dtype = compute_dtype(training.compute_dtype, device)
         if ranks.size == 1 and training.offload == "cpu":
             note("training.offload is cpu, but one process has no shards to keep there: weights stay where they are")
-        if ranks.size > 1 and rollout.max_staleness:
-            raise ValueError(
-                f"rollout.max_staleness is {rollout.max_staleness}, which one process alone can do so far; start it "
-                "without torchrun, or set max_staleness to 0"
-            )
         sources = config.task, config.evaluation.task
         self.task, self.held_out = tasks = [load_task(each, config.data_dir, (judges, Path())) for each in sources]
         for task in tasks:

@@ -80,7 +80,8 @@ class RunState:
         self.saved_step = state["step"]  # also if the disk is full: a second attempt would end as the first
         written = state | {
             "surplus": groups_to_json(state["surplus"], self.ranks),
-            "begun": begun_to_json(state["begun"]),
+            "begun": begun_to_json(state["begun"], self.ranks),
+            "positions": self.ranks.gather(state["position"]),
         }
         place, keep = self.folder.path / "checkpoints", self.config.run.keep_checkpoints
         save_checkpoint(place, state["step"], optimizer.tensors(), written, keep, self.ranks)
@@ -92,11 +93,11 @@ class RunState:
         load_tensors(self.folder.path / "checkpoints", state["step"], optimizer.tensors(), self.ranks)
         optimizer.sync_model()
         optimizer.num_steps_done, optimizer.rollouts_done = state["num_optimizer_steps"], state["step"]
-        collector.position = state["position"]
+        self.parts.collector.go_to(state.get("positions", [state["position"]]))
         collector.surplus = groups_from_json(state["surplus"], self.ranks)
         collector.num_barren = state.get("num_barren", 0)
         ahead = self.parts.collector.ahead
-        ahead.begun = begun_from_json(state.get("begun", ()), ahead.prompts, ahead.params)
+        ahead.begun = begun_from_json(state.get("begun", ()), ahead.prompts, ahead.params, self.ranks)
         self.before, self.train_seconds = state["before"], state["train_seconds"]
         self.history = [vital_signs(line) for line in state.get("metrics", ())]
         set_random_state(state["random"])

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from math import inf
 
-from negaware.rollout.ask import Asker, Progress
+from negaware.rollout.ask import Asker, Progress, told_to_all
 from negaware.rollout.engine import Draft, Request, SamplingParams
 from negaware.rollout.marking import Marked, Marking, group_of
 from negaware.rollout.options import RolloutOptions
@@ -59,7 +59,8 @@ class Ahead:
     """Asks questions ahead of their step, at most `options.max_staleness` batches of them.
 
     `begun` is where it stands; a checkpoint holds it. `num_steps` are the run's, if it ends: nothing is asked that no
-    step will train on.
+    step will train on. Of several ranks each has its engine and asks its part; they tell one another of what is
+    finished, once a call for groups.
     """
 
     def __init__(
@@ -73,14 +74,26 @@ class Ahead:
         seed: int,
         num_steps: int | None = None,
     ) -> None:
-        self.engine, self.decode, self.task, self.num_steps = asker.engine, asker.decode, task, num_steps
+        self.engine, self.decode, self.ranks = asker.engine, asker.decode, asker.ranks
+        self.task, self.num_steps = task, num_steps
         self.problems, self.prompts, self.params = problems, prompts, params
         self.options, self.seed = options, seed
         self.begun: list[Begun] = []
         self.num_dropped_tokens = self.num_dropped_questions = 0
-        """In the present step: with a token that is too old to be trained on."""
+        """On this rank in the present step: with a token that is too old to be trained on."""
         self.num_drawn_tokens = 0
-        """In the present step."""
+        """On this rank in the present step."""
+
+    def counted(self) -> dict[str, float]:
+        """What the step came to on all ranks: tokens drawn; tokens of questions under way; what was dropped."""
+        return self.ranks.sums(
+            {
+                "num_drawn_tokens": float(self.num_drawn_tokens),
+                "num_tokens_ahead": float(sum(span.num_tokens for begun in self.begun for span in begun.spans)),
+                "num_dropped_tokens": float(self.num_dropped_tokens),
+                "num_dropped_questions": float(self.num_dropped_questions),
+            }
+        )
 
     @contextmanager
     def asking(
@@ -90,7 +103,7 @@ class Ahead:
         num_kept: Callable[[], int],
         on_progress: Progress | None,
     ) -> Iterator[Callable[[int], list[Group]]]:
-        """A block in which questions are asked for this step: a function that gives so many groups, or more.
+        """A block in which a step's questions are asked: a function that gives so many groups or more, of all ranks.
 
         `num_kept` says how many groups are there by now that will be trained on, in this step or a later one. They come
         as they are finished, and none has a token older than the bound. At the block's end what is under way
@@ -114,6 +127,7 @@ class Ahead:
 
     def _groups(self, number: int) -> list[Group]:
         """So many groups, and besides all that are finished by then or would be too old in the next step."""
+        number = self._part(number)
         sampled: list[Begun] = []
         while True:
             self._have_finished_marked()
@@ -121,7 +135,9 @@ class Ahead:
             sampled += [each for each in done if not each.request.drafts]
             self.begun = [each for each in [*done, *self.begun] if each.request.drafts]
             if len(sampled) >= number and not any(map(self._is_due, self.begun)):
-                return [self._group(each) for each in sampled]
+                here = {(self.ranks.rank, place, each.index): self._group(each) for place, each in enumerate(sampled)}
+                known = told_to_all(here, self.ranks, lambda at: (self.problems[at[2]], self.prompts[at[2]]))
+                return [known[place] for place in sorted(known)]
             self._ask(number, len(sampled))
             num_tokens = self.engine.step()
             self.num_drawn_tokens += num_tokens
@@ -150,7 +166,7 @@ class Ahead:
         return [self._question(each.index) if each in stale else each for each in begun]
 
     def _question(self, index: int) -> Begun:
-        seed = sampling_seed(self.seed, self.step, next(self.numbers))
+        seed = sampling_seed(self.seed, self.step, next(self.numbers) * self.ranks.size + self.ranks.rank)
         request = Request.new(self.prompts[index], self.params, self.options.completions, seed)
         return Begun(index, request, request.seeds)
 
@@ -161,7 +177,7 @@ class Ahead:
         """
         steps_left = self.options.max_staleness if self.num_steps is None else self.num_steps - self.step
         limit = (1 + min(self.options.max_staleness, steps_left)) * self.options.questions
-        limit = max(limit - self.num_kept(), number) - num_sampled
+        limit = max(self._part(limit - self.num_kept()), number) - num_sampled
         num_drafts = sum(len(each.request.drafts) for each in self.begun)
         while len(self.begun) < limit and (self.engine.samples_alone or num_drafts < self.options.max_sequences):
             self.begun.append(self._question(self.next_question()))
@@ -170,6 +186,10 @@ class Ahead:
             if each.submitted is None:
                 self.engine.submit(each.request)
                 each.submitted = self.step - 1
+
+    def _part(self, number: int) -> int:
+        """This rank's part of so many questions."""
+        return (number + self.ranks.size - 1 - self.ranks.rank) // self.ranks.size
 
     def _stop(self) -> None:
         if not self.engine.samples_alone or self.step == self.num_steps:

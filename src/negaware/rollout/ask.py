@@ -6,8 +6,9 @@ verdicts are; the first rank, which writes them, gets the texts too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 from negaware.ranks import ALONE, Ranks
 from negaware.rollout.engine import Engine, Request, SamplingParams
@@ -15,6 +16,7 @@ from negaware.rollout.marking import Marking, group_of
 from negaware.tasks.task import Task
 from negaware.types import Completion, Group, Message, Problem
 
+Place = TypeVar("Place")
 Progress = Callable[[int], None]
 """Is told the number of tokens sampled since it was last called."""
 
@@ -63,29 +65,32 @@ class Asker:
             for done in self.engine.run(list(asked.values()), on_progress):
                 marking.add((problem_of[each.seed], each) for each in done if each.seed in problem_of)
             groups = {place: group_of(problems[place], prompts[place], marking.take(seeds[place])) for place in kept}
-        if self.ranks.size > 1:
-            self._hear_of_others(groups, problems, prompts)
-            if on_progress:
-                others = (done for place in groups.keys() - asked.keys() for done in groups[place].completions)
-                on_progress(sum(done.num_tokens for done in others))
-        return [groups[place] for place in range(len(prompts))]
+        known = told_to_all(groups, self.ranks, lambda place: (problems[place], prompts[place]))
+        if on_progress:
+            others = (done for place in known.keys() - asked.keys() for done in known[place].completions)
+            on_progress(sum(done.num_tokens for done in others))
+        return [known[place] for place in range(len(prompts))]
 
-    def _hear_of_others(
-        self, groups: dict[int, Group], problems: Sequence[Problem], prompts: Sequence[tuple[int, ...]]
-    ) -> None:
-        """Adds the groups that other ranks have sampled, without their tokens; on the first rank with their texts."""
-        facts = {
-            place: (
-                tuple((done.finish_reason, done.spans, done.seed) for done in group.completions),
-                group.verdicts,
-            )
-            for place, group in groups.items()
-        }
-        texts = self.ranks.to_first({place: group.texts for place, group in groups.items()})
-        for others in self.ranks.gather(facts):
-            for place in others.keys() - groups.keys():
-                ends, verdicts = others[place]
-                completions = tuple(Completion.elsewhere(*each) for each in ends)
-                groups[place] = Group(problems[place], prompts[place], completions, ("",) * len(ends), verdicts)
-        for place, own in ((place, own) for of_rank in texts for place, own in of_rank.items()):
-            groups[place] = replace(groups[place], texts=own)
+
+def told_to_all(
+    groups: Mapping[Place, Group], ranks: Ranks, question: Callable[[Place], tuple[Problem, tuple[int, ...]]]
+) -> dict[Place, Group]:
+    """These groups of this rank and those of all others, by place; `question` says what was asked there.
+
+    Groups of other ranks are without their tokens, and on the first rank alone with their texts.
+    """
+    if ranks.size == 1:
+        return dict(groups)
+    facts = {
+        place: (tuple((done.finish_reason, done.spans, done.seed) for done in group.completions), group.verdicts)
+        for place, group in groups.items()
+    }
+    by_rank = ranks.to_first({place: group.texts for place, group in groups.items()})
+    texts = {place: each for of_rank in by_rank for place, each in of_rank.items()}
+    known = dict(groups)
+    for others in ranks.gather(facts):
+        for place in others.keys() - groups.keys():
+            ends, verdicts = others[place]
+            completions = tuple(Completion.elsewhere(*each) for each in ends)
+            known[place] = Group(*question(place), completions, texts.get(place, ("",) * len(ends)), verdicts)
+    return known

@@ -120,6 +120,9 @@ class Collector:
         self.problems = [task.problems[index] for index in kept]
         self.prompts = [prompts[index] for index in kept]
         self._order: tuple[int, list[int]] = (-1, [])
+        # Asked ahead, questions are taken by each rank by itself.
+        self._stride = asker.ranks.size if options.max_staleness else 1
+        self.go_to([0])
         self.ahead = Ahead(asker, task, self.problems, self.prompts, params, options, seed, num_steps)
 
     def left_out_or_short(self) -> list[str]:
@@ -166,12 +169,11 @@ class Collector:
         }
         metrics |= staleness_metrics(batch, step - 1)
         if options.max_staleness:
-            num_dropped = self.ahead.num_dropped_tokens + sum(span.num_tokens for span in spans_of(too_old))
-            metrics["rollout/num_dropped_tokens"] = float(num_dropped)
-            metrics["rollout/num_dropped_questions"] = float(len(too_old) + self.ahead.num_dropped_questions)
-            num_ahead = sum(span.num_tokens for begun in self.ahead.begun for span in begun.spans)
-            metrics["rollout/num_tokens_ahead"] = float(num_ahead)
-            metrics["rollout/tokens_per_second"] = self.ahead.num_drawn_tokens / (time.perf_counter() - start)
+            counted = self.ahead.counted()
+            counted["num_dropped_tokens"] += sum(span.num_tokens for span in spans_of(too_old))
+            counted["num_dropped_questions"] += len(too_old)
+            metrics["rollout/tokens_per_second"] = counted.pop("num_drawn_tokens") / (time.perf_counter() - start)
+            metrics |= {f"rollout/{name}": count for name, count in counted.items()}
         return Rollout(batch, sampled, metrics, teaches=state.num_barren == 0)
 
     def _questions_to_ask(self, num_missing: int, num_informative: int, num_sampled: int) -> int:
@@ -270,8 +272,17 @@ class Collector:
             order = list(range(len(self.prompts)))
             random.Random(order_seed(self.seed, epoch)).shuffle(order)
             self._order = (epoch, order)
-        self.state.position += 1
+        self.state.position += self._stride
         return self._order[1][place]
+
+    def go_to(self, positions: Sequence[int]) -> None:
+        """Goes on from the positions of a checkpoint's ranks. Of other ranks than these some questions are left out, or
+        asked twice, in that epoch."""
+        rank = self.asker.ranks.rank % self._stride
+        same = len(positions) == self.asker.ranks.size
+        self.state.position = (
+            positions[self.asker.ranks.rank] if same else max(positions) // self._stride * self._stride + rank
+        )
 
     def _nothing_to_learn(self, sampled: Sequence[Group]) -> ValueError:
         all_right = sum(group.pass_rate == 1 for group in sampled)

@@ -134,6 +134,11 @@ class RolloutOptions(SamplingOptions):
                 "filter is none, which trains on all that is sampled, but truncated_answers is excluded; set it to "
                 "wrong, or filter to informative"
             )
+        if self.max_staleness and self.ranks_per_engine > 1:
+            raise ValueError(
+                f"max_staleness is {self.max_staleness}, but ranks that share an engine (engine.tensor_parallel is "
+                f"{self.ranks_per_engine}) can't ask ahead; set it to 0, or sample with engine vllm_server"
+            )
         return self
 
     @property

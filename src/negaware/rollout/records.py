@@ -67,10 +67,14 @@ def groups_from_json(data: Sequence[Mapping[str, Any]], ranks: Ranks) -> list[Gr
     return groups
 
 
-def begun_to_json(begun: Sequence[Begun]) -> list[dict[str, Any]]:
-    """Questions under way, ready for a checkpoint: what is drawn of each answer, and the verdicts on those finished."""
-    return [
+def begun_to_json(begun: Sequence[Begun], ranks: Ranks) -> list[dict[str, Any]]:
+    """Questions under way on each rank, ready for a checkpoint: on the first rank, nothing elsewhere.
+
+    Of each answer what is drawn, and the verdicts on those finished.
+    """
+    here = [
         {
+            "rank": ranks.rank,
             "index": each.index,
             "seeds": each.seeds,
             "drafts": [asdict(draft) for draft in each.request.drafts],
@@ -81,14 +85,17 @@ def begun_to_json(begun: Sequence[Begun]) -> list[dict[str, Any]]:
         }
         for each in begun
     ]
+    return [one for of_rank in ranks.to_first(here) for one in of_rank]
 
 
 def begun_from_json(
-    data: Sequence[Mapping[str, Any]], prompts: Sequence[tuple[int, ...]], params: SamplingParams
+    data: Sequence[Mapping[str, Any]], prompts: Sequence[tuple[int, ...]], params: SamplingParams, ranks: Ranks
 ) -> list[Begun]:
-    """The questions under way of a checkpoint. What had neither a draft nor a verdict there is begun again."""
+    """This rank's questions under way of a checkpoint. What had neither a draft nor a verdict there is begun again."""
     begun = []
     for one in data:
+        if one.get("rank", 0) % ranks.size != ranks.rank:
+            continue
         marked = [
             Marked(_completion_from_json(each["completion"]), each["text"], Verdict(**each["verdict"]))
             for each in one["marked"]

@@ -145,15 +145,19 @@ class VLLMServerEngine(Engine):
 
     def load_weights(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """See `Engine.load_weights`. OSError for a folder that can't be written, ValueError if a server refuses."""
-        handed = self._hand_over(named_weights, version) if self.ranks.is_first else deque(named_weights, maxlen=0)
-        self.versions[str(self.ranks.of_first(lambda: handed))] = version
-        self.version = version
+        goes_on = self.ranks.any(bool(self.under_way))
+        folder = self.shared_folder / self.ranks.of_first(lambda: self._new_folder(version).name)
+        self.version = self.versions[folder.name] = version  # before the first answer that these have sampled
+        if self.ranks.is_first:
+            self._hand_over(named_weights, folder, goes_on)
+        else:
+            deque(named_weights, maxlen=0)
         for url in {url for lost in self.ranks.gather(self._lost) for url in lost}:
             self.servers = [server for server in self.servers if server.url != url] or self.servers
         self._tell_losses()
 
-    def _hand_over(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> str:
-        """The name that the servers give these weights from now on."""
+    def _new_folder(self, version: int) -> Path:
+        """An empty one, whose name is the weights'."""
         self.shared_folder.mkdir(parents=True, exist_ok=True)
         for leftover in self.shared_folder.iterdir():  # of a process that was killed here
             if re.fullmatch("version-[0-9]{6,}-[a-z0-9_]{8}", leftover.name):  # as below; another name is somebody's
@@ -161,17 +165,18 @@ class VLLMServerEngine(Engine):
         # A name never used before: a network file system may show what an old one held.
         folder = Path(tempfile.mkdtemp(prefix=f"version-{version:06d}-", dir=self.shared_folder))
         folder.chmod(0o755)  # the server may be another user's
+        return folder
+
+    def _hand_over(self, named_weights: Iterable[tuple[str, Tensor]], folder: Path, goes_on: bool) -> None:
         try:
             _write_weights(folder, named_weights)
-            self.versions[folder.name] = version  # known before the first answer comes that they have sampled
             for server in list(self.servers):
                 try:
-                    server.load_weights(folder, goes_on=bool(self.under_way))
+                    server.load_weights(folder, goes_on)
                 except LostServerError as error:
                     self._leave_out(server, error, error.what)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        return folder.name
 
     def sleep(self) -> None:
         """See `Engine.sleep`. The servers' memory is their own."""
