@@ -268,7 +268,7 @@ def leave_alone(arguments: Sequence[str]) -> None:
         assert ranks.all_reach("the end", 20)
         if ranks.rank != 1:
             assert not ranks.all_reach("nowhere", 0.5)
-        assert ranks.of_first(lambda: ranks.rank) == 0
+        assert ranks.from_first(lambda: ranks.rank) == 0
         assert ranks.sums({"one": 1.0, f"own {ranks.rank}": 2.0}) == {
             "one": float(ranks.size),
             **{f"own {rank}": 2.0 for rank in range(ranks.size)},

@@ -203,7 +203,7 @@ REFUSED = [
     ({"rollout.top_p": 0.9}, "rollout.top_p is 0.9 and rollout.top_k is 0, so the sampler's log-probabilities are not the "
      "policy's; set training.old_logprobs to recomputed, or the two to 1 and 0."),
     ({"training.importance_weight_cap": 2}, "training.importance_weight_cap is 2, but with training.old_logprobs recorded π_old "
-     "is the sampler's own and every weight 1; set old_logprobs to recomputed."),
+     "is the sampler's policy and every weight 1; set old_logprobs to recomputed."),
     ({"rollout.engine": "vlm"}, "rollout.engine is 'vlm'; it must be one of local, vllm, vllm_server; did you mean vllm?"),
     ({"rollout.engine": {"name": "vllm", "tensor_paralel": 2}}, "rollout.engine.tensor_paralel is no known field; did "
      "you mean rollout.engine.tensor_parallel?"),

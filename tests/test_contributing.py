@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from negaware.objectives import OBJECTIVES, Answers, dr_grpo_loss
-from negaware.objectives.own import own_objective
+from negaware.objectives.user_loss import user_objective
 from tiny_models import llama
 
 sys.path.append(str(Path(__file__).parent / "rollout"))
@@ -48,13 +48,13 @@ def test_the_objective(monkeypatch):
         monkeypatch.setitem(sys.modules, name, module)
         try:
             exec(compile(code, name, "exec", dont_inherit=True), module.__dict__)
-            entry = OBJECTIVES.get("reinforce") or own_objective("own_loss:reinforce", module.reinforce)
+            entry = OBJECTIVES.get("reinforce") or user_objective("own_loss:reinforce", module.reinforce)
         finally:
             OBJECTIVES.clear()
             OBJECTIVES.update(known)
         assert entry.keywords["temperature"].default == 1.0
         assert entry.reduction == "token_mean"
-        padding = 0.0 if entry.is_own else float("nan")
+        padding = 0.0 if entry.is_user_loss else float("nan")
         logprobs = torch.tensor([[-1.0, -2.0], [-0.5, padding]], requires_grad=True)
         mask = torch.tensor([[True, True], [True, False]])
         answers = Answers(logprobs, logprobs.detach(), mask, torch.tensor([True, False]), torch.tensor([0.25, 0.25]))
@@ -72,7 +72,7 @@ def test_the_loss_of_groups(monkeypatch):
     module = ModuleType("own_loss")
     monkeypatch.setitem(sys.modules, "own_loss", module)
     exec(compile(code, "own_loss", "exec", dont_inherit=True), module.__dict__)
-    entry = own_objective("own_loss:right_share", module.right_share)
+    entry = user_objective("own_loss:right_share", module.right_share)
     assert (entry.reduction, entry.sees_groups, entry.keywords["beta"].default) == ("group_mean", True, 0.1)
     logprobs = -torch.ones(8, 2, dtype=torch.float64, requires_grad=True)
     correct = torch.tensor([True, False, False, False, False, True, False, False])

@@ -23,12 +23,12 @@ RULES: dict[str, tuple[str, str, str]] = {
     "cache_folder": ("", "", ""),
     "files": ("", "", ""),
     "validation": ("", "pydantic yaml", ""),
-    "own_code": ("", "", ""),
-    "objective_options": ("own_code objectives", "pydantic", ""),
+    "user_code": ("", "", ""),
+    "objective_options": ("user_code objectives", "pydantic", ""),
     "ranks": ("", "torch numpy", ""),
     "runs": ("estimates", "rich plotly yaml", "tensorboard wandb trackio torch"),
     "objectives": ("", "torch jaxtyping", ""),
-    "verifiers": ("safe_path own_code", "math_verify latex2sympy2_extended sympy pydantic", ""),
+    "verifiers": ("safe_path user_code", "math_verify latex2sympy2_extended sympy pydantic", ""),
     "tasks": ("cache_folder verifiers", "pydantic", "datasets pyarrow reasoning_gym"),
     "models": ("cache_folder ranks", "torch transformers jaxtyping pydantic", "peft gguf safetensors"),
     "rollout": ("models tasks ranks seeds", "torch transformers pydantic numpy", "vllm safetensors"),
@@ -39,7 +39,7 @@ RULES: dict[str, tuple[str, str, str]] = {
     "seeds": ("", "", ""),
     "loop": ("estimates ranks seeds verifiers tasks models rollout training evaluation runs config", "torch", ""),
     "studies": (
-        "estimates runs config loop ranks complaint own_code objective_options verifiers tasks models "
+        "estimates runs config loop ranks complaint user_code objective_options verifiers tasks models "
         "rollout evaluation planning",
         "rich pydantic yaml",
         "matplotlib scipy numpy torch",

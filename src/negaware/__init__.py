@@ -2,8 +2,8 @@
 
     from negaware import Config, compare, evaluate, grade, train
 
-Nothing is imported before it is asked for, so that `negaware.objectives` needs torch alone and `negaware --help` is
-instant. No module has the name of one of these, which would hide it.
+Each name is imported when it is first used, so that `negaware.objectives` needs only torch and `negaware --help` is
+instant. No module may have one of these names: it would hide the function.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""The parser of the command line: argparse's, but it refuses an option given twice; and the types of numbers."""
+"""The parser of the command line: argparse's, but it refuses an option given twice; and types of numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class _Once(argparse.Action):
-    """Refuses to be called twice for one command line. Of two values argparse would keep the last, without a word."""
+    """Refuses an option given twice, of which argparse would silently keep the last value."""
 
     def __call__(
         self,
@@ -19,7 +19,7 @@ class _Once(argparse.Action):
         values: str | Sequence[Any] | None,
         option_string: str | None = None,
     ) -> None:
-        given = vars(namespace).setdefault("given", {})  # in the namespace, so that the next command line is a new one
+        given = vars(namespace).setdefault("given", {})  # in the namespace: each command line has a new one
         if self.option_strings and self.dest in given:
             twice = "given twice" if self.nargs == 0 else f"given twice, as {given[self.dest]} and as {values}"
             raise argparse.ArgumentError(self, f"{twice}; give it once")
@@ -36,7 +36,7 @@ class _StoreTrue(_Once, argparse._StoreTrueAction):
 
 
 class Parser(argparse.ArgumentParser):
-    """Takes each option once. So do the parsers of its commands, which argparse makes of the same class."""
+    """Takes each option once. So do its commands' parsers, for which argparse uses the same class."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)

@@ -1,7 +1,7 @@
-"""The command line: commands by name, what becomes of their errors, and how they end.
+"""The command line: its commands, their errors and exit codes.
 
-What the user can mend ends in one sentence and exit code 2; Ctrl-C in 130. Everything heavy is imported by the command
-that needs it, so that `--help` is instant.
+An error that the user can correct gives one sentence and exit code 2; Ctrl-C gives 130. Each command imports large
+libraries only when it runs, so that `--help` is instant.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.overrides = rest
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # OpenMP's threads spin for milliseconds while they wait: beside any other busy process that costs two thirds of the
-    # speed. Not at all, and each small operation waits to be woken (docs/performance.md). It is read by torch's import.
+    # OpenMP's threads spin for milliseconds while they wait, which costs two thirds of the speed beside any other busy
+    # process; without spinning, each small operation waits for a thread to wake (docs/performance.md). torch reads it
+    # at its import.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     from negaware.models.cpu.memory import keep_freed_memory
 
@@ -44,11 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         exit_code = run(options)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends what is left of the exit, without a traceback
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the process at once, without a traceback
         print(interrupted(options.command), file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output has gone (`| head`): nothing is left to say, not even at exit.
+        # The reader of the output has gone (`| head`): nothing can be written, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if options.command not in HOW_TO_GO_ON or options.dry_run:
             return 0
@@ -61,20 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _failed(sentence: str) -> int:
-    print(f"negaware: error{_on_rank()}: {sentence}", file=sys.stderr)
+    """Prints the error; returns its exit code. Other ranks wait, for torchrun ends them if the first rank fails too."""
+    place, rank = "", os.environ.get("RANK", "0")
+    if rank != "0":
+        time.sleep(2)
+        place = f" on rank {rank}"
+    print(f"negaware: error{place}: {sentence}", file=sys.stderr)
     return 2
-
-
-def _on_rank() -> str:
-    """Which of torchrun's ranks this is, if another than the first: that one goes first.
-
-    If it fails too, most likely of the same, torchrun ends this one before it says so again.
-    """
-    rank = os.environ.get("RANK", "0")
-    if rank == "0":
-        return ""
-    time.sleep(2)
-    return f" on rank {rank}"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,11 +1,12 @@
-"""What an error says to the user: one sentence, where it is of a kind that the user can mend."""
+"""The one sentence that the user is told about an error that the user can correct."""
 
 from __future__ import annotations
 
 
 def sentence_of(error: BaseException) -> str | None:
-    """The sentence that the user is told, without a traceback; None for a fault of ours, which needs one."""
-    if _is_lack_of_memory(error):
+    """The sentence that the user is told, without a traceback; None for an error of negaware, which needs one."""
+    no_memory = type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "can't allocate memory" in str(error)
+    if no_memory and isinstance(error, RuntimeError | MemoryError):
         return (
             f"not enough memory ({_text(error)}); lower training.micro_batch_tokens or rollout.max_sequences, or "
             "set training.activations to recomputed; `negaware plan` says what takes how much."
@@ -14,17 +15,10 @@ def sentence_of(error: BaseException) -> str | None:
 
 
 def _text(error: BaseException) -> str:
-    """What an error says; of a pydantic report on an option, its first complaint."""
+    """The error's text; for pydantic's error about options, its first one."""
     complaints = getattr(error, "errors", None)
     if not callable(complaints):
         return str(error)
     first = complaints()[0]
     place = ".".join(str(part) for part in first["loc"]) or "the options"
     return f"{place}: {first['msg'].removeprefix('Value error, ')}, got {first['input']!r}"
-
-
-def _is_lack_of_memory(error: BaseException) -> bool:
-    """On a GPU (torch's own error), or on the host (which has none, but a text)."""
-    if not isinstance(error, RuntimeError | MemoryError):
-        return False
-    return type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "can't allocate memory" in str(error)

@@ -1,11 +1,12 @@
-"""A run's config: YAML file and command-line overrides → one frozen, checked `Config`. It loads no model and no data.
+"""A run's config: YAML file and command-line overrides → one frozen, checked `Config`. No model or data is loaded.
 
-Whatever is wrong is said in one sentence that names the field, what it got and what would do.
+An error is one sentence with the field, its value, and what to write instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +15,7 @@ from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from negaware.evaluation.options import EvaluationOptions
 from negaware.models.options import ModelOptions
-from negaware.objective_options import OPTIONS, ObjectiveOptions, own_options, written_out
+from negaware.objective_options import OPTIONS, ObjectiveOptions, user_loss_options, written_out
 from negaware.rollout.options import RolloutOptions
 from negaware.tasks.options import TaskOptions, task_fields
 from negaware.training.options import TrainingOptions
@@ -29,7 +30,7 @@ class RunOptions(Options):
     """How long, where to, and what is kept."""
 
     folder: Path | None = None
-    """The run's folder; by default runs/<name of the config file>, with -compare behind it for `negaware compare`."""
+    """The run's folder; by default runs/<name of the config file>, followed by -compare for `negaware compare`."""
     steps: int = Field(ge=1)
     """Rollout steps: sample, verify, train."""
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -37,12 +38,12 @@ class RunOptions(Options):
     checkpoint_every: int = Field(default=10, ge=1)
     """Steps from one checkpoint to the next."""
     keep_checkpoints: int = Field(default=2, ge=1)
-    """The newest so many are kept."""
+    """How many of the newest checkpoints are kept."""
     trackers: Annotated[
         tuple[Literal["tensorboard", "wandb", "trackio"], ...],
         BeforeValidator(listed),
     ] = ()
-    """Where metrics go besides metrics.jsonl."""
+    """Where metrics are written besides metrics.jsonl."""
 
 
 class Config(Options):
@@ -53,17 +54,17 @@ class Config(Options):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU if there is one."""
     data_dir: Path | None = None
-    """A folder of local files that stand in for the hub's named sets."""
+    """A folder of local files that replace the hub's named sets."""
     task: TaskOptions
     """The problems to train on."""
     objective: ObjectiveOptions = OPTIONS["nft"]()
-    """What is optimised."""
+    """The loss that is minimised."""
     rollout: RolloutOptions
     """How answers are sampled for training."""
     training: TrainingOptions
     """How the policy learns from them."""
     evaluation: EvaluationOptions
-    """How it is judged."""
+    """How the policy is evaluated."""
     run: RunOptions
     """How long, where to, and what is kept."""
 
@@ -76,7 +77,7 @@ class Config(Options):
                 f"rollout.completions is 1, but the objective {objective.name} compares a question's answers; set it "
                 "to 2 or more, or take objective rft"
             )
-        weight = "uniform" if objective.is_own else self.objective.options.get("prompt_weight", "uniform")
+        weight = "uniform" if objective.is_user_loss else self.objective.options.get("prompt_weight", "uniform")
         if rollout.completions == 1 and weight != "uniform":  # every right answer's pass rate is 1, its weight then 0
             raise ValueError(
                 f"rollout.completions is 1, but objective.prompt_weight is {weight}, which weighs a question by its "
@@ -89,7 +90,7 @@ class Config(Options):
                 "an advantage, such as dapo"
             )
         if rollout.filter == "none":
-            _ = self.objective.teaching_rates  # raises for a loss of one's own that divides by a pass rate of 0
+            _ = self.objective.teaching_rates  # raises for a user's loss that divides by a pass rate of 0
         if self.task.truncated_answers == "judged" and rollout.truncated_answers == "excluded":
             raise ValueError(
                 "task.truncated_answers is judged, but rollout.truncated_answers is excluded, which leaves them out; "
@@ -103,12 +104,12 @@ class Config(Options):
                 "training.old_logprobs recomputed π_old is the newest alone; set old_logprobs to recorded"
             )
         if training.old_logprobs is None:
-            own = "recorded" if rollout.engine.name == "local" or rollout.max_staleness else "recomputed"
-            training = training.model_copy(update={"old_logprobs": own})
+            default = "recorded" if rollout.engine.name == "local" or rollout.max_staleness else "recomputed"
+            training = training.model_copy(update={"old_logprobs": default})
         if training.importance_weight_cap is not None and training.old_logprobs == "recorded":
             raise ValueError(
                 f"training.importance_weight_cap is {training.importance_weight_cap:g}, but with training.old_logprobs "
-                "recorded π_old is the sampler's own and every weight 1; set old_logprobs to recomputed"
+                "recorded π_old is the sampler's policy and every weight 1; set old_logprobs to recomputed"
             )
         if (rollout.top_p < 1 or rollout.top_k > 0) and training.old_logprobs == "recorded":
             raise ValueError(
@@ -141,7 +142,7 @@ class Config(Options):
                     f"evaluation.{name}.temperature is 0, so its {sampling.completions} completions would be the same; "
                     "set completions to 1 or temperature above 0"
                 )
-        object.__setattr__(self, "training", training)  # frozen, but not yet given to anyone
+        object.__setattr__(self, "training", training)  # frozen, but nobody else has it yet
         return self
 
     def resolved(self) -> dict[str, Any]:
@@ -152,8 +153,8 @@ class Config(Options):
 def load_config(path: Path, overrides: Sequence[str] = (), default_folder: Path | None = None) -> Config:
     """The config of a YAML file, with `--dotted.field value` overrides applied. Raises ConfigError.
 
-    Where it names no run.folder, that is `default_folder`, or else runs/<name of the file>. A loss of one's own is
-    looked for beside the file, then in the current folder.
+    run.folder is by default `default_folder`, or else runs/<name of the file>. A user's loss is looked for beside the
+    file, then in the current folder.
     """
     data = read_config(path)
     for field, value in parse_overrides(overrides):
@@ -162,20 +163,20 @@ def load_config(path: Path, overrides: Sequence[str] = (), default_folder: Path 
 
 
 WHOLE = ("task", "objective", "engine")
-"""What a file takes over from its base whole or not at all: another objective's options are not this one's."""
+"""Sections that replace those of the base as a whole: options of one objective have no meaning for another."""
 
 
 def read_config(path: Path, dependents: Sequence[Path] = ()) -> dict[str, Any]:
-    """The plain data of a config's file, upon that of the file that it names as its `base`. Raises ConfigError.
+    """The plain data of a config's file, with the fields of its `base` that it doesn't change. Raises ConfigError.
 
-    `dependents`: the files that have this one as their base.
+    `dependents`: the files whose base this one is.
     """
     try:
         data = read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        of_whom = f", the base of {dependents[-1]}," if dependents else ""
-        told = getattr(error, "strerror", None) or error
-        raise ConfigError(f"The config {path}{of_whom} can't be read: {told}.") from error
+        role = f", the base of {dependents[-1]}," if dependents else ""
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"The config {path}{role} can't be read: {reason}.") from error
     except ValueError as error:
         raise ConfigError(f"The config {path} is not YAML: {error}.") from error
     if data is None:
@@ -190,10 +191,10 @@ def read_config(path: Path, dependents: Sequence[Path] = ()) -> dict[str, Any]:
     chain = [*dependents, path]
     if any((path.parent / base).resolve() == each.resolve() for each in chain):
         raise ConfigError(f"base is {base} in {path}, which leads back to itself; name a config that stands alone.")
-    return _upon(read_config(path.parent / base, chain), data)
+    return _changed(read_config(path.parent / base, chain), data)
 
 
-def _upon(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def _changed(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """The base with its fields changed, section by section."""
     changed = dict(base)
     for name, value in changes.items():
@@ -201,7 +202,7 @@ def _upon(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         if name == "model":  # its short form is its name
             old, value = ({"name": one} if isinstance(one, str) else one for one in (old, value))
         if name not in WHOLE and isinstance(old, dict) and isinstance(value, dict):
-            value = _upon(old, value)
+            value = _changed(old, value)
         changed[name] = value
     return changed
 
@@ -209,9 +210,9 @@ def _upon(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 def parse_config(
     data: dict[str, Any], default_folder: Path | None = None, folders: Sequence[Path] = (Path(),)
 ) -> Config:
-    """The checked config of plain data, a loss of one's own from the first of the folders that has it.
+    """The checked config of plain data; a user's loss is loaded from the first of the folders that has it.
 
-    Raises ConfigError for the first thing that is wrong.
+    Raises ConfigError for the first error.
     """
     if default_folder is not None and isinstance(data.get("run"), dict) and data["run"].get("folder") is None:
         data = data | {"run": data["run"] | {"folder": str(default_folder)}}
@@ -220,7 +221,7 @@ def parse_config(
     try:
         if isinstance(objective, dict) and "loss" in objective:
             data = data | {"objective": objective}
-            root = _with_objective(own_options(objective["loss"], folders))
+            root = _with_objective(user_loss_options(objective["loss"], folders))
     except ValueError as error:
         raise ConfigError(f"objective: {error}.") from error
     try:
@@ -231,12 +232,17 @@ def parse_config(
 
 @cache
 def _with_objective(options: Any) -> type[Config]:
-    """Config with one objective to choose."""
-    return create_model("Config", __base__=Config, objective=(options, Field(description="What is optimised.")))
+    """A `Config` whose objective has these options."""
+    return create_model(
+        "Config", __base__=Config, objective=(options, Field(description="The loss that is minimised."))
+    )
 
 
 def parse_overrides(arguments: Sequence[str]) -> list[tuple[list[str], Any]]:
-    """`--a.b value` and `--a.b=value` → ([a, b], the value read as YAML). None may undo what one before it set."""
+    """`--a.b value` and `--a.b=value` → ([a, b], the value read as YAML).
+
+    ConfigError for an override that would undo an earlier one.
+    """
     overrides: list[tuple[list[str], Any]] = []
     given: dict[tuple[str, ...], str] = {}
     waiting = list(arguments)
@@ -265,27 +271,28 @@ def parse_overrides(arguments: Sequence[str]) -> list[tuple[list[str], Any]]:
 
 
 def plain_value(text: str) -> Any:
-    """A text read as YAML, in which 1e-5 is a number. ValueError if it is none."""
+    """A text read as YAML, but 1e-5 is a number. ValueError if it isn't YAML."""
     value = read_yaml(text)
-    if isinstance(value, str):  # YAML takes 1e-5 for a text
-        try:
+    if isinstance(value, str):  # for YAML 1e-5 is a text
+        with suppress(ValueError):
             return float(value)
-        except ValueError:
-            return value
     return value
 
 
 def whole_field(field: list[str], value: Any) -> list[str]:
-    """The field that an override of this one sets."""
+    """The field that an override of `field` replaces."""
     if field in (["objective", "name"], ["objective", "loss"], ["rollout", "engine", "name"]):
-        return field[:-1]  # another objective's, or engine's, options are not this one's
+        return field[:-1]  # options of one objective, or engine, have no meaning for another
     if field == ["model"] and isinstance(value, str):
-        return ["model", "name"]  # another model is trained in the same way
+        return ["model", "name"]  # another model keeps the options
     return field
 
 
 def set_field(data: dict[str, Any], field: list[str], value: Any) -> None:
-    """Sets a field of plain data; what is written in short on the way to it is written out. Raises ConfigError."""
+    """Sets a field of plain data; short forms that contain it, such as `objective: nft`, are written out first.
+
+    Raises ConfigError.
+    """
     for depth, part in enumerate(field[:-1]):
         inner = data.get(part)
         if inner is None:

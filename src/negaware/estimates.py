@@ -1,6 +1,6 @@
 """A figure with its 95 % interval: a mean over problems, or its change from one measurement to another.
 
-Pure functions on numbers; they know neither answers nor files. docs/evaluation.md has their coverage, by simulation.
+Pure functions of numbers. docs/evaluation.md has their coverage in simulations.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from statistics import NormalDist, fmean, stdev
 LEVEL = 0.975
 """The quantile of a 95 % interval's upper end."""
 FEW_QUESTIONS = 50
-"""Below so many different questions a figure is shown with a word of caution."""
+"""With fewer different questions a figure is shown with a word of caution."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure, its 95 % interval where that is known, and behind it: problems, and different questions among them."""
+    """A figure, its 95 % interval if known, and how many problems and different questions it rests on."""
 
     value: float
     low: float | None = None
@@ -40,7 +40,7 @@ class Estimate:
 
     @property
     def caution(self) -> str | None:
-        """A word of caution where it rests on few questions, else None."""
+        """A word of caution if the figure rests on few questions, else None."""
         number = self.num_questions if self.num_questions is not None else self.num_problems
         if number is None or number >= FEW_QUESTIONS:
             return None
@@ -54,10 +54,10 @@ class Estimate:
 def clustered_estimate(
     values: Sequence[float], answers_per_problem: int = 1, questions: Sequence[Hashable] | None = None
 ) -> Estimate:
-    """The mean of one value in [0, 1] a problem, with an interval that stays inside [0, 1].
+    """The mean of one value in [0, 1] for each problem, with an interval inside [0, 1].
 
-    It is `share_interval` with the variance between questions (over n − 1) and Student's t with one degree of freedom
-    less than there are questions. Problems with equal `questions` (all differ by default) are one cluster.
+    It is `fraction_interval` with the variance between questions (over n − 1) and Student's t with n − 1 degrees of
+    freedom. Problems with equal `questions` (all differ by default) are one cluster.
     """
     if not values:
         raise ValueError("an estimate needs at least one problem, got none")
@@ -65,7 +65,7 @@ def clustered_estimate(
     clusters = _clusters(values, questions)
     if len(clusters) == 1:
         return Estimate(mean, 0.0, 1.0, len(values), 1)
-    low, high = share_interval(
+    low, high = fraction_interval(
         mean,
         _variance_of_mean(clusters),
         student_t(len(clusters) - 1),
@@ -80,9 +80,10 @@ def paired_change(
 ) -> Estimate:
     """The change of the mean from one list of values in [0, 1] to another of the same problems, in the same order.
 
-    Student's interval of the differences, with one question more that rose by 1 and one that fell by 1 (Bonett and
-    Price 2012, for matched pairs): without them, rare changes that were not seen would count for nothing. Problems with
-    equal `questions` (all differ by default) are one cluster. ValueError for lists of unequal length.
+    Student's interval of the differences, with two more questions, one that rose by 1 and one that fell by 1 (Bonett
+    and Price 2012, for matched pairs): without them, rare changes that happened not to be seen would count as
+    impossible. Problems with equal `questions` (all differ by default) are one cluster. ValueError for lists of unequal
+    length.
     """
     differences = [last - first for first, last in zip(before, after, strict=True)]
     if not differences:
@@ -96,7 +97,7 @@ def paired_change(
     return Estimate(value, min(low, value), max(high, value), len(differences), len(clusters))
 
 
-_EQUAL_ANSWERS = 0.25  # c above: as though so much were known of questions whose answers are all equal (d = 1)
+_EQUAL_ANSWERS = 0.25  # c in `fraction_interval`: the weight of assumed questions whose answers are all equal (d = 1)
 
 
 def _clusters(values: Sequence[float], questions: Sequence[Hashable] | None) -> list[tuple[float, float]]:
@@ -108,7 +109,7 @@ def _clusters(values: Sequence[float], questions: Sequence[Hashable] | None) -> 
 
 
 def _effective_number(clusters: Sequence[tuple[float, float]]) -> float:
-    """(Σ m)² / Σ m² of the clusters' sizes m (Kish 1965): their number, where all have one size."""
+    """(Σ m)² / Σ m² of the clusters' sizes m (Kish 1965): their number if all have the same size."""
     return math.fsum(size for _, size in clusters) ** 2 / math.fsum(size**2 for _, size in clusters)
 
 
@@ -119,43 +120,45 @@ def _variance_of_mean(clusters: Sequence[tuple[float, float]]) -> float:
     return math.fsum((part - size * mean) ** 2 for part, size in clusters) / total**2 * number / (number - 1)
 
 
-def share_interval(
-    share: float, variance: float, quantile: float, *, size: float, num_answers: float
+def fraction_interval(
+    fraction: float, variance: float, quantile: float, *, size: float, num_answers: float
 ) -> tuple[float, float]:
-    """The interval of a share of right answers, given the variance of this mean over `size` questions.
+    """The interval of the fraction p of right answers, given the variance of this mean over n = `size` questions.
 
-    It is Wilson's score interval with three changes. Answers to one question resemble each other, so its number of
-    trials is that of questions n divided by the design effect d = s² / p(1 − p), with s² = n times `variance`. Where
-    few answers are right, or few wrong, s² is hardly known and most likely too small: d is
-    (n s² + c) / (n p(1 − p) + c), which then goes to 1, the widest there is. It is not below that of `num_answers`
-    answers that have nothing in common. The quantile is Student's. And the ends are moved by half an answer, as in the
-    continuity correction.
+    It is Wilson's score interval with three changes. Answers to one question resemble each other, so the number of
+    trials is n divided by the design effect d = s² / p(1 − p), with s² = n times `variance`. If few answers are right,
+    or few are wrong, s² is uncertain and most likely too small: so d is (n s² + c) / (n p(1 − p) + c), which then goes
+    to 1, the widest interval. d is at least n / `num_answers`, its value for independent answers. The quantile is
+    Student's. And the ends are moved by half an answer, as in the continuity correction.
     """
-    design = (size**2 * variance + _EQUAL_ANSWERS) / (size * share * (1 - share) + _EQUAL_ANSWERS)
+    design = (size**2 * variance + _EQUAL_ANSWERS) / (size * fraction * (1 - fraction) + _EQUAL_ANSWERS)
     trials = size / max(design, size / num_answers)
-    low, _ = wilson_interval(max(0.0, share - 0.5 / num_answers), trials, quantile)
-    _, high = wilson_interval(min(1.0, share + 0.5 / num_answers), trials, quantile)
-    return min(low, share), max(high, share)
+    low, _ = wilson_interval(max(0.0, fraction - 0.5 / num_answers), trials, quantile)
+    _, high = wilson_interval(min(1.0, fraction + 0.5 / num_answers), trials, quantile)
+    return min(low, fraction), max(high, fraction)
 
 
-def wilson_interval(share: float, trials: float, quantile: float) -> tuple[float, float]:
-    """Wilson's score interval of a share seen in so many independent trials (a real number will do)."""
+def wilson_interval(fraction: float, trials: float, quantile: float) -> tuple[float, float]:
+    """Wilson's score interval of a fraction seen in so many independent trials, which may be a real number."""
     square = quantile**2 / trials
-    centre = (share + square / 2) / (1 + square)
-    half = quantile * math.sqrt(share * (1 - share) / trials + square / (4 * trials)) / (1 + square)
-    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
+    centre = (fraction + square / 2) / (1 + square)
+    half = quantile * math.sqrt(fraction * (1 - fraction) / trials + square / (4 * trials)) / (1 + square)
+    return max(0.0, min(fraction, centre - half)), min(1.0, max(fraction, centre + half))
 
 
 def student_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The ends of Student's interval of the mean of at least two values, each as good as the others."""
+    """The ends of Student's interval of the mean of at least two values."""
     mean = fmean(values)
     half = student_t(len(values) - 1) * stdev(values) / math.sqrt(len(values))
     return mean - half, mean + half
 
 
 def student_t(degrees: int) -> float:
-    """Student's t at 97.5 %. From three degrees on by Fisher and Cornish's expansion (Abramowitz and Stegun 26.7.5),
-    whose error is 0.12 % there and 0.0004 % at ten."""
+    """Student's t at 97.5 %.
+
+    From three degrees on it is Fisher and Cornish's expansion (Abramowitz and Stegun 26.7.5), whose error is 0.12 % at
+    three and 0.0004 % at ten.
+    """
     if degrees < 1:
         return math.inf
     if degrees == 1:

@@ -1,7 +1,4 @@
-"""Files: written whole or not at all, never over what a command reads, and JSON read line by line.
-
-It knows no command, and not what the files hold.
-"""
+"""Files: written completely or not at all, never over a command's input; and JSON read line by line."""
 
 from __future__ import annotations
 
@@ -15,15 +12,15 @@ from typing import Any
 
 
 def aside_of(path: Path, mark: str = "") -> Path:
-    """Where a file is written before it is swapped in."""
+    """The path where a file is written before it replaces the old one."""
     return path.with_name(f".{path.name}{mark}.partial")
 
 
 @contextmanager
 def written_aside(path: Path, mark: str = "") -> Iterator[Path]:
-    """A block that writes the file it is given: durable at the end, and swapped in for `path`.
+    """A block that writes the file it is given, which is then made durable and replaces `path`.
 
-    On an error the previous content stays. Two processes that may write the same file at once need a `mark` each.
+    On an error the previous content stays. Two processes that may write the same file at once need different `mark`s.
     """
     aside = aside_of(path, mark)
     try:
@@ -36,15 +33,15 @@ def written_aside(path: Path, mark: str = "") -> Iterator[Path]:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Writes `text` aside, makes it durable and swaps it in; on an error the previous content stays."""
+    """Makes `text` the durable content of the file; on an error the previous content stays."""
     with explained_full_disk(path), written_aside(path) as aside:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A lone surrogate, which UTF-8 can't hold, becomes \udXXX: in JSON and YAML strings that is its escape.
+        # A lone surrogate, which UTF-8 can't encode, becomes \udXXX: its escape in JSON and YAML strings.
         aside.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def append(path: Path, content: bytes) -> None:
-    """Makes the content durable at the end of the file; on an error the file is as long as it was."""
+    """Appends the content and makes it durable; on an error the file has its previous length."""
     with explained_full_disk(path), path.open("ab", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         try:
@@ -59,7 +56,7 @@ def append(path: Path, content: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Makes durable what a file or a folder holds."""
+    """Makes the content of a file or a folder durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -69,7 +66,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def explained_full_disk(path: Path) -> Iterator[None]:
-    """A block in which an OSError of a full disk says what would do."""
+    """A block in which the OSError of a full disk says what to do."""
     try:
         yield
     except OSError as error:
@@ -82,8 +79,8 @@ def explained_full_disk(path: Path) -> Iterator[None]:
 def json_lines(lines: Iterable[bytes], name: object, advice: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """("`name`, line 3", its object) for each line that isn't blank.
 
-    ValueError with the `advice` for what isn't a JSON object in UTF-8. Lines end in "\\n" alone: a text that a model
-    wrote may hold other separators.
+    ValueError with the `advice` for a line that isn't a JSON object in UTF-8. Only "\\n" ends a line: a text of a
+    model may hold other separators.
     """
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -101,14 +98,14 @@ def json_lines(lines: Iterable[bytes], name: object, advice: str) -> Iterator[tu
 
 
 def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
-    """The objects of a file that we wrote ([] where there is none), and whether its last line was torn by a kill.
+    """The objects of a file that negaware wrote ([] without a file), and whether its last line is incomplete.
 
-    ValueError for a broken line that isn't the last.
+    A kill can leave an incomplete last line. ValueError for any other line that isn't a JSON object.
     """
     lines = path.read_bytes().split(b"\n") if path.exists() else []
     torn = bool(lines) and not _is_json(lines[-1])
     whole = lines[:-1] if torn else lines
-    return [row for _, row in json_lines(whole, path, "mend or delete that line")], torn
+    return [row for _, row in json_lines(whole, path, "correct or delete that line")], torn
 
 
 def _is_json(line: bytes) -> bool:
@@ -120,12 +117,12 @@ def _is_json(line: bytes) -> bool:
 
 
 def require_no_input(output: Path, inputs: Iterable[Path]) -> None:
-    """ValueError if `output` is one of the inputs, also by another name or through a link."""
+    """ValueError if `output` is one of the inputs, even by another name or through a link."""
     for path in inputs:
         if output.exists() and path.exists() and os.path.samefile(output, path):
             raise would_lose(output, f"{path}, which this command reads")
 
 
 def would_lose(output: Path, what: str) -> ValueError:
-    """The refusal to write `output` in place of what lies there."""
+    """The error that refuses to replace a file with `output`."""
     return ValueError(f"-o {output} would replace {what}; give -o another file.")

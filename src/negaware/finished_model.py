@@ -1,4 +1,4 @@
-"""What a finished model comes to on a task: a policy and the local engine, brought together for an evaluation."""
+"""The evaluation of a finished model on a task, with the local engine."""
 
 from __future__ import annotations
 
@@ -32,17 +32,18 @@ def evaluate(
 ) -> EvaluationResult:
     """avg@k, pass@k and maj@k of a model (a folder, a hub name) on a task as `negaware evaluate --task` names it.
 
-    The temperature is 0 for one sample a problem and 1 for more, unless it is given. ValueError for a model or task
-    that can't be had, and for several samples at temperature 0.
+    By default the temperature is 0 for one sample of each problem and 1 for more. ValueError for a model or task that
+    can't be loaded, and for several samples at temperature 0.
     """
     if temperature == 0 and samples > 1:
         raise ValueError(
             f"temperature is 0 and samples is {samples}: all of them would be the same answer; take one sample or a "
             "temperature above 0."
         )
-    chosen = float(samples > 1) if temperature is None else temperature
+    if temperature is None:
+        temperature = float(samples > 1)
     sampling = EvaluationSampling(
-        max_new_tokens=max_new_tokens, temperature=chosen, top_p=1.0, top_k=0, completions=samples
+        max_new_tokens=max_new_tokens, temperature=temperature, top_p=1.0, top_k=0, completions=samples
     )
     loaded = load_task(parse_task(task), data_dir)
     try:
@@ -60,7 +61,7 @@ def evaluate_on(
     device: str = "auto",
     counter: AbstractContextManager[Progress] | None = None,
 ) -> EvaluationResult:
-    """Loads the model and samples from it; `counter` is entered when sampling begins."""
+    """As `evaluate`, on a loaded task; `counter` is entered when sampling begins."""
     torch.manual_seed(seed)
     place = pick_device(device)
     policy = load_policy(model, compute_dtype(dtype, place), place)

@@ -1,4 +1,4 @@
-"""Other people's libraries: which of their versions were tested, and what their errors say."""
+"""Third-party libraries: which versions were tested, and what their errors say."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from packaging.version import InvalidVersion, Version
 
 
 class UntestedVersionError(ImportError, ValueError):
-    """A library is missing, or of a version that we were not tested with."""
+    """A library is missing, or negaware was not tested with its version."""
 
 
 def require_installed(tested: str, needed_by: str) -> None:
-    """UntestedVersionError unless the library is installed as `tested` asks, such as "peft>=0.21,<0.22"."""
+    """UntestedVersionError unless a `tested` version, such as "peft>=0.21,<0.22", is installed."""
     library = Requirement(tested).name
     try:
         found = version(library)
@@ -35,5 +35,5 @@ def require_tested(tested: str, found: str, where: str) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """An error in one line: the first of its text, else its type's name."""
+    """An error in one line: the first line of its text, or else the name of its type."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,7 +1,4 @@
-"""What can be set about the objective, made from the signatures of the losses; and the loss of one's own.
-
-No option's name, default or bound stands here.
-"""
+"""The options of the objectives, made from the signatures of their losses; and those of a user's loss."""
 
 from __future__ import annotations
 
@@ -17,28 +14,27 @@ from pydantic import BeforeValidator, ConfigDict, Field, create_model, model_val
 from negaware.objectives import OBJECTIVES, Objective
 from negaware.objectives.contract import REQUIRED, Keyword, keywords_of, reads_rewards, teaching_rates, try_out
 from negaware.objectives.ops import Reduction
-from negaware.objectives.own import own_objective
-from negaware.own_code import OwnFunction, Purpose, find_function
+from negaware.objectives.user_loss import user_objective
+from negaware.user_code import Purpose, UserFunction, find_function
 from negaware.validation import Options, named, plain_switch
 
 LOSS = Purpose("loss", "a loss", "my_losses:my_loss")
 
 REDUCTION = Field(
     default=None,
-    description="How the loss of its tokens is added up: token_mean, sequence_mean or constant; by default as its "
-    "paper does. A loss of whole groups (real, infonca) has group_mean alone.",
+    description="How the loss of its tokens is added up: token_mean, sequence_mean or constant; by default as in its "
+    "paper. A loss of whole groups (real, infonca) has only group_mean.",
 )
 
 
 class ChosenObjective(Options):
     """An objective with its options."""
 
-    # Its fields are made of signatures, whose words are their descriptions.
+    # The fields come from signatures, which have their descriptions.
     model_config = ConfigDict(validate_default=True, use_attribute_docstrings=False)
 
     entry: ClassVar[Objective]
-    """The objective itself."""
-    if TYPE_CHECKING:  # in each model in its own place, so that they are listed in a good order
+    if TYPE_CHECKING:  # `_model` adds it, after the name
         reduction: Reduction = "token_mean"
 
     @property
@@ -48,17 +44,17 @@ class ChosenObjective(Options):
 
     @property
     def reads_rewards(self) -> bool:
-        """Whether its loss is another where answers earn something else than their verdicts."""
+        """Whether its loss changes if answers have rewards other than their verdicts."""
         return reads_rewards(self.entry, self.options)
 
     @property
     def teaching_rates(self) -> frozenset[float]:
-        """0.0 if it learns something from groups that are all wrong, 1.0 if from those that are all right."""
+        """Holds 0.0 if it learns from groups that are all wrong, 1.0 if from groups that are all right."""
         return teaching_rates(self.entry, self.options)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        """The reduction is chosen, and what the loss itself refuses is refused."""
+        """Chooses the reduction. ValueError for options that the loss refuses."""
         reduction = self.entry.reduction_under(self.options, self.reduction)
         object.__setattr__(self, "reduction", reduction)  # frozen, but not yet given to anyone
         try:
@@ -69,14 +65,10 @@ class ChosenObjective(Options):
 
 
 def _model(entry: Objective, names: dict[str, Any], keywords: Mapping[str, Keyword], doc: str) -> type[ChosenObjective]:
-    """The options' model: the fields `names`, the reduction, and one for each keyword."""
-    fields = {name: _field(keyword) for name, keyword in keywords.items()}
-    made: type[ChosenObjective] = create_model(
-        f"{entry.name} options",
-        __base__=ChosenObjective,
-        __doc__=doc,
-        **{**names, "reduction": (Reduction | None, REDUCTION), **fields},
-    )
+    """The options' model: the fields `names`, the reduction, and a field for each keyword."""
+    fields = names | {"reduction": (Reduction | None, REDUCTION)}
+    fields |= {name: _field(keyword) for name, keyword in keywords.items()}
+    made: type[ChosenObjective] = create_model(f"{entry.name} options", __base__=ChosenObjective, __doc__=doc, **fields)
     made.entry = entry
     return made
 
@@ -89,18 +81,21 @@ def _field(keyword: Keyword) -> tuple[Any, Any]:
 
 
 def _types(hint: Any) -> set[Any]:
-    """The types that a hint is made of; of a Literal that it is one."""
+    """The types in a union; Literal for a Literal."""
     if get_origin(hint) in (Union, UnionType):
         return set().union(*(_types(inner) for inner in get_args(hint)))
     return {get_origin(hint) or hint}
 
 
-def _of_name(entry: Objective) -> type[ChosenObjective]:
-    doc = (inspect.getdoc(entry.function) or "").partition("\n")[0]
-    return _model(entry, {"name": (Literal[entry.name], entry.name)}, entry.keywords, doc)
-
-
-OPTIONS: dict[str, type[ChosenObjective]] = {name: _of_name(entry) for name, entry in OBJECTIVES.items()}
+OPTIONS: dict[str, type[ChosenObjective]] = {
+    name: _model(
+        entry,
+        {"name": (Literal[name], name)},
+        entry.keywords,
+        (inspect.getdoc(entry.function) or "").partition("\n")[0],
+    )
+    for name, entry in OBJECTIVES.items()
+}
 """The options' model of each of OBJECTIVES."""
 
 
@@ -114,30 +109,30 @@ else:
     ]
 
 
-# --- a loss of one's own ---
+# --- a user's loss ---
 
 
 def written_out(objective: Any) -> Any:
-    """`{name: nft}` of `nft`, and `{loss: module:function}` of `module:function`."""
+    """`{name: nft}` for `nft`, and `{loss: module:function}` for `module:function`."""
     return {"loss": objective} if isinstance(objective, str) and ":" in objective else named(objective)
 
 
-def own_options(name: object, folders: Sequence[Path]) -> type[ChosenObjective]:
+def user_loss_options(name: object, folders: Sequence[Path]) -> type[ChosenObjective]:
     """The options' model of the loss `module:function` in the first of the folders that has it.
 
-    ValueError where there is none, or where its signature isn't that of a loss.
+    ValueError if there is none, or if its signature isn't that of a loss.
     """
     if not isinstance(name, str):
         raise ValueError(f"loss is {name!r}; write module:function, such as {LOSS.example}")
-    return _own_model(find_function(name, folders, LOSS))
+    return _user_loss_model(find_function(name, folders, LOSS))
 
 
 @cache
-def _own_model(own: OwnFunction) -> type[ChosenObjective]:
-    name, function = f"{own.module}:{own.function}", own.load()
-    entry = own_objective(name, function)
-    loss = (Literal[name], Field(description="Your own loss, module:function."))
-    return _model(entry, {"loss": loss}, _keywords(name, function), "A loss of your own.")
+def _user_loss_model(loss: UserFunction) -> type[ChosenObjective]:
+    name, function = f"{loss.module}:{loss.function}", loss.load()
+    entry = user_objective(name, function)
+    field = (Literal[name], Field(description="Your own loss, module:function."))
+    return _model(entry, {"loss": field}, _keywords(name, function), "A loss of your own.")
 
 
 def _keywords(name: str, function: Callable[..., Any]) -> dict[str, Keyword]:
@@ -152,10 +147,10 @@ def _keywords(name: str, function: Callable[..., Any]) -> dict[str, Keyword]:
         )
     try:
         keywords = keywords_of(function)
-    except Exception as error:  # whatever evaluating a user's annotation may raise
+    except Exception as error:  # a user's annotation may raise anything
         raise ValueError(
-            f"loss {name!r}: the type of an option means nothing ({type(error).__name__}: {error}); write a number, a "
-            "text, a boolean or a Literal"
+            f"loss {name!r}: the type of an option can't be evaluated ({type(error).__name__}: {error}); write a "
+            "number, a text, a boolean or a Literal"
         ) from error
     for option, keyword in keywords.items():
         if hasattr(ChosenObjective, option) or option.startswith("_") or option in ("name", "loss", "reduction"):

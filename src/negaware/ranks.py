@@ -1,6 +1,6 @@
-"""The processes that train together, as torchrun starts them, and what they tell one another. It knows no model.
+"""The processes that train together, as torchrun starts them, and their exchanges.
 
-A rank is one of them. A process that was started alone is the only rank, and every exchange is with itself.
+A rank is one of them. A process that was started alone is the only rank, and exchanges with itself.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ LOST_CONNECTION = (
     *("connection closed", "connection reset", "connection refused", "broken pipe"),  # gloo's, and sockets'
     *("remote process exited", "ncclremoteerror"),
 )
-"""What a collective's error says when a rank that it waits for has gone."""
+"""The error of a collective holds one of these if a rank that it waits for has ended."""
 PATIENCE = timedelta(days=1)
-"""A rank may wait long for another that downloads, reads or evaluates; one that dies closes its connections."""
+"""A rank may wait long while another downloads, reads or evaluates; a rank that dies closes its connections."""
 
 
 class RankLostError(ValueError):
-    """Another rank has died, so this one can't go on."""
+    """Another rank has died, so this rank can't continue."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process's place among `size` ranks; all must make the same exchanges in the same order."""
+    """This process among `size` ranks. All ranks must make the same exchanges in the same order."""
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    """Its place on this machine: the number of its GPU."""
+    """Its number on this machine, which is the number of its GPU."""
     store: dist.Store | None = None
     processes: tuple[tuple[str, int], ...] = ()
     """Host and process id of each rank."""
@@ -55,7 +55,7 @@ class Ranks:
         return self.rank == 0
 
     def device(self, name: str) -> str:
-        """This rank's own device where `name` is cuda. ValueError if there are more ranks here than GPUs."""
+        """This rank's GPU if `name` is cuda, else `name`. ValueError if there are more ranks on a machine than GPUs."""
         if name != "cuda" or self.size == 1:
             return name
         if self.local_rank >= (num_gpus := torch.cuda.device_count()):
@@ -75,7 +75,7 @@ class Ranks:
         return values
 
     def to_first(self, value: T) -> list[T]:
-        """On the first rank every rank's value, by rank; nothing elsewhere."""
+        """On the first rank every rank's value, by rank; on other ranks nothing."""
         if self.size == 1:
             return [value]
         values: list[Any] | None = [None] * self.size if self.is_first else None
@@ -83,7 +83,7 @@ class Ranks:
         return values or []
 
     def exchange(self, parcels: Sequence[T]) -> list[T]:
-        """What every rank has for this one, by rank; `parcels` are what this one has for each."""
+        """Every rank's parcel for this rank, by rank; `parcels` are this rank's, one for each."""
         if self.size == 1:
             return list(parcels)
         packed = [np.frombuffer(pickle.dumps(parcel), np.uint8) for parcel in parcels]
@@ -94,8 +94,8 @@ class Ranks:
         dist.all_to_all_single(received, torch.from_numpy(np.concatenate(packed)), arriving.tolist(), sizes.tolist())
         return [pickle.loads(each.numpy()) for each in received.split(arriving.tolist())]
 
-    def of_first(self, make: Callable[[], T]) -> T:
-        """What `make` gives on the first rank, where alone it is called."""
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What `make` returns on the first rank; it is called only there."""
         if self.size == 1:
             return make()
         values = [make() if self.is_first else None]
@@ -114,43 +114,43 @@ class Ranks:
         self.gather(None)
 
     def require_shared(self, folder: Path) -> None:
-        """ValueError unless what the first rank writes in the folder is there for all."""
+        """ValueError unless all ranks see what the first rank writes in the folder."""
         if self.size == 1:
             return
         with TemporaryDirectory(prefix=".seen-by-all-", dir=folder) if self.is_first else nullcontext() as made:
-            name = self.of_first(lambda: Path(str(made)).name)
-            blind = [rank for rank, sees in enumerate(self.gather((folder / name).exists())) if not sees]
-        if blind:
+            name = self.from_first(lambda: Path(str(made)).name)
+            seen = self.gather((folder / name).exists())
+        if not all(seen):
+            rank = seen.index(False)
             raise ValueError(
-                f"rank {blind[0]} (on {self.processes[blind[0]][0]}) doesn't see what the first rank writes in "
-                f"{folder}; set run.folder to a place on a file system that all machines share."
+                f"rank {rank} (on {self.processes[rank][0]}) doesn't see what the first rank writes in {folder}; set "
+                "run.folder to a place on a file system that all machines share."
             )
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set on some rank."""
+        """Whether the flag is set on any rank."""
         return any(self.gather(flag))
 
     def all_reach(self, place: str, seconds: float = 3.0) -> bool:
-        """Whether every rank comes to this place, which has a name of its own, within these seconds; all get the same
-        answer.
+        """Whether every rank reaches this place within `seconds`; all ranks get the same answer.
 
-        It asks the store, not the ranks: one that has died or is elsewhere can't hang it.
+        `place` is a name that is used once. The store is asked, not the ranks: a rank that has died can't block it.
         """
         if self.store is None:
             return True
         deadline = time.monotonic() + seconds
-        with suppress(RuntimeError):  # the store may have gone with the first rank
+        with suppress(RuntimeError):  # the store may have ended with the first rank
             arrived = self.store.add(place, 1)
             while arrived < self.size and time.monotonic() < deadline:
                 time.sleep(0.01)
                 arrived = self.store.add(place, 0)
-            # The first to know decides: who comes when another has given up is not left alone with a yes.
+            # The first rank that knows decides for all: a late rank must not go on when another has given up.
             word = "yes" if arrived == self.size else "no"
             return bool(self.store.compare_set(f"{place}: all here?", "", word) == b"yes")
         return False
 
     def require_alive(self, error: BaseException) -> None:
-        """Raises RankLostError if the death of another rank explains the error."""
+        """RankLostError if the error is due to the death of another rank."""
         if self.size == 1:
             return
         broken = is_lost_connection(error)
@@ -173,22 +173,21 @@ class Ranks:
         ) from error
 
     def _wait_until_all_know(self, dead: Sequence[int], seconds: float = 5.0) -> set[int]:
-        """The ranks that don't say in time, in the store, that they have lost one: those lost, and those that haven't
-        noticed yet.
+        """The ranks that don't report a lost rank to the store in time: those that are lost, or haven't noticed yet.
 
-        Nobody leaves while others look for who is dead, or would be taken for it.
+        Each rank waits here, because one that left while others look for dead ranks would be counted as dead.
         """
         silent = set(range(self.size)) - {self.rank, *dead}
         if self.store is None:
             return silent
         deadline = time.monotonic() + seconds
-        with suppress(RuntimeError):  # the store may have gone with the first rank
+        with suppress(RuntimeError):  # the store may have ended with the first rank
             self.store.set(f"rank {self.rank} has lost one", "")
             while silent and time.monotonic() < deadline:
                 time.sleep(0.02)
                 silent = {rank for rank in silent if not self.store.check([f"rank {rank} has lost one"])}
         if self.is_first:
-            time.sleep(0.5)  # it may hold the store, in which others look
+            time.sleep(0.5)  # this process may hold the store, which others still read
         return silent
 
     def dead(self) -> list[int]:
@@ -202,7 +201,7 @@ ALONE = Ranks()
 
 @contextmanager
 def joined_ranks() -> Iterator[Ranks]:
-    """The ranks among which this process was started, until the block ends. Raises RankLostError if one dies."""
+    """The ranks among which this process was started, until the block ends. RankLostError if one of them dies."""
     declared = os.environ.get("WORLD_SIZE", "1")
     if declared == "1":
         yield ALONE
@@ -215,24 +214,23 @@ def joined_ranks() -> Iterator[Ranks]:
     store, rank, size = next(iter(dist.rendezvous("env://", timeout=timedelta(minutes=10))))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
-    processes: list[Any] = [None] * size
-    dist.all_gather_object(processes, (socket.gethostname(), os.getpid()))
+    processes = Ranks(rank, size).gather((socket.gethostname(), os.getpid()))
     ranks = Ranks(rank, size, int(os.environ.get("LOCAL_RANK", "0")), store, tuple(processes))
     try:
         yield ranks
     except RuntimeError as error:
         ranks.require_alive(error)
         raise
-    dist.destroy_process_group()  # not after an error: it could wait for ranks that have gone
+    dist.destroy_process_group()  # not after an error: it could wait for ranks that have ended
 
 
 def is_lost_connection(error: BaseException) -> bool:
-    """Whether a collective's error says that a rank has gone."""
+    """Whether a collective's error says that a rank has ended."""
     return any(sign in str(error).lower() for sign in LOST_CONNECTION)
 
 
 def _has_ended(process: int) -> bool:
-    """Also true of one that nobody has asked for its exit code yet."""
+    """Whether the process has ended, even if its parent hasn't read its exit code yet."""
     try:
         descriptor = os.pidfd_open(process)
     except ProcessLookupError:

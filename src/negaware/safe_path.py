@@ -1,6 +1,6 @@
-"""A Python that negaware starts imports nothing from the folder where negaware was started.
+"""Python processes that negaware starts import nothing from the current folder.
 
-Otherwise a `copy.py` that lies there, beside downloaded data say, would be run in the place of the library's.
+Otherwise a `copy.py` in that folder, beside downloaded data say, would be run instead of the library's.
 """
 
 from __future__ import annotations
@@ -9,18 +9,17 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_NAME = "PYTHONSAFEPATH"
-_SET_BY_US = "set by negaware"
+_NAME, _SET_BY_US = "PYTHONSAFEPATH", "set by negaware"
 
 
 def keep_path_safe() -> None:
-    """From now on, of every Python that this process starts."""
+    """For every Python that this process starts from now on."""
     os.environ.setdefault(_NAME, _SET_BY_US)
 
 
 @contextmanager
 def safe_path() -> Iterator[None]:
-    """For those that are started in this block."""
+    """For every Python that is started in this block."""
     before = os.environ.get(_NAME)
     keep_path_safe()
     try:
@@ -31,6 +30,6 @@ def safe_path() -> Iterator[None]:
 
 
 def restore_path() -> None:
-    """As the user has it: what a judge starts is the judge's affair."""
+    """Restores the user's setting, for processes that a user's judge starts."""
     if os.environ.get(_NAME) == _SET_BY_US:
         del os.environ[_NAME]

@@ -1,7 +1,4 @@
-"""The frozen carriers that the packages exchange: facts about questions, answers and batches.
-
-They hold data and know nothing of models, verifiers or files.
-"""
+"""The frozen data that the packages exchange: problems, answers, verdicts and groups."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ Message = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One question with its gold answer; `metadata` is what its own verifier may need besides."""
+    """One question with its gold answer; `metadata` is what else its verifier needs."""
 
     id: str
     question: str
@@ -29,7 +26,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the verifier says of one answer, why, and the value it found in the text (None: none), or its error."""
+    """Whether an answer is correct, the reason, and the value that was found in the text, if any, or the error."""
 
     correct: bool
     reason: Reason
@@ -40,7 +37,7 @@ _NO_TOKENS, _NO_LOGPROBS = np.zeros(0, np.int32), np.zeros(0, np.float32)
 
 
 class Span(NamedTuple):
-    """So many of an answer's tokens in a row, all drawn by one version of the policy."""
+    """Successive tokens of an answer that one version of the policy drew."""
 
     version: int
     num_tokens: int
@@ -50,9 +47,9 @@ class Span(NamedTuple):
 class Completion:
     """One sampled answer of T tokens (stop token included), as the engine made it.
 
-    token_ids int32 [T]; logprobs float32 [T], under the distribution that each token was drawn from; which versions of
-    the policy drew them; and its seed, which no other answer of a run has. Of several ranks the one that sampled it has
-    the two arrays, and the one that trains it. For the others they are empty, and the rest is the same.
+    token_ids int32 [T]; logprobs float32 [T], under the distribution that each token was drawn from; spans: which
+    versions of the policy drew them; seed: different for each answer of a run. Only the rank that sampled the answer
+    and the rank that trains on it have the two arrays; on other ranks they are empty.
     """
 
     token_ids: NDArray[np.int32]
@@ -71,7 +68,7 @@ class Completion:
 
     @classmethod
     def elsewhere(cls, finish_reason: FinishReason, spans: tuple[Span, ...], seed: int) -> Completion:
-        """An answer whose tokens another rank has."""
+        """An answer whose tokens are on another rank."""
         return cls(_NO_TOKENS, _NO_LOGPROBS, finish_reason, spans, seed)
 
     @property
@@ -90,7 +87,7 @@ class Completion:
         return np.repeat([span.version for span in self.spans], [span.num_tokens for span in self.spans])
 
     def __eq__(self, other: object) -> bool:
-        """Bit for bit."""
+        """Whether all fields are equal, arrays bit for bit."""
         if not isinstance(other, Completion):
             return NotImplemented
         return (self.finish_reason, self.spans, self.seed) == (other.finish_reason, other.spans, other.seed) and (
@@ -104,7 +101,7 @@ class Completion:
 class Group:
     """One problem, its prompt's tokens, and its K completions with their texts and verdicts, in the same order.
 
-    Of several ranks the one that sampled it has the texts, and the first one, which writes them; for others they are
+    Only the rank that sampled the group, and the first rank, which writes the texts, have them; on others they are
     empty.
     """
 
@@ -114,19 +111,19 @@ class Group:
     texts: tuple[str, ...]
     verdicts: tuple[Verdict, ...]
     rewards: tuple[float, ...] | None = None
-    """What each completion earns, where that isn't its verdict alone: 1 or 0, less what its length costs."""
+    """The reward of each completion if it isn't just the verdict: 1 or 0, minus a penalty for its length."""
 
     @property
     def pass_rate(self) -> float:
-        """Share of right answers, r̂ = (1/K) Σ r_i."""
+        """The fraction of right answers, r̂ = (1/K) Σ r_i."""
         return sum(verdict.correct for verdict in self.verdicts) / len(self.verdicts)
 
 
 class Verifier(Protocol):
-    """Answer texts → verdicts. Total: it never raises for a text and never hangs."""
+    """Answer texts → verdicts. It never raises for a text and never hangs."""
 
     def grade(self, texts: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
-        """One verdict a text, in order; `problems[i]` is the problem that `texts[i]` answers."""
+        """One verdict for each text, in order; `problems[i]` is the problem that `texts[i]` answers."""
         ...
 
     def close(self) -> None:

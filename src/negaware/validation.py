@@ -1,6 +1,6 @@
-"""YAML → plain data → options that pydantic has checked. It knows no options.
+"""YAML → plain data → options that pydantic has checked.
 
-What is wrong with them is one sentence: the field, what it got, what would do.
+An error is one sentence: the field, its value, what is expected.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Root = TypeVar("Root", bound=BaseModel)
 
 
 class Options(BaseModel):
-    """What a user may set. An unknown field, NaN and infinity are refused; a field's docstring is its description."""
+    """Options. Unknown fields, NaN and infinity are refused; a field's docstring is its description."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
@@ -34,30 +34,30 @@ def listed(value: object) -> object:
 
 
 MAX_VALUES = 100_000
-"""Of a text, each counted as often as an alias repeats it: a few lines of aliases can stand for billions."""
+"""Of one text. A value counts as often as an alias repeats it: a few lines of aliases can mean billions of values."""
 MAX_CHARACTERS = 1_000_000
 
 
 def read_yaml(text: str) -> Any:
     """The plain data of a text.
 
-    ValueError if it isn't YAML, has a field twice, holds half of a character, nests too deeply (or in itself), or
-    stands for more than MAX_VALUES.
+    ValueError if it isn't YAML, has a field twice, holds half of a character, is nested too deeply (or in itself), or
+    has more than MAX_VALUES.
     """
     if len(text) > MAX_CHARACTERS:
         raise ValueError(f"it has {len(text):,} characters, and at most {MAX_CHARACTERS:,} are read")
     try:
-        return yaml.load(text, _Loader)  # a ValueError of its own for a date that is none
+        return yaml.load(text, _Loader)  # raises ValueError for an invalid date
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
     except RecursionError as error:
         raise ValueError("it is nested too deeply, or in itself") from error
-    except (TypeError, AttributeError, LookupError, ArithmeticError) as error:  # of a tag on what it doesn't fit
+    except (TypeError, AttributeError, LookupError, ArithmeticError) as error:  # a tag that doesn't fit its value
         raise ValueError(f"a value that YAML can't build ({error})") from error
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a mapping that has a field twice, of which YAML takes the last in silence, and what explodes."""
+    """Refuses a mapping with a field twice, of which YAML would silently take the last, and too many values."""
 
     def get_single_node(self) -> yaml.Node | None:
         node: yaml.Node | None = super().get_single_node()
@@ -83,7 +83,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _num_values(node: yaml.Node, known: dict[int, int]) -> int:
-    """Of the tree that a node stands for, its aliases followed. RecursionError for one that holds itself."""
+    """The number of values in a node's tree, aliases included. RecursionError for a node that contains itself."""
     if id(node) not in known:
         known[id(node)] = -1
         inner: list[yaml.Node] = []
@@ -98,9 +98,10 @@ def _num_values(node: yaml.Node, known: dict[int, int]) -> int:
 
 
 def validated(root: type[Root], data: dict[str, Any], how_to_add: str = "add it") -> Root:
-    """The `root` of plain data. ValueError for the first thing wrong with it, `how_to_add` for a missing {field}.
+    """The options of class `root` from plain data.
 
-    A field that there isn't comes first: mistyped, it may be the one that is missing.
+    ValueError for the first error; `how_to_add` says what to do about a missing {field}. Unknown fields are reported
+    before missing ones: a field may be missing because its name was mistyped.
     """
     try:
         return root.model_validate(_with_switches(data))
@@ -110,7 +111,7 @@ def validated(root: type[Root], data: dict[str, Any], how_to_add: str = "add it"
 
 
 class _Switch:
-    """true or false in the data: no field takes one, but pydantic would take a bool for the number 1 or 0."""
+    """true or false in the data, for pydantic would accept a bool as the number 1 or 0."""
 
     def __init__(self, value: bool) -> None:
         self.value = value
@@ -120,12 +121,12 @@ class _Switch:
 
 
 def plain_switch(value: Any) -> Any:
-    """Before a field that does take true or false."""
+    """The bool again, before a field that takes one."""
     return value.value if isinstance(value, _Switch) else value
 
 
 def _with_switches(value: Any) -> Any:
-    if isinstance(value, dict):  # reasoning-gym's own parameters may be switches
+    if isinstance(value, dict):  # reasoning-gym's parameters may be true or false
         return {name: inner if name == "parameters" else _with_switches(inner) for name, inner in value.items()}
     if isinstance(value, list):
         return [_with_switches(inner) for inner in value]
@@ -145,17 +146,18 @@ _EXPECTED = {
     "less_than": "less than {lt:g}",
     "less_than_equal": "at most {le:g}",
 }
-"""What pydantic's kinds of complaint expected."""
+"""By pydantic's kind of error: what was expected."""
 
 
 def _explain(error: Any, root: type[BaseModel], how_to_add: str) -> str:
-    """pydantic's complaint about a `root` as one sentence for a person."""
-    path, model = _walk(error["loc"], root)
+    """pydantic's error about options of class `root`, as one sentence."""
+    path, models = _walk(error["loc"], root)
     field, kind, context = ".".join(path) or "the config", error["type"], error.get("ctx", {})
     got = f"{field} is {_shown(error['input'])}"
     match kind:
         case "extra_forbidden":
-            names = [*model.model_fields] if model else []
+            holders = _walk(error["loc"][:-1], root)[1]
+            names = [*holders[0].model_fields] if holders else []
             near = difflib.get_close_matches(path[-1], names, n=1)
             hint = f"did you mean {'.'.join([*path[:-1], near[0]])}?" if near else f"known are {', '.join(names)}."
             return f"{field} is no known field; {hint}"
@@ -164,7 +166,7 @@ def _explain(error: Any, root: type[BaseModel], how_to_add: str) -> str:
         case "missing":
             return f"{field} is missing; {how_to_add.format(field=field)}."
         case "union_tag_not_found":
-            tags = ", ".join(tag for option in _candidates(error["loc"], root) for tag in _tags(option))
+            tags = ", ".join(tag for model in models for tag in _tags(model))
             return f"{got}, which has no {_tag_name(context)}; it must be one of {tags}."
         case "union_tag_invalid":
             # `objective: nft` is short for {name: nft}.
@@ -191,30 +193,19 @@ def _choose(value: str, expected: str) -> str:
     return f"it must be one of {', '.join(names)}{f'; did you mean {near[0]}?' if near else '.'}"
 
 
-def _walk(location: Sequence[str | int], root: type[BaseModel]) -> tuple[list[str], type[BaseModel] | None]:
-    """The dotted path of a pydantic location without its union tags, and the model that holds the last part."""
+def _walk(location: Sequence[str | int], root: type[BaseModel]) -> tuple[list[str], list[type[BaseModel]]]:
+    """The path of a pydantic location without its union tags, and the options' classes that are possible there."""
     path: list[str] = []
-    holder: type[BaseModel] | None = root
-    for depth, part in enumerate(map(str, location)):
-        candidates = _candidates(location[:depth], root)
-        if len(candidates) > 1 and any(part in _tags(model) for model in candidates):
-            continue
-        path.append(part)
-        holder = candidates[0] if candidates else None
-    return path, holder
-
-
-def _candidates(location: Sequence[str | int], root: type[BaseModel]) -> list[type[BaseModel]]:
-    """The models that may stand at a pydantic location, union tags followed."""
-    candidates: list[type[BaseModel]] = [root]
+    models: list[type[BaseModel]] = [root]
     for part in map(str, location):
-        tagged = [model for model in candidates if part in _tags(model)]
-        if len(candidates) > 1 and tagged:
-            candidates = tagged
+        tagged = [model for model in models if part in _tags(model)]
+        if len(models) > 1 and tagged:
+            models = tagged
         else:
-            field = candidates[0].model_fields.get(part) if candidates else None
-            candidates = _models(field.annotation) if field else []
-    return candidates
+            path.append(part)
+            field = models[0].model_fields.get(part) if models else None
+            models = _models(field.annotation) if field else []
+    return path, models
 
 
 def _tags(model: type[BaseModel]) -> tuple[Any, ...]:

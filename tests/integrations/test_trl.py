@@ -97,7 +97,9 @@ def test_a_loss_of_whole_groups_is_refused(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("negaware.integrations.trl.OBJECTIVE", OBJECTIVES["real"])
     monkeypatch.setattr(NFTConfig, "nft_options", {})
     trainer = nft(tmp_path, right_of_each(1, 2, 3), max_steps=1)
-    with pytest.raises(ValueError, match="the objective real compares all answers of a group, and nobody said which"):
+    with pytest.raises(
+        ValueError, match="the objective real compares all answers of a group, but it wasn't told which"
+    ):
         trainer.train()
 
 

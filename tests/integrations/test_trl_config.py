@@ -34,8 +34,8 @@ def test_a_generation_is_one_optimizer_step_unless_told_otherwise(tmp_path: Path
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"loss_type": "grpo"}, "loss_type is 'grpo', but it shapes GRPO's loss"),
-        ({"epsilon": 0.5}, "epsilon is 0.5, but it shapes GRPO's loss .* implicit_floor"),
+        ({"loss_type": "grpo"}, "loss_type is 'grpo', but it affects GRPO's loss"),
+        ({"epsilon": 0.5}, "epsilon is 0.5, but it affects GRPO's loss .* implicit_floor"),
         ({"scale_rewards": False}, "scale_rewards is 'none'"),
         ({"prompt_weight": "x"}, "prompt_weight is 'x'; choose from uniform, one_minus_rate, grpo, maxrl"),
         ({"implicit_floor": -1.0}, "implicit_floor is -1.0; it may not be below 0"),

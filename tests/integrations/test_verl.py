@@ -180,7 +180,7 @@ def test_a_loss_of_whole_groups_is_refused(name, monkeypatch):
     config = actor_config()
     monkeypatch.setattr("negaware.integrations.verl.OBJECTIVE", OBJECTIVES[name])
     with pytest.raises(
-        ValueError, match=f"the objective {name} compares all answers of a group, and nobody said which"
+        ValueError, match=f"the objective {name} compares all answers of a group, but it wasn't told which"
     ):
         get_policy_loss_fn("nft")(**given, loss_agg_mode=config.loss_agg_mode, config=config)
 

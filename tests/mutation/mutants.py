@@ -48,7 +48,7 @@ SEEN_BY = {  # files → the tests that are to notice
 ELSEWHERE = {  # processes of their own and whole runs, for what survives the tests above (with --again)
     "objectives/credit.py": ("tests/objectives/test_import.py",),
     "objectives/nft.py": ("tests/objectives/test_import.py",),
-    "objectives/contract.py": ("tests/objectives/test_import.py", "tests/test_own_loss.py"),
+    "objectives/contract.py": ("tests/objectives/test_import.py", "tests/test_user_loss.py"),
     "training/checkpoint.py": ("tests/test_resume.py", "tests/test_ranks.py"),
     "training/step.py": ("tests/test_ranks.py",),
     "training/optimizer.py": ("tests/test_ranks.py",),

@@ -86,14 +86,14 @@ def declared(
 
 def test_an_option_is_what_the_signature_says():
     assert keywords_of(declared) == {
-        "plain": Keyword("plain", float, 1.5, Option()),
-        "flag": Keyword("flag", bool, False, Option()),
-        "nothing": Keyword("nothing", Any, None, Option()),
-        "needed": Keyword("needed", Any, REQUIRED, Option()),
-        "text": Keyword("text", str, "a", Option()),
-        "choice": Keyword("choice", Literal["a", "b"], "b", Option()),
-        "noted": Keyword("noted", float | None, None, Option("A cap.", above=2)),
-        "aside": Keyword("aside", int, 3, Option()),
+        "plain": Keyword(float, 1.5, Option()),
+        "flag": Keyword(bool, False, Option()),
+        "nothing": Keyword(Any, None, Option()),
+        "needed": Keyword(Any, REQUIRED, Option()),
+        "text": Keyword(str, "a", Option()),
+        "choice": Keyword(Literal["a", "b"], "b", Option()),
+        "noted": Keyword(float | None, None, Option("A cap.", above=2)),
+        "aside": Keyword(int, 3, Option()),
     }
 
 
@@ -112,7 +112,7 @@ def test_a_free_function_has_five_tensors_and_the_options_in_its_signature(batch
 
 def test_what_an_objective_is_unless_it_says_otherwise():
     mine = Objective("mine", declared, "constant")
-    assert (mine.needs_group, mine.is_own, mine.paper) == (True, False, "")
+    assert (mine.needs_group, mine.is_user_loss, mine.paper) == (True, False, "")
     assert Terms(torch.zeros(1, 1)).counts == {}
 
 
@@ -162,7 +162,7 @@ def test_a_ratio_of_whole_answers_is_summed_up():
 
 
 def test_a_users_own_loss_may_have_any_reduction():
-    own = Objective("own", declared, "constant", is_own=True)
+    own = Objective("own", declared, "constant", is_user_loss=True)
     for options in ({}, {"ratio": "sequence"}):
         assert own.reduction_under(options) == "constant"
         for chosen in (*TOKEN, "sequence_sum"):

@@ -171,7 +171,7 @@ def test_a_group_with_nothing_to_compare_teaches_nothing(name, gradient):
 @pytest.mark.parametrize("name", ["real", "infonca"])
 def test_without_groups_it_is_refused(name, batch):
     with pytest.raises(
-        ValueError, match=f"the objective {name} compares all answers of a group, and nobody said which"
+        ValueError, match=f"the objective {name} compares all answers of a group, but it wasn't told which"
     ):
         OBJECTIVES[name](*batch)
 

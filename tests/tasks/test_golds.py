@@ -97,7 +97,7 @@ def test_a_check_that_takes_long_goes_on_beside_the_first_rollout(
 ) -> None:
     """And ends the run before it learns: the check is held up here until answers are sampled for training."""
     sampling = threading.Event()
-    next_rollout, failures_of = Collector.next_rollout, golds.failures_of
+    next_rollout, find_failures = Collector.next_rollout, golds.find_failures
 
     def announced(*arguments: Any) -> Any:
         sampling.set()
@@ -105,10 +105,10 @@ def test_a_check_that_takes_long_goes_on_beside_the_first_rollout(
 
     def held_up(task: Task) -> Iterator[Any]:
         assert sampling.wait(60)
-        yield from failures_of(task)
+        yield from find_failures(task)
 
     monkeypatch.setattr(Collector, "next_rollout", announced)
-    monkeypatch.setattr(golds, "failures_of", held_up)
+    monkeypatch.setattr(golds, "find_failures", held_up)
     monkeypatch.setattr(parts, "GOLDS_PATIENCE", 0.1)
     config = tiny_config(tmp_path)
     data = tmp_path / "train.jsonl"

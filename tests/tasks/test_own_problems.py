@@ -146,7 +146,7 @@ def test_a_judge_that_misbehaves_says_how(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        ("no_such_module:f", r"there is no no_such_module\.py in \S+; a judge of your own lies in"),
+        ("no_such_module:f", r"there is no no_such_module\.py in \S+; a judge of your own must be in"),
         ("FAILS:f", r"module 'fails_\S+' can't be imported from \S+ \(ModuleNotFoundError: .*'no_such_module'\)"),
         ("JUDGE:nothing", "has no function 'nothing'"),
         ("JUDGE:bound", "'bound' must be a function defined with `def`"),

@@ -24,7 +24,7 @@ def test_a_rank_waits_for_the_folder_and_for_the_shards(tmp_path: Path, monkeypa
         def gather(self, value: Any) -> list[Any]:
             return [value, value]
 
-        def of_first(self, make: Any) -> Any:
+        def from_first(self, make: Any) -> Any:
             return make()
 
     def noted(*args: Any, no_dist: bool, **options: Any) -> None:
@@ -48,7 +48,7 @@ def test_each_rank_reads_its_part_of_the_files_in_one_order(tmp_path: Path) -> N
         def gather(self, value: Any) -> list[Any]:
             return [value]
 
-        def of_first(self, make: Any) -> Any:
+        def from_first(self, make: Any) -> Any:
             return make()
 
     names = [f"{number:02}" for number in range(40)]
@@ -63,7 +63,7 @@ def test_what_another_rank_could_not_read_is_an_error_here(tmp_path: Path) -> No
         def gather(self, value: Any) -> list[Any]:
             return [value, ({}, OSError("the other's disk is gone"))]
 
-        def of_first(self, make: Any) -> Any:
+        def from_first(self, make: Any) -> Any:
             return make()
 
     with pytest.raises(OSError, match="the other's disk"):

@@ -10,7 +10,7 @@ from device_reads import device_reads
 from negaware.models.attention import use_own_attention
 from negaware.models.decoder import CudaDecoder
 from negaware.objectives import OBJECTIVES, Terms
-from negaware.objectives.own import own_objective
+from negaware.objectives.user_loss import user_objective
 from negaware.training.options import TrainingOptions
 from negaware.training.pack import answers_of, collate
 from negaware.training.step import LossSettings, Trainer, answers_in
@@ -68,7 +68,7 @@ def test_a_loss_of_ones_own_is_looked_at_in_the_same_moment(groups):
         loss = torch.where(answers.mask, -scale * answers.logprobs, 0.0)
         return Terms(loss, {"right": answers.correct.sum()})
 
-    assert reads_of(own_objective("my_losses:mine", mine), groups[:2])[0] == ["tolist"]
+    assert reads_of(user_objective("my_losses:mine", mine), groups[:2])[0] == ["tolist"]
 
 
 def test_what_the_trainer_computes_again_is_read_once_a_rollout(groups):

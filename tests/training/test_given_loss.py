@@ -10,7 +10,7 @@ import torch
 from made_groups import sampled_groups
 
 from negaware.objectives import OBJECTIVES, Terms, WholeGroups, of_groups
-from negaware.objectives.own import OwnLossError, own_objective
+from negaware.objectives.user_loss import UserLossError, user_objective
 from negaware.training.options import TrainingOptions
 from negaware.training.step import LossSettings, NonFiniteLossError, Trainer
 from tiny_models import llama, network
@@ -18,7 +18,7 @@ from tiny_models import llama, network
 
 def trainer_of(function, **options):
     settings = {"compute_dtype": "float32", "learning_rate": 1e-3, "optimizer_steps": 1, "micro_batch_tokens": 60}
-    loss = LossSettings(own_objective("my_losses:mine", function), {}, 1.0, 14)
+    loss = LossSettings(user_objective("my_losses:mine", function), {}, 1.0, 14)
     return Trainer(network(llama(0)), loss, TrainingOptions(**settings | options), num_steps=10)
 
 
@@ -57,7 +57,7 @@ def test_a_loss_that_is_none_is_told_before_the_weights_change(fault):
     function, sentence = FAULTS[fault]
     trainer = trainer_of(function)
     before = {name: weight.clone() for name, weight in trainer.network.model.named_parameters()}
-    with pytest.raises(OwnLossError) as caught:
+    with pytest.raises(UserLossError) as caught:
         trainer.step(sampled_groups(llama(0)), 0)
     assert str(caught.value).startswith("the loss my_losses:mine ")
     assert sentence in str(caught.value)
@@ -137,7 +137,7 @@ def test_a_loss_of_whole_groups_is_the_built_in_one():
     """With the same pass before each step, and the same mean over groups; small micro-batches split the groups."""
     settings = {"compute_dtype": "float32", "learning_rate": 1e-3, "optimizer_steps": 2, "micro_batch_tokens": 40}
     found = []
-    for objective in (own_objective("my_losses:hardest", hardest), OBJECTIVES["real"]):
+    for objective in (user_objective("my_losses:hardest", hardest), OBJECTIVES["real"]):
         trainer = Trainer(network(llama(0)), LossSettings(objective, {}, 1.0, 14), TrainingOptions(**settings), 10)
         found.append(trainer.step(sampled_groups(llama(0)), 0))
         assert objective.keywords["temperature"].default == 0.5
@@ -152,6 +152,6 @@ def test_what_is_no_loss_of_groups_is_told_by_its_name():
         return groups.log_ratio
 
     with pytest.raises(
-        OwnLossError, match=r"^the loss my_losses:mine raised ValueError: a loss of groups gave a tensor"
+        UserLossError, match=r"^the loss my_losses:mine raised ValueError: a loss of groups gave a tensor"
     ):
         trainer_of(an_answer_each).step(sampled_groups(llama(0)), 0)

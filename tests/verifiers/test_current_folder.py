@@ -9,7 +9,6 @@ import pytest
 
 from negaware.types import Problem
 from negaware.verifiers.function import FunctionVerifier
-from negaware.verifiers.judge import find_judge
 from negaware.verifiers.pool import PoolError
 
 STRANGERS = ("copy", "string", "numbers", "random", "sympy", "math_verify", "latex2sympy2_extended", "numpy", "json")
@@ -95,8 +94,8 @@ def test_a_judge_is_looked_for_beside_the_config_then_where_negaware_was_started
     assert grade(FunctionVerifier.named("rules.near:short", folders), "ab") == [("wrong", "ab")]
     assert grade(FunctionVerifier.named("rules.far:short", folders), "ab") == [("correct", "ab")]
     for name in ("rules.other:short", "json:dumps", "os.path:isfile"):  # a library's module is no judge
-        with pytest.raises(ValueError, match=rf"there is no \S+ in {config} or {started}; a judge of your own lies"):
-            find_judge(name, folders)
+        with pytest.raises(ValueError, match=rf"there is no \S+ in {config} or {started}; a judge of your own must be"):
+            FunctionVerifier.named(name, folders)
 
 
 def test_workers_that_cant_get_ready_are_an_error_and_no_verdict(tmp_path: Path) -> None:

@@ -30,4 +30,4 @@ def test_every_misbehaviour_has_its_reason() -> None:
     verdicts = grade(work.misbehave, texts, Limits(workers=1, seconds=0.5))
     assert [verdict.reason for verdict in verdicts] == ["correct", "error", "timeout", "error", "error", "correct"]
     assert [verdict.correct for verdict in verdicts] == [True, False, False, False, False, True]
-    assert verdicts[4].extracted == "it left by sys.exit(3)"
+    assert verdicts[4].extracted == "it called sys.exit(3)"

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -18,12 +19,12 @@ from negaware.verifiers.pool import Outcome, WorkerPool
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[WorkerPool]:
-    with WorkerPool(Limits(workers=2, seconds=1.0, memory_mb=256)) as shared:
+    with closing(WorkerPool(Limits(workers=2, seconds=1.0, memory_mb=256))) as shared:
         yield shared
 
 
 def test_no_process_starts_before_the_first_call() -> None:
-    with WorkerPool(Limits(workers=1)) as fresh:
+    with closing(WorkerPool(Limits(workers=1))) as fresh:
         assert fresh.run(work.double, []) == []
         assert not fresh.started
         assert fresh.run(work.double, [(2,)])[0].value == 4
@@ -51,7 +52,7 @@ def test_a_hanging_call_is_killed_when_its_time_is_over(pool: WorkerPool, hang: 
 def test_a_slow_call_does_not_hold_up_its_neighbours(tmp_path: Path) -> None:
     """It ends only when they are done."""
     place = tmp_path / "done"
-    with WorkerPool(Limits(workers=2, seconds=30.0)) as pool, ThreadPoolExecutor(1) as threads:
+    with closing(WorkerPool(Limits(workers=2, seconds=30.0))) as pool, ThreadPoolExecutor(1) as threads:
         slow = threads.submit(pool.run, work.wait_for, [(str(place),)])
         assert [outcome.value for outcome in pool.run(work.double, [(n,) for n in range(20)])] == list(range(0, 40, 2))
         place.touch()
@@ -73,7 +74,7 @@ def test_an_exception_is_an_error_with_its_name(pool: WorkerPool) -> None:
 
 
 def test_the_pool_survives_the_death_of_a_worker() -> None:
-    with WorkerPool(Limits(workers=1, seconds=5.0)) as pool:
+    with closing(WorkerPool(Limits(workers=1, seconds=5.0))) as pool:
         first = pool.run(work.own_process_id, [()])[0].value
         os.kill(first, signal.SIGKILL)
         time.sleep(0.3)
@@ -117,7 +118,7 @@ def test_a_server_that_was_killed_is_started_again(pool: WorkerPool) -> None:
 def test_what_a_call_has_started_ends_with_its_worker(then: str, tmp_path: Path) -> None:
     """Killed for its time, gone by itself, or at the pool's end."""
     place = tmp_path / "child"
-    with WorkerPool(Limits(workers=1, seconds=1.0)) as pool:
+    with closing(WorkerPool(Limits(workers=1, seconds=1.0))) as pool:
         (outcome,) = pool.run(work.start_child, [(str(place), then)])
         child = int(place.read_text())
         assert outcome.status == {"hang": "timeout", "leave": "error", "return": "done"}[then]

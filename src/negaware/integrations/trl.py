@@ -1,7 +1,7 @@
 """NFT in TRL: `NFTTrainer` is TRL's GRPOTrainer with NFT's loss, and with batches refilled with informative groups.
 
-All else is TRL's: generation (vLLM too), rewards, PEFT, DeepSpeed, accelerate, logging, checkpoints. It knows nothing
-of negaware's own sampling and training. A completion's reward is its verdict: 1 right, 0 wrong, None for neither.
+All else is TRL's: generation (vLLM too), rewards, PEFT, DeepSpeed, accelerate, logging, checkpoints. A completion's
+reward is its verdict: 1 right, 0 wrong, None unknown.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from negaware.objectives.contract import try_out  # noqa: E402
 logger = get_logger(__name__)
 
 Batch = dict[str, Any]
-"""TRL's: tensors by name, a row an answer; the answers of a group one after another until TRL shuffles them."""
+"""TRL's: tensors by name, one row for each answer; a group's answers are adjacent until TRL shuffles them."""
 
 GRPO_ONLY = {
     *("loss_type", "importance_sampling_level", "epsilon", "epsilon_high", "delta", "scale_rewards"),
@@ -37,23 +37,22 @@ GRPO_ONLY = {
     *("sapo_temperature_neg", "sapo_temperature_pos"),
     *("vespo_k_pos", "vespo_lambda_pos", "vespo_k_neg", "vespo_lambda_neg"),
 }
-"""What shapes GRPO's loss alone. Its defaults stand for a mean over all tokens of a batch, as NFT's loss has it."""
+"""Options that only affect GRPO's loss. Their defaults mean an average over all tokens of a batch, as in NFT's loss."""
 
 PADDED_LEFT = ("prompt_ids", "prompt_mask")
 PADDED_RIGHT = (
     *("completion_ids", "completion_mask", "tool_mask"),
     *("old_per_token_logps", "sampling_per_token_logps", "ref_per_token_logps", "importance_sampling_ratio"),
 )
-ONE_AN_ANSWER = ("advantages", "correct", "pass_rate")
-
+ONE_PER_ANSWER = ("advantages", "correct", "pass_rate")
 
 OBJECTIVE = OBJECTIVES["nft"]
 OPTIONS = {
-    name: "implicit_floor" if name == "epsilon" else name  # GRPOConfig has an epsilon of its own
+    name: "implicit_floor" if name == "epsilon" else name  # GRPOConfig has another epsilon
     for name in OBJECTIVE.keywords
-    if name != "ratio"  # a whole answer's would need another mean than TRL's
+    if name != "ratio"  # the ratio of a whole answer would need another average than TRL's
 }
-"""NFT's options by what they are called here."""
+"""By NFT's names of its options: their names here."""
 
 if TYPE_CHECKING:
     _WithOptions = GRPOConfig
@@ -62,7 +61,7 @@ else:
         "_WithOptions",
         [
             (name, keyword.type, field(default=keyword.default, metadata={"help": keyword.option.help}))
-            for keyword, name in ((OBJECTIVE.keywords[its_own], name) for its_own, name in OPTIONS.items())
+            for keyword, name in zip((OBJECTIVE.keywords[option] for option in OPTIONS), OPTIONS.values(), strict=True)
         ],
         bases=(GRPOConfig,),
         namespace={"__module__": __name__},
@@ -90,7 +89,7 @@ class NFTConfig(_WithOptions):
             value = getattr(self, option.name)
             if option.name in GRPO_ONLY and value != option.default:
                 raise ValueError(
-                    f"{option.name} is {value!r}, but it shapes GRPO's loss and has no place in NFT's; leave it out "
+                    f"{option.name} is {value!r}, but it affects GRPO's loss only, not NFT's; leave it out "
                     f"(NFT's options are {', '.join(OPTIONS.values())}; its loss is a mean over the tokens of the "
                     "whole batch)."
                 )
@@ -99,7 +98,7 @@ class NFTConfig(_WithOptions):
             if not isinstance(value, str) and value < 0:
                 raise ValueError(f"{name} is {value}; it may not be below 0.")
         try_out(OBJECTIVE, self.nft_options)
-        assert self.steps_per_generation is not None  # TRL has filled them in
+        assert self.steps_per_generation is not None  # TRL has set both
         assert self.num_generations is not None
         rows = self.per_device_train_batch_size * self.steps_per_generation
         if self.max_refills and rows % self.num_generations:
@@ -111,21 +110,21 @@ class NFTConfig(_WithOptions):
 
     @property
     def nft_options(self) -> dict[str, Any]:
-        """The options as NFT's loss calls them."""
-        return {its_own: getattr(self, name) for its_own, name in OPTIONS.items()}
+        """The options by NFT's names."""
+        return {option: getattr(self, name) for option, name in OPTIONS.items()}
 
 
 class NFTTrainer(GRPOTrainer):
     """TRL's GRPOTrainer that learns by NFT. `args` is an NFTConfig; all other arguments are GRPOTrainer's.
 
-    ValueError if rewards (added up with `reward_weights`) aren't 0 or 1, or if what is trained on can't be refilled.
+    ValueError if rewards (their sum with `reward_weights`) aren't 0 or 1, or if the training data can't refill batches.
     """
 
     args: NFTConfig
-    model: Any  # for TRL these may be None; here they aren't
+    model: Any  # in TRL these may be None; here they aren't
     train_dataset: Any
     num_generations: Any
-    _tag_names = ["trl", "nft", "negaware"]  # noqa: RUF012  (TRL's habit)
+    _tag_names = ["trl", "nft", "negaware"]  # noqa: RUF012  (as in TRL)
     _name = "NFT"
     _paper = {  # noqa: RUF012
         "title": "NFT: Bridging Supervised Learning and Reinforcement Learning in Math Reasoning",
@@ -149,7 +148,7 @@ class NFTTrainer(GRPOTrainer):
         self._rewards = torch.empty(0)
         self._logprobs: Tensor | None = None
 
-    # --- what is learnt from ---
+    # --- the batch ---
 
     def _generate_and_score_completions(self, inputs: list[Batch]) -> Batch:
         logged = {name: len(values) for name, values in self._metrics["train"].items()}
@@ -164,10 +163,10 @@ class NFTTrainer(GRPOTrainer):
         return self._rewards
 
     def _sample(self, inputs: list[Batch]) -> Batch:
-        """TRL's generation and rewards, with `correct` and `pass_rate`; what teaches nothing is masked, as TRL masks.
+        """TRL's generation and rewards, with `correct` and `pass_rate`; answers that teach nothing are masked.
 
-        That is answers without a verdict (or cut off, under `mask_truncated_completions`), which don't count in the
-        pass rate either, and groups whose answers are all right or all wrong.
+        They are: answers without a verdict (or cut off, under `mask_truncated_completions`), which don't count in the
+        pass rate either; and groups whose answers are all right or all wrong.
         """
         batch: Batch = super()._generate_and_score_completions(inputs)
         weights = self.reward_weights.to(self._rewards.device)
@@ -179,14 +178,14 @@ class NFTTrainer(GRPOTrainer):
         rates = rates.repeat_interleave(size)[start : start + len(inputs)]
         teaches = ~verdicts.isnan() & (rates > 0) & (rates < 1)
         changes = {"completion_mask": batch["completion_mask"] * teaches[:, None]}
-        if "old_per_token_logps" in batch:  # where the mask is 0, TRL's log π_θ is 0: their ratio could be infinite
+        if "old_per_token_logps" in batch:  # TRL's log π_θ is 0 where the mask is 0: the ratio could be infinite
             changes["old_per_token_logps"] = batch["old_per_token_logps"].masked_fill(~teaches[:, None], 0.0)
         return batch | changes | {"correct": verdicts == 1, "pass_rate": rates}
 
     def _refilled(self, batch: Batch, logged: dict[str, int]) -> Batch:
-        """The batch with informative groups in place of the others; every process asks equally often, and as much.
+        """The batch with informative groups instead of the others; all processes ask equally often and equally much.
 
-        `logged` is how many entries each of TRL's metrics had before the batch.
+        `logged`: how many entries each of TRL's metrics had before the batch.
         """
         groups = self._groups(batch)
         size, calls = len(groups), [len(groups)]
@@ -194,19 +193,19 @@ class NFTTrainer(GRPOTrainer):
         examples = self._examples()
         for _ in range(self.args.max_refills):
             missing = max(size - len(kept), 0)
-            number = int(self._of_all(min(size, ceil(missing * sum(calls) / max(len(kept), 1)))).max())
+            number = int(self._gathered(min(size, ceil(missing * sum(calls) / max(len(kept), 1)))).max())
             if not number:
                 break
-            kept += filter(_is_informative, self._groups(self._sample(self._share(examples, number))))
+            kept += filter(_is_informative, self._groups(self._sample(self._local_examples(examples, number))))
             calls.append(number)
         self._join_metrics(logged, calls)
-        found, filled = self._of_all(len(kept)).sum(), self._of_all(min(len(kept), size)).sum()
-        wanted, asked_of_all = (number * self.accelerator.num_processes for number in (size, sum(calls)))
-        self._metrics["train"]["refill/questions_asked"].append(float(asked_of_all))
-        self._metrics["train"]["refill/informative_share"].append(int(found) / asked_of_all)
+        found, filled = self._gathered(len(kept)).sum(), self._gathered(min(len(kept), size)).sum()
+        wanted, asked = (number * self.accelerator.num_processes for number in (size, sum(calls)))
+        self._metrics["train"]["refill/questions_asked"].append(float(asked))
+        self._metrics["train"]["refill/informative_share"].append(int(found) / asked)
         if filled < wanted:
             logger.warning(
-                f"{int(filled)} of this batch's {wanted} questions have right and wrong answers, after {asked_of_all} "
+                f"{int(filled)} of this batch's {wanted} questions have right and wrong answers, after {asked} "
                 "were asked (max_refills); the others are left out. Easier or harder questions help, or more "
                 "num_generations."
             )
@@ -214,16 +213,16 @@ class NFTTrainer(GRPOTrainer):
         return self._merged(kept[:size])
 
     def _join_metrics(self, logged: dict[str, int], calls: Sequence[int]) -> None:
-        """One entry a batch in each metric that TRL has logged once a call: a question counts as much in any call."""
+        """Joins each metric's entries of several calls into one for the batch, weighted by the calls' questions."""
         for name, values in self._metrics["train"].items():
             new = values[logged.get(name, 0) :]
             if len(new) == len(calls):
                 values[logged.get(name, 0) :] = [_joined(name, new, calls)]
 
     def _groups(self, batch: Batch) -> list[Batch]:
-        """The batch question by question."""
+        """The batch, split into groups."""
         rows = {name: value for name, value in batch.items() if name != "num_items_in_batch"}
-        unknown = rows.keys() - {*PADDED_LEFT, *PADDED_RIGHT, *ONE_AN_ANSWER}
+        unknown = rows.keys() - {*PADDED_LEFT, *PADDED_RIGHT, *ONE_PER_ANSWER}
         if unknown:
             raise ValueError(f"Batches with {', '.join(sorted(unknown))} can't be refilled; set max_refills to 0.")
         split = [value.split(self.num_generations) for value in rows.values()]
@@ -234,7 +233,7 @@ class NFTTrainer(GRPOTrainer):
         merged: Batch = {}
         for name in groups[0]:
             parts = [group[name] for group in groups]
-            if name not in ONE_AN_ANSWER:
+            if name not in ONE_PER_ANSWER:
                 padding = self._tokenizer.pad_token_id if name.endswith("_ids") else int(name == "tool_mask")
                 width = max(part.shape[1] for part in parts)
                 sides = [(width - part.shape[1], 0) for part in parts]
@@ -244,13 +243,13 @@ class NFTTrainer(GRPOTrainer):
             merged[name] = torch.cat(parts)
         return merged
 
-    def _of_all(self, number: int) -> Tensor:
-        """The number as each process has it."""
+    def _gathered(self, number: int) -> Tensor:
+        """Every process's number."""
         numbers: Tensor = self.accelerator.gather(torch.tensor([number], device=self.accelerator.device))
         return numbers
 
     def _examples(self) -> Iterator[Batch]:
-        """The training set over and over in random orders that hang on the step alone: a resumed run draws the same."""
+        """The training set repeatedly, in random orders that depend only on the step: a resumed run draws the same."""
         place = self._step % self.args.gradient_accumulation_steps
         order = list(range(len(self.train_dataset)))
         generator = random.Random(f"{self.args.seed}:{self.state.global_step}:{place}")
@@ -258,8 +257,8 @@ class NFTTrainer(GRPOTrainer):
             generator.shuffle(order)
             yield from (self.train_dataset[index] for index in order)
 
-    def _share(self, examples: Iterator[Batch], number: int) -> list[Batch]:
-        """This process's next `number` examples, each once for every answer; all processes draw the same examples."""
+    def _local_examples(self, examples: Iterator[Batch], number: int) -> list[Batch]:
+        """This process's next `number` examples, each once for every answer; all processes read the same iterator."""
         drawn = [next(examples) for _ in range(number * self.accelerator.num_processes)]
         start = number * self.accelerator.process_index
         return [dict(example) for example in drawn[start : start + number] for _ in range(self.num_generations)]
@@ -272,9 +271,9 @@ class NFTTrainer(GRPOTrainer):
         return result
 
     def _compute_loss(self, model: Any, inputs: Batch) -> Tensor:
-        """NFT's loss averaged over the tokens of the whole batch, and what TRL adds to a policy loss (KL, entropy …).
+        """NFT's loss averaged over the tokens of the whole batch, plus TRL's other terms (KL, entropy …).
 
-        The latter is GRPO's loss at advantages of 0, whose one forward pass gives the log-probabilities too.
+        Those are GRPO's loss with advantages of 0; its forward pass also gives the log-probabilities.
         """
         others: Tensor = super()._compute_loss(model, inputs | {"advantages": torch.zeros_like(inputs["advantages"])})
         logprobs, self._logprobs = self._logprobs, None
@@ -285,17 +284,17 @@ class NFTTrainer(GRPOTrainer):
         answers = Answers(logprobs, old, mask, inputs["correct"], inputs["pass_rate"])
         terms = OBJECTIVE.terms(answers, **self.args.nft_options)
         loss = terms.per_token
-        if "importance_sampling_ratio" in inputs:  # of the policy over vLLM's, whose answers these are
+        if "importance_sampling_ratio" in inputs:  # π_old over vLLM's policy, which sampled the answers
             loss = loss * inputs["importance_sampling_ratio"]
         divisor = inputs["num_items_in_batch"].clamp(min=1) / self.accelerator.num_processes
-        if self.model.training:  # a batch is generated for so many steps, and a step accumulates so many parts
+        if self.model.training:  # a batch is used for several steps, and a step accumulates several micro-batches
             divisor = divisor * self.current_gradient_accumulation_steps / self.args.steps_per_generation
         with torch.no_grad():
-            self._log_shares(terms.counts, mask.sum())
+            self._log_fractions(terms.counts, mask.sum())
         return others + loss.sum() / divisor
 
-    def _log_shares(self, counts: Mapping[str, Tensor], num_tokens: Tensor) -> None:
-        """The share of tokens that each safeguard of the loss touches, instead of GRPO's clip, which isn't there."""
+    def _log_fractions(self, counts: Mapping[str, Tensor], num_tokens: Tensor) -> None:
+        """Logs the fraction of tokens that each safeguard of the loss changes, instead of GRPO's clip ratios."""
         metrics = self._metrics["train" if self.model.training else "eval"]
         for name in [name for name in metrics if name.startswith("clip_ratio/")]:
             del metrics[name]
@@ -305,8 +304,8 @@ class NFTTrainer(GRPOTrainer):
 
 
 def _verdicts(rewards: Tensor, weights: Tensor) -> Tensor:
-    """1, 0 or NaN (nobody can tell) for each row of rewards [B, functions]. ValueError for another sum."""
-    # Functions of weight 0 are watched, and can't make a verdict where there is none.
+    """1, 0 or NaN (unknown) for each row of rewards [B, functions]. ValueError for another sum."""
+    # Functions of weight 0 are only logged; they don't make a verdict.
     verdicts = torch.where(weights != 0, rewards * weights, torch.nan).nansum(1)
     verdicts[(rewards.isnan() | (weights == 0)).all(1)] = torch.nan
     odd = verdicts[(verdicts != 0) & (verdicts != 1) & ~verdicts.isnan()]
@@ -319,20 +318,20 @@ def _verdicts(rewards: Tensor, weights: Tensor) -> Tensor:
 
 
 def _joined(name: str, values: Sequence[float], weights: Sequence[int]) -> float:
-    """A metric's values of several calls as one. NaN, the mean of verdicts that nobody gave, counts for nothing."""
+    """A metric's values of several calls as one. NaN, the mean of no verdicts, is left out."""
     known = [(value, weight) for value, weight in zip(values, weights, strict=True) if not isnan(value)]
     if not known:
         return nan
     area, _, kind = name.rpartition("/")
     if area.startswith(("completions", "sampling")) and kind.startswith(("min", "max")):
-        # Of terminated answers TRL says 0 where there are none.
+        # TRL logs 0 for terminated answers if there are none.
         present = [value for value, _ in known if value or "terminated" not in kind] or [0.0]
         return min(present) if kind.startswith("min") else max(present)
     return sum(value * weight for value, weight in known) / sum(weight for _, weight in known)
 
 
 def _learnt(batch: Batch) -> Tensor:
-    """The mask of the tokens that are learnt from: the model's own, not a tool's."""
+    """The mask of the tokens that are learnt from: the model's, not a tool's."""
     mask: Tensor = batch["completion_mask"] * batch.get("tool_mask", 1)
     return mask
 

@@ -1,7 +1,7 @@
-"""NFT inside verl: the policy loss `nft`, and the advantage estimator `nft` that takes each answer's verdict to it.
+"""NFT inside verl: the policy loss `nft`, and the advantage estimator `nft` that gives it each answer's verdict.
 
-Importing this module enters both in verl's registries; `configs/verl/nft_7b.yaml` shows the options that make verl
-import it wherever it needs it. It knows neither who sampled the answers nor who trains on them.
+Importing this module adds both to verl's registries; `configs/verl/nft_7b.yaml` shows the options that make verl import
+it in each process that needs it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 else:
     _WithOptions = make_dataclass(
         "_WithOptions",
-        # verl's configs are read by hydra, which knows no Literal: a choice is a text there.
+        # hydra, which reads verl's configs, doesn't know Literal: a choice is a text there.
         [
             (name, each.type if isinstance(each.type, type) else str, field(default=each.default))
             for name, each in OPTIONS.items()
@@ -49,7 +49,7 @@ else:
 class NFTPolicyLossConfig(_WithOptions):
     """verl's `actor_rollout_ref.actor.policy_loss` with the options of `nft_loss`, and its defaults.
 
-    verl refuses options that it doesn't know, so a run that sets one names this class: `policy_loss._target_`.
+    verl refuses unknown options, so a run that sets one names this class in `policy_loss._target_`.
     """
 
     loss_mode: str = "nft"
@@ -66,7 +66,7 @@ def nft_advantage(
     """A = r − r̂ on an answer's tokens [B, T], 0 elsewhere: Dr. GRPO's advantage, and all that `nft_policy_loss` needs.
 
     `index` names each answer's question. ValueError for a reward that is no verdict (1 for right, 0 or −1 for wrong):
-    from shaped rewards nobody can tell what was right.
+    a shaped reward doesn't say whether the answer was right.
     """
     rewards = token_level_rewards.sum(-1)
     verdict = (rewards == 1) | (rewards == 0) | (rewards == -1)
@@ -93,11 +93,12 @@ def nft_policy_loss(
     config: Any = None,
     rollout_is_weights: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
-    """`nft_loss` of each token [B, T], weighted by verl's rollout correction, reduced by verl's own `agg_loss`.
+    """`nft_loss` of each token [B, T], weighted by verl's rollout correction, reduced by verl's `agg_loss`.
 
-    `advantages` are `nft_advantage`'s: right answers have 1 − r̂ > 0, wrong ones −r̂ < 0. A group that is all right or
-    all wrong has 0 and adds nothing to the sum (to verl's denominators it does; `algorithm.filter_groups` drops it).
-    ValueError for `ratio="sequence"`, one term an answer, under a reduction that isn't a sum over its tokens.
+    `advantages` come from `nft_advantage`: right answers have 1 − r̂ > 0, wrong ones −r̂ < 0. A group that is all right
+    or all wrong has 0 and adds nothing to the sum, but it counts in verl's denominators unless
+    `algorithm.filter_groups` drops it. ValueError for `ratio="sequence"`, which gives one term for each answer, unless
+    the reduction sums over an answer's tokens.
     """
     options = _options(config.policy_loss)
     if options.get("ratio") == "sequence" and loss_agg_mode != "seq-mean-token-sum":
@@ -105,7 +106,7 @@ def nft_policy_loss(
             f"policy_loss.ratio is 'sequence' and loss_agg_mode is {loss_agg_mode!r}; "
             "one term an answer needs loss_agg_mode=seq-mean-token-sum."
         )
-    # An answer's tokens all carry the same advantage; verl's padding and masks leave zeros between them.
+    # All tokens of an answer have the same advantage, with zeros between them from verl's padding and masks.
     advantage = advantages.gather(1, response_mask.int().argmax(1, keepdim=True))[:, 0]
     correct = advantage > 0
     pass_rate = torch.where(correct, 1 - advantage, -advantage)
@@ -116,12 +117,12 @@ def nft_policy_loss(
         loss = loss * rollout_is_weights
     reduced = agg_loss(loss, response_mask, loss_agg_mode, **config.global_batch_info)
     num_learnt, num_tokens = learnt.sum().clamp(min=1), response_mask.sum().clamp(min=1)
-    shares = {f"actor/nft_{name}": count / num_learnt for name, count in terms.counts.items()}
-    shares["actor/nft_informative"] = learnt.sum() / num_tokens
-    shares["actor/ppo_kl"] = masked_mean(old_log_prob - log_prob.detach(), response_mask)
-    return reduced, {name: share.item() for name, share in shares.items()}
+    metrics = {f"actor/nft_{name}": count / num_learnt for name, count in terms.counts.items()}
+    metrics["actor/nft_informative"] = learnt.sum() / num_tokens
+    metrics["actor/ppo_kl"] = masked_mean(old_log_prob - log_prob.detach(), response_mask)
+    return reduced, {name: value.item() for name, value in metrics.items()}
 
 
 def _options(config: Any) -> dict[str, Any]:
-    """NFT's options in a policy loss's config; verl's own has none, and `nft_loss` has the defaults."""
+    """NFT's options in a policy loss's config; verl's config has none of them, so `nft_loss` uses its defaults."""
     return {name: getattr(config, name) for name in OPTIONS if hasattr(config, name)}

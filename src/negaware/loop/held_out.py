@@ -32,7 +32,7 @@ class HeldOut:
         with ExitStack() as stack:
             if kept and self.ranks.is_first:
                 stack.enter_context(in_turn(kept))
-            found = self.ranks.of_first(lambda: kept and read_before(kept))
+            found = self.ranks.from_first(lambda: kept and read_before(kept))
             if not found:
                 found = Before(self.judge("before"), self.on_the_way(0))
             if self.ranks.is_first:

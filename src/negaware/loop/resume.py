@@ -50,9 +50,9 @@ def last_state(
     folder: RunFolder, config: Config, ranks: Ranks, own: Sequence[Path] = (Path(),)
 ) -> dict[str, Any] | None:
     """The state in the newest checkpoint, None if there is none. CheckpointError if what is there needs one."""
-    path = ranks.of_first(lambda: newest_checkpoint(folder.path / "checkpoints"))
+    path = ranks.from_first(lambda: newest_checkpoint(folder.path / "checkpoints"))
     if path is None:
-        if ranks.of_first(lambda: folder.read_summary() is not None):
+        if ranks.from_first(lambda: folder.read_summary() is not None):
             raise CheckpointError(
                 f"The run in {folder.path} is finished, but its model isn't whole, and there is no checkpoint to write "
                 "it from; put one of them back, or begin anew with --force."

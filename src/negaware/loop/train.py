@@ -49,7 +49,7 @@ def train(
     own = (judges, Path())
     with ExitStack() as stack:
         interrupt = stack.enter_context(Interrupt(None if ranks.size == 1 else ranks.any).watch())
-        folder, is_new, is_done = ranks.of_first(lambda: open_run_folder(config, resume, force, own))
+        folder, is_new, is_done = ranks.from_first(lambda: open_run_folder(config, resume, force, own))
         report = folder.path / "report.html"
         if is_done:
             if ranks.is_first and not report.exists():  # resumed after its end

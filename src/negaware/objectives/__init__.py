@@ -1,14 +1,19 @@
-"""The objectives, as maths on tensors: log-probabilities and verdicts in, per-token loss out. torch alone is needed.
+"""The objectives as functions of tensors: log-probabilities and verdicts in, per-token loss out. They need only torch.
 
-Each is one function of `Answers` (contract.py), in a module of this folder, which is found by itself. `OBJECTIVES` has
-all of them by name. The free functions take `logprobs`, `old_logprobs`, `mask` [B, T]; `correct` [B] bool; `pass_rate`
+Each is one function of `Answers` (contract.py); every module of this folder is imported. `OBJECTIVES` has all of them
+by name. The free functions take `logprobs`, `old_logprobs`, `mask` [B, T]; `correct` [B] bool; `pass_rate`
 [B] in (0, 1).
 """
 
 from importlib import import_module
 from pkgutil import iter_modules
 
-for _module in ("nft", "rft", "grpo", *(found.name for found in iter_modules(__path__))):  # the paper's first, in lists
+for _module in (
+    "nft",
+    "rft",
+    "grpo",
+    *(found.name for found in iter_modules(__path__)),
+):  # lists begin with the paper's
     import_module(f"{__name__}.{_module}")
 
 from negaware.objectives.contract import OBJECTIVES, Answers, Objective, Option, Terms  # noqa: E402

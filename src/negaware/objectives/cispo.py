@@ -1,4 +1,4 @@
-"""CISPO (MiniMax-M1): the weight of the likelihood ratio is capped, so that no token is silenced."""
+"""CISPO (MiniMax-M1): the weight of the likelihood ratio is capped, so that every token has a gradient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The clipped policy gradient that several objectives share. Which advantage they give it is theirs."""
+"""The clipped policy gradient that several objectives use, each with its own advantage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from negaware.objectives.ops import LOG_RATIO_CAP, capped_exp, log_ratio
 
 Clip = Annotated[float, Option("The likelihood ratio's clip, both sides.", above=0)]
 ClipHigh = Annotated[
-    float | None, Option("The clip above 1 where it differs (clip-higher is 0.28); by default that of `clip`.", above=0)
+    float | None, Option("The clip above 1, if it differs (clip-higher is 0.28); by default as `clip`.", above=0)
 ]
 
 
@@ -27,7 +27,7 @@ def clipped_gradient(answers: Answers, advantage: Tensor, clip_low: float, clip_
 
 
 def clipped_terms(answers: Answers, log_ratios: Tensor, advantage: Tensor, clip_low: float, clip_high: float) -> Terms:
-    """The same for log-ratios [B, T] that need not be the tokens' own. ValueError for a clip that isn't above 0."""
+    """`clipped_gradient` of any log-ratios [B, T]. ValueError for a clip that isn't above 0."""
     if clip_low <= 0 or clip_high <= 0:
         raise ValueError(f"the clip is {clip_low} below and {clip_high} above 1; both must be above 0 (0.2 is usual).")
     kept, ratios, advantage = answers.mask.bool(), capped_exp(log_ratios), advantage[:, None]

@@ -1,7 +1,7 @@
-"""The contract of an objective: what it is given (`Answers`), what it gives (`Terms`), how its options are declared.
+"""The contract of an objective: what it is given (`Answers`), what it returns (`Terms`), how its options are declared.
 
-An objective is one function of the answers, its options by keyword: type, default, bound and meaning stand there and
-nowhere else. Nothing here knows which objectives there are, nor who calls them.
+An objective is one function of the answers, with its options by keyword. Their type, default, bound and meaning are
+declared there and nowhere else.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ P = ParamSpec("P")
 Function = TypeVar("Function", bound=Callable[..., "Terms"])
 
 TOKEN_REDUCTIONS: tuple[Reduction, ...] = ("token_mean", "sequence_mean", "constant")
-"""Those of a loss with a term a token."""
+"""The reductions of a loss with one term for each token."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
     """What a loss is given: B answers of at most T tokens, padded, with their verdicts.
 
-    logprobs, old_logprobs [B, T]: log π_θ, which has the gradient, and log π_old; mask [B, T]: true on an answer's own
-    tokens; correct [B]: the verdicts; pass_rate [B]: r̂ of each answer's group; group [B]: which group of the
-    mini-batch that is, None where nobody said; whole: all answers of these groups, where the objective sees groups;
-    centred_reward, reward_std [B]: where an answer earns something else than its verdict, that less the group's mean,
-    and the group's population standard deviation, else None.
+    logprobs, old_logprobs [B, T]: log π_θ, which has the gradient, and log π_old; mask [B, T]: true on an answer's
+    tokens; correct [B]: the verdicts; pass_rate [B]: r̂ of each answer's group; group [B]: the number of that group in
+    the mini-batch, None if unknown; whole: all answers of these groups, if the objective sees groups; centred_reward,
+    reward_std [B]: if rewards are more than verdicts, the reward minus the group's mean, and the group's population
+    standard deviation, else None.
     """
 
     logprobs: Float[Tensor, "B T"]
@@ -52,10 +52,10 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a loss gives: the loss of each token [B, T], 0 where the mask is 0; and by name, of how many tokens what.
+    """What a loss returns: the loss of each token [B, T], 0 where the mask is 0; and numbers of tokens, by name.
 
-    faults: what would be wrong with a user's own loss, sentence by sentence, and whether it is: a tensor, for a GPU
-    must be waited for to know it.
+    faults: for a user's loss, each possible fault as a sentence, and whether the loss has it: a tensor, so that a GPU
+    isn't waited for.
     """
 
     per_token: Tensor
@@ -65,7 +65,7 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """What is said of an option beside its type and default: its meaning, and a bound if it has one."""
+    """An option's meaning and its bound, if it has one; type and default are the parameter's."""
 
     help: str = ""
     above: int | float | None = None
@@ -76,7 +76,6 @@ class Option:
 class Keyword:
     """An option as a loss declares it. `default` is REQUIRED where there is none."""
 
-    name: str
     type: Any
     default: Any
     option: Option
@@ -85,23 +84,23 @@ class Keyword:
 REQUIRED = inspect.Parameter.empty
 
 
-class OwnLossError(ValueError):
-    """A user's own loss isn't one: it raises, or what it gives can't be trained on."""
+class UserLossError(ValueError):
+    """A user's loss raises, or what it returns can't be trained on."""
 
 
 def require_sound(name: str, faults: Mapping[str, Any]) -> None:
-    """OwnLossError for the first of these faults that the loss of this name has; see `Terms`."""
-    for sentence, is_so in faults.items():
-        if is_so:
-            raise OwnLossError(f"the loss {name} {sentence}")
+    """UserLossError for the first of these faults that the loss has; see `Terms`."""
+    for sentence, has_fault in faults.items():
+        if has_fault:
+            raise UserLossError(f"the loss {name} {sentence}")
 
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """An objective: `terms` gives its loss and counts; called with tensors it is the per-token loss [B, T].
+    """An objective: `terms` returns its loss and counts; called with tensors it returns the per-token loss [B, T].
 
-    `function` gives the same, and leaves it to the caller to read the faults. `reduction` is its paper's; `needs_group`
-    says that K = 1 cannot teach it anything; `is_own` that it is a user's.
+    `function` returns the same terms without checking the faults. `reduction` is its paper's; `needs_group`: with K = 1
+    it learns nothing; `is_user_loss`: the user wrote it.
     """
 
     name: str
@@ -109,25 +108,25 @@ class Objective:
     reduction: Reduction
     paper: str = ""
     needs_group: bool = True
-    is_own: bool = False
+    is_user_loss: bool = False
 
     def terms(self, answers: Answers, **options: Any) -> Terms:
-        """The per-token loss and its counts. OwnLossError for a user's own loss that isn't one."""
+        """The per-token loss and its counts. UserLossError for a user's loss with a fault."""
         terms = self.function(answers, **options)
         require_sound(self.name, terms.faults)
         return terms
 
     def __call__(self, *tensors: Tensor, **options: Any) -> Tensor:
-        """The per-token loss [B, T] of logprobs, old_logprobs, mask, correct, pass_rate; group, if it sees groups."""
+        """The per-token loss [B, T] of logprobs, old_logprobs, mask, correct, pass_rate; group if it sees groups."""
         return self.terms(Answers(*tensors), **options).per_token
 
     def counts(self, *tensors: Tensor, **options: Any) -> Mapping[str, Tensor]:
-        """How many tokens each safeguard touches, of the same tensors."""
+        """How many tokens each safeguard changes, for the same tensors."""
         return self.terms(Answers(*tensors), **options).counts
 
     @property
     def sees_groups(self) -> bool:
-        """Whether its loss is one of whole groups (`of_groups`), so that it must be given `Answers.whole`."""
+        """Whether it is a loss of whole groups (`of_groups`), which needs `Answers.whole`."""
         return getattr(self.function, "sees_groups", False)
 
     @property
@@ -136,19 +135,19 @@ class Objective:
         return keywords_of(self.function)
 
     def reduction_under(self, options: Mapping[str, Any], chosen: Reduction | None = None) -> Reduction:
-        """The `chosen` reduction, by default the objective's own. ValueError for one that its loss can't have.
+        """The `chosen` reduction, by default the objective's. ValueError for one that its loss can't have.
 
-        A ratio of whole answers gives one term an answer, spread over its tokens: that is summed up, and the mean is
-        over answers. A loss of whole groups has one term a group: the mean is over groups. Other losses have a term a
-        token, whose sum would count an answer by its length. Of a user's own loss of answers nobody here knows which
-        it has.
+        A ratio of whole answers gives one term for each answer, spread over its tokens: they are summed, and the mean
+        is over answers. A loss of whole groups has one term for each group: the mean is over groups. Other losses have
+        a term for each token, whose sum would weight an answer by its length. For a user's loss of answers any is
+        allowed.
         """
         if self.sees_groups and chosen not in (None, "group_mean"):
             raise ValueError(
                 f"reduction is {chosen}, but {self.name} has one term a group, whose reduction is group_mean; leave it "
                 "out"
             )
-        if self.is_own or self.sees_groups:
+        if self.is_user_loss or self.sees_groups:
             return chosen or self.reduction
         if options.get("ratio") == "sequence":
             if chosen not in (None, "sequence_sum"):
@@ -166,11 +165,11 @@ class Objective:
 
 
 OBJECTIVES: dict[str, Objective] = {}
-"""All of them by name; `negaware.objectives` has them filled in."""
+"""All of them by name, once `negaware.objectives` is imported."""
 
 
 def objective(*, reduction: Reduction, paper: str, needs_group: bool = True) -> Callable[[Function], Function]:
-    """Enters a function of `Answers` in OBJECTIVES, under its own name."""
+    """Adds a function of `Answers` to OBJECTIVES, under its name."""
 
     def enter(function: Function) -> Function:
         OBJECTIVES[function.__name__] = Objective(function.__name__, function, reduction, paper, needs_group)
@@ -182,7 +181,7 @@ def objective(*, reduction: Reduction, paper: str, needs_group: bool = True) -> 
 def five_tensors(
     function: Callable[Concatenate[Answers, P], Terms],
 ) -> Callable[Concatenate[Tensor, Tensor, Tensor, Tensor, Tensor, P], Tensor]:
-    """An objective's function as a free one, NAME_loss: five tensors and the same options in, per-token loss out."""
+    """An objective as a free function, NAME_loss: five tensors and the same options in, per-token loss out."""
 
     def loss(
         logprobs: Float[Tensor, "B T"],
@@ -205,9 +204,9 @@ def five_tensors(
 
 
 def keywords_of(function: Callable[..., Any]) -> dict[str, Keyword]:
-    """The options of a loss: its keyword-only parameters. NameError and the like for an annotation that means nothing.
+    """The options of a loss: its keyword-only parameters. Without an annotation the type is that of the default.
 
-    Without an annotation the type is that of the default.
+    NameError and other errors for an annotation that can't be evaluated.
     """
     found = {}
     names = getattr(inspect.unwrap(function), "__globals__", {})
@@ -222,12 +221,12 @@ def keywords_of(function: Callable[..., Any]) -> dict[str, Keyword]:
         if get_origin(hint) is Annotated:
             hint, *notes = get_args(hint)
             option = next((note for note in notes if isinstance(note, Option)), option)
-        found[name] = Keyword(name, hint, parameter.default, option)
+        found[name] = Keyword(hint, parameter.default, option)
     return found
 
 
 def try_out(objective: Objective, options: Mapping[str, Any]) -> None:
-    """ValueError for options that the loss refuses, found on a made-up batch: two groups of four answers."""
+    """ValueError for options that the loss refuses; it is tried on `made_up_answers`."""
     for name, keyword in objective.keywords.items():
         choices = get_args(keyword.type) if get_origin(keyword.type) is Literal else ()
         if choices and name in options and options[name] not in choices:
@@ -239,7 +238,7 @@ def try_out(objective: Objective, options: Mapping[str, Any]) -> None:
 def made_up_answers(
     verdicts: Sequence[bool] = (True, False, False, False, True, True, False, True), shaped: bool = False
 ) -> Answers:
-    """Two groups of four answers with these verdicts, off-policy; `shaped`: every answer earns something of its own."""
+    """Two groups of four answers with these verdicts, off-policy; `shaped`: with rewards that differ from verdicts."""
     lengths = torch.tensor([5, 1, 3, 2, 4, 2, 5, 3])
     correct = torch.tensor(verdicts)
     mask = torch.arange(5) < lengths[:, None]
@@ -260,15 +259,15 @@ def made_up_answers(
 
 
 def reads_rewards(objective: Objective, options: Mapping[str, Any]) -> bool:
-    """Whether the loss is another where answers earn something else than their verdicts."""
+    """Whether the loss changes if answers have rewards other than their verdicts."""
     by_verdict, by_reward = (objective.terms(made_up_answers(shaped=shaped), **options) for shaped in (False, True))
     return not torch.equal(by_verdict.per_token, by_reward.per_token)
 
 
 def teaching_rates(objective: Objective, options: Mapping[str, Any]) -> frozenset[float]:
-    """0.0 if groups that are all wrong have a gradient, 1.0 if those that are all right have one.
+    """Holds 0.0 if groups that are all wrong have a gradient, 1.0 if groups that are all right have one.
 
-    ValueError for a gradient that isn't finite there.
+    ValueError for a gradient that isn't finite.
     """
     found = {}
     for right in (False, True):
@@ -276,7 +275,7 @@ def teaching_rates(objective: Objective, options: Mapping[str, Any]) -> frozense
         if not all(bool(side.isfinite()) for side in sides):
             raise ValueError(
                 f"The loss {objective.name} has no finite gradient on a group whose answers are all "
-                f"{'right' if right else 'wrong'}, and rollout.filter none trains on those too; mend it (does it "
+                f"{'right' if right else 'wrong'}, and rollout.filter none trains on those too; correct it (does it "
                 "divide by a pass rate?), or set the filter to informative."
             )
         found[float(right)] = any(bool(side != 0) for side in sides)
@@ -284,7 +283,7 @@ def teaching_rates(objective: Objective, options: Mapping[str, Any]) -> frozense
 
 
 def gradient_weights(objective: Objective, answers: Answers, options: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """Σ|∂loss/∂logprob| over the tokens of right and of wrong answers: the weight that each side got."""
+    """Σ|∂loss/∂logprob| over the tokens of right and of wrong answers: the weight of each side."""
     with torch.enable_grad():
         leaf = answers.logprobs.detach().requires_grad_()
         loss = objective.terms(replace(answers, logprobs=leaf), **options).per_token

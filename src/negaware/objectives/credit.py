@@ -1,4 +1,4 @@
-"""Credit: what a group's pass rate says about how much each of its answers counts. No log-probabilities here."""
+"""Credit: how much each answer of a group counts, from the group's pass rate. No log-probabilities here."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def is_informative(pass_rate: Float[Tensor, " B"]) -> Bool[Tensor, " B"]:
 
 
 def refuse_side_weights(positive_weight: float, negative_weight: float) -> None:
-    """ValueError for weights of right and wrong answers with which nothing sensible would be learnt."""
+    """ValueError for weights of right and wrong answers that are negative, or both 0."""
     for name, weight in (("positive_weight", positive_weight), ("negative_weight", negative_weight)):
         if weight < 0:
             raise ValueError(f"{name} is {weight}; it may not be below 0.")
@@ -61,11 +61,6 @@ def centred_advantage(correct: Bool[Tensor, " B"], pass_rate: Float[Tensor, " B"
     return correct.to(pass_rate.dtype) - pass_rate
 
 
-def standardised_advantage(correct: Bool[Tensor, " B"], pass_rate: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-    """A = (r − mean)/std over the group (GRPO, arXiv 2402.03300)."""
-    return centred_advantage(correct, pass_rate) * inverse_std(pass_rate)
-
-
 def inverse_std(pass_rate: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
     """1 / sqrt(r̂(1 − r̂)), the population std of the group's verdicts; 0 for a group with nothing to compare."""
     variance = pass_rate * (1 - pass_rate)
@@ -73,16 +68,16 @@ def inverse_std(pass_rate: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
 
 
 def centred(answers: Answers) -> Float[Tensor, " B"]:
-    """A = reward − mean over the group, the reward being the verdict unless the answers have another."""
+    """A = reward − mean over the group; the reward is the verdict unless the answers have another."""
     if answers.centred_reward is None:
         return centred_advantage(answers.correct, answers.pass_rate)
     return answers.centred_reward
 
 
 def standardised(answers: Answers) -> Float[Tensor, " B"]:
-    """A = (reward − mean)/std over the group, likewise; 0 where all rewards are the same."""
+    """A = (reward − mean)/std over the group (GRPO, arXiv 2402.03300), 0 if all its rewards are equal; as `centred`."""
     if answers.centred_reward is None or answers.reward_std is None:
-        return standardised_advantage(answers.correct, answers.pass_rate)
+        return centred_advantage(answers.correct, answers.pass_rate) * inverse_std(answers.pass_rate)
     varied = answers.reward_std > 0
     return torch.where(varied, answers.centred_reward / torch.where(varied, answers.reward_std, 1), 0)
 

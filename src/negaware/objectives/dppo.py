@@ -1,7 +1,7 @@
 """DPPO: a token is left out once its probability, not its likelihood ratio, has moved too far.
 
-The paper measures ratio and move from the sampler; here from π_old, as all objectives do. The two are the same with
-`training.old_logprobs: recorded`.
+The paper measures ratio and distance from the sampler's policy; here it is π_old, as in all objectives. The two are the
+same with `training.old_logprobs: recorded`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def dppo(
     away = ((advantage > 0) & (log_ratios > 0)) | ((advantage < 0) & (log_ratios < 0))
     left_out = away & ((new - old).abs() > delta) & kept
     ratios = capped_exp(log_ratios.detach())
-    # exp(x − sg(x)) is 1: it carries the gradient of log R, which the capped weight has not.
+    # exp(x − sg(x)) is 1 and has the gradient of log R, which the capped weight doesn't have.
     weight = ratios.clamp(max=limit) * (log_ratios - log_ratios.detach()).exp()
     counts = {
         "at_clip": left_out.sum(),

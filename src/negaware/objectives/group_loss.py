@@ -1,6 +1,6 @@
-"""A loss of whole groups as an objective: spread over tokens, exact however a group is split.
+"""A loss of whole groups as an objective: spread over tokens, and exact however a group is split over micro-batches.
 
-What it needs of all answers under the present policy comes from a pass of its own; nothing here knows who makes it.
+What it needs to know of all answers under the present policy comes from an earlier pass without gradients.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ P = ParamSpec("P")
 
 
 def of_groups(function: Callable[Concatenate[WholeGroups, P], Tensor]) -> Callable[Concatenate[Answers, P], Terms]:
-    """Makes an objective's function of one that gives the loss [G] of `WholeGroups`, differentiable in `log_ratio`.
+    """Makes an objective from a function of `WholeGroups` that returns the loss [G], differentiable in `log_ratio`.
 
-    A group's loss is spread over its answers' tokens. Each token has the gradient that log R_t has in the group's loss,
-    where the group's other answers, wherever they are, are as in `Answers.whole`. Without that the answers given are
-    taken to be whole groups. Counted: tokens beyond ±`LOG_RATIO_CAP`, which is not applied.
+    A group's loss is spread over its answers' tokens. The gradient of a token is the gradient of the group's loss with
+    respect to its log R_t, with the group's other answers as in `Answers.whole`. Without `whole` the answers given must
+    be whole groups. Counted: tokens beyond ±`LOG_RATIO_CAP`, which is not applied.
 
-    The function of `Answers` raises ValueError for answers whose group nobody has told, and for a loss that is none.
+    The objective raises ValueError for answers without `group`, and for a loss of the wrong shape or without gradient.
     """
 
     @wraps(function)  # its options are the function's
@@ -40,7 +40,7 @@ def of_groups(function: Callable[Concatenate[WholeGroups, P], Tensor]) -> Callab
             _require_losses(losses, groups.num_groups)
             (slopes,) = torch.autograd.grad(losses.sum(), sums)
         per_token = losses.detach() / groups.sums(groups.length).clamp(min=1)
-        # log R − sg(log R) is 0: it carries the gradient of log R, whose value is in the group's loss.
+        # log R − sg(log R) is 0 and has the gradient of log R; the value is in the group's loss.
         loss = per_token[groups.group[places], None] + slopes[places, None] * (log_ratios - log_ratios.detach())
         counts = {"at_log_ratio_cap": (log_ratios.abs() > LOG_RATIO_CAP).sum()}
         return Terms(torch.where(kept, loss, torch.zeros_like(loss)), counts)
@@ -50,11 +50,11 @@ def of_groups(function: Callable[Concatenate[WholeGroups, P], Tensor]) -> Callab
 
 
 def _groups_of(answers: Answers, log_ratios: Tensor, name: str) -> tuple[WholeGroups, Tensor]:
-    """The groups that the loss compares, and where the answers given stand in them."""
+    """The groups that the loss compares, and the places of the given answers in them."""
     if answers.group is None:
         raise ValueError(
-            f"the objective {name} compares all answers of a group, and nobody said which answers are of one group; "
-            "give `group` too (TRL and verl don't tell it, so take another objective there)."
+            f"the objective {name} compares all answers of a group, but it wasn't told which answers form a group; "
+            "give `group` too (TRL and verl don't provide it, so take another objective there)."
         )
     if answers.whole is not None:
         return answers.whole.groups, answers.whole.places
@@ -64,7 +64,7 @@ def _groups_of(answers: Answers, log_ratios: Tensor, name: str) -> tuple[WholeGr
 
 
 def _require_losses(losses: object, num_groups: int) -> None:
-    """ValueError for what isn't the loss of each group, with a gradient."""
+    """ValueError unless this is the loss of each group, with a gradient."""
     if not isinstance(losses, Tensor) or losses.shape != (num_groups,):
         given = f"a tensor of shape {list(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
         raise ValueError(f"a loss of groups gave {given}; it should be [{num_groups}], the loss of each group")

@@ -1,4 +1,4 @@
-"""InfoNCA, noise contrastive alignment: a group's answers compete in one softmax, and right ones should win.
+"""InfoNCA, noise contrastive alignment: right answers should have the probability in a softmax over their group.
 
 The NFT paper's iterative DPO. With two answers, one of them right, it is DPO with π_old as the reference.
 """

@@ -1,5 +1,6 @@
-"""Maximum Likelihood Reinforcement Learning: a policy gradient that divides by the pass rate, so that rarely solved
-questions count most. On-policy it is NFT with prompt weight `maxrl`.
+"""Maximum Likelihood Reinforcement Learning: a policy gradient divided by the pass rate: hard questions count most.
+
+On-policy it is NFT with prompt weight `maxrl`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The few tensor operations that the objectives share: ratios that stay finite, a floored value, the reduction.
+"""The tensor operations that several objectives use: ratios that stay finite, a floored value, the reduction.
 
-Nothing here knows which objective calls it. B answers, T tokens (padded), `mask` true on an answer's tokens.
+B answers, T tokens (padded), `mask` true on an answer's tokens.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Reduction = Literal["token_mean", "sequence_mean", "sequence_sum", "constant", "
 def log_ratio(
     logprobs: Float[Tensor, "B T"], old_logprobs: Float[Tensor, "B T"], mask: Shaped[Tensor, "B T"]
 ) -> Float[Tensor, "B T"]:
-    """log π_θ − log π_old on the answer's tokens, 0 elsewhere whatever stands there (NaN and infinities too)."""
+    """log π_θ − log π_old on the answer's tokens, 0 elsewhere, even if the inputs are NaN or infinite there."""
     # Selected here, before anything nonlinear: the gradient of exp or log at a masked infinity would be NaN.
     difference = logprobs - old_logprobs.detach()
     return torch.where(mask.bool(), difference, torch.zeros_like(difference))
@@ -36,7 +36,7 @@ def capped_exp(log_ratios: Tensor) -> Tensor:
 
 def floor_value(x: Tensor, epsilon: float) -> Tensor:
     """max_v(x, ε) = x + stop_gradient(max(x, ε) − x): the value is floored, the gradient flows through x."""
-    # x − x.detach() is exactly 0, so the value is exactly the floor; the textbook order loses it when |x| is large.
+    # x − x.detach() is exactly 0, so the value is exactly the floor; in the textbook's order it isn't if |x| is large.
     return x.detach().clamp(min=epsilon) + (x - x.detach())
 
 
@@ -48,7 +48,7 @@ def answer_lengths(mask: Shaped[Tensor, "B T"]) -> Shaped[Tensor, " B"]:
 def denominator(
     reduction: Reduction, num_tokens: int, num_answers: int, max_answer_tokens: int, num_groups: int = 1
 ) -> int:
-    """What a reduction divides by, counted over the whole mini-batch, all its micro-batches."""
+    """What a reduction divides by, counted over all micro-batches of the mini-batch."""
     return {
         "token_mean": num_tokens,
         "sequence_mean": num_answers,
@@ -61,9 +61,9 @@ def denominator(
 def reduce_loss(
     loss: Float[Tensor, "B T"], mask: Shaped[Tensor, "B T"], reduction: Reduction, global_denominator: int
 ) -> Float[Tensor, ""]:
-    """Σ loss / global denominator; `sequence_mean` averages each answer over its own tokens first.
+    """Σ loss / global denominator; `sequence_mean` first averages each answer over its tokens.
 
-    Summing this over micro-batches gives the mini-batch's loss, however it was split.
+    The sum over micro-batches is the mini-batch's loss, however it was split.
     """
     if reduction == "sequence_mean":
         loss = loss / answer_lengths(mask)[:, None].to(loss.dtype)

@@ -1,6 +1,6 @@
 """Positive and Negative Sample Reinforcement: right and wrong answers weighted apart, without a baseline.
 
-It knows nothing of groups: an answer counts the same whatever the others of its group are.
+Groups have no effect: an answer counts the same whatever the other answers of its group are.
 """
 
 from __future__ import annotations

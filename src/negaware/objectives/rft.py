@@ -1,7 +1,7 @@
-"""Rejection-sampling fine-tuning: maximum likelihood on the right answers; wrong ones are thrown away.
+"""Rejection-sampling fine-tuning: maximum likelihood on the right answers; wrong ones are discarded.
 
-It is NFT with negative weight 0, under the same prompt weight, on groups that have right and wrong answers; one that is
-all right, which NFT gives no weight, is fitted too.
+On groups with right and wrong answers it is NFT with negative weight 0 and the same prompt weight. It also fits groups
+that are all right, which have no weight in NFT.
 """
 
 from __future__ import annotations

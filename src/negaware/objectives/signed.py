@@ -1,6 +1,6 @@
-"""The naive way to learn from wrong answers: their log-likelihood is pushed down as that of right ones is pushed up.
+"""The naive way to learn from wrong answers: their log-likelihood is decreased as that of right ones is increased.
 
-Nothing bounds it: a wrong answer's weight never fades. It is here to be compared with NFT.
+It has no bound: a wrong answer's weight never decreases. It is here for comparison with NFT.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Tapered Off-Policy REINFORCE: right answers by maximum likelihood, wrong ones fade as the policy leaves them.
+"""Tapered Off-Policy REINFORCE: right answers by maximum likelihood, wrong ones weighted by their likelihood ratio.
 
-It knows nothing of groups: there is no baseline.
+There is no baseline, so groups have no effect.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""All answers of groups, for losses that compare them: one number an answer stands for its tokens.
-
-A group's answers may be in several micro-batches, on several ranks; nothing here knows who has brought them together.
-"""
+"""All answers of groups, for losses that compare them; each answer is represented by the sum of its log-ratios."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ class WholeGroups:
 
     log_ratio [N]: Σ_t log R_t of each answer, R its tokens' likelihood ratio π_θ/π_old; length [N]: its tokens; correct
     [N]: its verdict; group [N]: which group it belongs to, 0 … G − 1; count: G, by default the last group's number + 1,
-    for which a GPU must be waited for.
+    which makes the program wait for a GPU.
     """
 
     log_ratio: Float[Tensor, " N"]
@@ -51,7 +48,7 @@ class WholeGroups:
         return values.new_zeros(self.num_groups).index_add(0, self.group, values)
 
     def log_sum_exp(self, values: Tensor, among: Tensor | None = None) -> Tensor:
-        """log Σ e^value over each group's answers, or over those `among` [N]: [G], −∞ where there are none."""
+        """log Σ e^value over each group's answers, or over those `among` [N]: [G], −∞ for a group without any."""
         counts = self.group == torch.arange(self.num_groups, device=self.group.device)[:, None]
         counts = counts if among is None else counts & among
         return torch.where(counts, values, -torch.inf).logsumexp(1)
@@ -59,8 +56,8 @@ class WholeGroups:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """The groups of a mini-batch under the present policy, without a gradient; and where among their answers those that
-    a loss is given stand, places [B]."""
+    """The groups of a mini-batch under the present policy, without a gradient; and the place of each answer that a loss
+    is given among all their answers, places [B]."""
 
     groups: WholeGroups
     places: Int[Tensor, " B"]

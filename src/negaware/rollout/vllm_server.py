@@ -146,7 +146,7 @@ class VLLMServerEngine(Engine):
     def load_weights(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """See `Engine.load_weights`. OSError for a folder that can't be written, ValueError if a server refuses."""
         goes_on = self.ranks.any(bool(self.under_way))
-        folder = self.shared_folder / self.ranks.of_first(lambda: self._new_folder(version).name)
+        folder = self.shared_folder / self.ranks.from_first(lambda: self._new_folder(version).name)
         self.version = self.versions[folder.name] = version  # before the first answer that these have sampled
         if self.ranks.is_first:
             self._hand_over(named_weights, folder, goes_on)

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from negaware.config import ConfigError, load_config, parse_overrides, plain_value
-from negaware.objective_options import OPTIONS, own_options
+from negaware.objective_options import OPTIONS, user_loss_options
 from negaware.studies.folder import read_results
 from negaware.studies.options import MAX_NAME, NAME, checked_study
 from negaware.studies.results import StudyResults
@@ -159,7 +159,7 @@ def _variants(
 def _has(objective: str, option: str, folders: Sequence[Path]) -> bool:
     """Whether an objective has an option. True for one that isn't known: the config says so better."""
     try:
-        model = own_options(objective, folders) if ":" in objective else OPTIONS[objective]
+        model = user_loss_options(objective, folders) if ":" in objective else OPTIONS[objective]
     except (ValueError, KeyError) as error:
         if isinstance(error, ConfigError):
             raise

@@ -12,10 +12,10 @@ from pathlib import Path
 from negaware.config import Config
 from negaware.models.embedded import EMBEDDED_MODEL
 from negaware.objective_options import LOSS
-from negaware.own_code import OwnFunction, find_function
 from negaware.tasks.benchmarks import file_name
 from negaware.tasks.options import BenchmarkOptions, DatasetOptions
-from negaware.verifiers.judge import JUDGE
+from negaware.user_code import UserFunction, find_function
+from negaware.verifiers.function import JUDGE
 
 CODE = ("objective.loss", "task.verifier", "evaluation.task.verifier")
 """Fields that name a function in a file."""
@@ -68,6 +68,6 @@ def _files(paths: Iterable[Path]) -> list[Path]:
     return sorted(path for path in paths if path.is_file() and not path.name.startswith("."))
 
 
-def _file_of(function: OwnFunction) -> Path:
+def _file_of(function: UserFunction) -> Path:
     path = Path(function.folder, *function.module.split("."))
     return path / "__init__.py" if path.is_dir() else path.with_name(f"{path.name}.py")

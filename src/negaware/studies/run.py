@@ -42,7 +42,7 @@ def perform(job: Job, study: Path, own: Path, keep: str, ranks: Ranks = ALONE) -
     folder = StudyFolder(study)
     config = parse_config(dict(job.config), folders=(own, Path()))
     path = study / "runs" / job.name
-    if not ranks.of_first(lambda: (path / "summary.json").exists() and not (path / "model").exists()):
+    if not ranks.from_first(lambda: (path / "summary.json").exists() and not (path / "model").exists()):
         train(config, resume=True, ranks=ranks, judges=own, before=folder.before_path(job))
     if ranks.is_first:
         folder.write_result(job, RunFolder.open(path))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from negaware.estimates import Estimate, share_interval, student_interval, student_t
+from negaware.estimates import Estimate, fraction_interval, student_interval, student_t
 from negaware.studies.components import crossed_change, crossed_mean, equivalence_p, interval, quantile, two_sided_p
 from negaware.studies.results import RunResult, StudyResults
 
@@ -144,11 +144,11 @@ def accuracy(results: StudyResults, runs: Sequence[RunResult], measure: str, mom
 def share_estimate(
     share: float, variance: float, standard_errors: float, sizes: Sequence[int], num_answers: int
 ) -> Estimate:
-    """`estimates.share_interval` of a table's mean: the table of clusters of these `sizes`, so many answers in all."""
+    """`estimates.fraction_interval` of a table's mean: a table of clusters of these `sizes`, `num_answers` in all."""
     number = sum(sizes)
     if len(sizes) == 1:
         return Estimate(share, 0.0, 1.0, number, 1)
-    low, high = share_interval(
+    low, high = fraction_interval(
         share,
         variance,
         standard_errors,

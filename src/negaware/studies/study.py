@@ -199,7 +199,7 @@ def _run_among_ranks(study: StudyOptions, text: str, base: Path, path: Path) -> 
             stack.enter_context(folder.locked())
             return checked if checked.done == folder.done(checked.jobs) else check(study, base, path)
 
-        checked = ranks.of_first(begin)
+        checked = ranks.from_first(begin)
         if checked.waiting[1:] and any(job.config["rollout"]["engine"]["name"] == "vllm" for job in checked.waiting):
             raise ValueError(
                 "rollout.engine is vllm, of which a process can have one in its life, and under torchrun all runs are "

@@ -1,6 +1,6 @@
-"""The named mathematics sets: where each is on the hub, how its rows read, how its answers are looked for.
+"""The named mathematics sets: where each is on the hub, its columns, and where an answer is looked for.
 
-It knows of verifiers only where an answer is looked for. With a folder of local files the hub isn't asked.
+With a folder of local files the hub isn't asked.
 """
 
 from __future__ import annotations
@@ -15,22 +15,21 @@ from negaware.tasks.options import BenchmarkOptions
 from negaware.types import Problem
 from negaware.verifiers.extract import Method, extract_answer
 
-# The prompt asks for a box, so a box decides. "The answer is" is what models say that forget it. The last number is
-# no fallback: an answer cut off in mid-thought ends in some number too, and on sets of small integers that is often
-# enough the right one.
+# The prompt asks for a box; models that forget it write "the answer is". The last number is not used: an answer that
+# was cut off ends in some number too, and on sets of small integers that is often the right one.
 BOXED_ANSWERS: tuple[Method, ...] = ("boxed", "answer_is")
-# GSM8K is the exception: its published figures take the last number where no answer is marked, its few-shot style
-# marks it by ####, and the small models that are trained on it seldom write a box at first.
+# GSM8K is the exception: its published figures take the last number if no answer is marked, its few-shot examples mark
+# it by ####, and the small models that are trained on it seldom write a box at first.
 WORD_PROBLEM_ANSWERS: tuple[Method, ...] = ("boxed", "hashes", "answer_is", "last_number")
 
 
 def _after_hashes(solution: str) -> str:
-    """GSM8K's gold: what follows `####`, without the commas of thousands."""
+    """GSM8K's gold answer: what follows `####`, without commas in numbers."""
     return solution.rpartition("####")[2].strip().replace(",", "")
 
 
 def _last_box(solution: str) -> str:
-    """MATH's gold: what its solution boxes last."""
+    """MATH's gold answer: the last box of the solution."""
     return extract_answer(solution, ("boxed",)) or ""
 
 
@@ -53,22 +52,19 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "math_train": Benchmark(
         "DigitalLearningGmbH/MATH-lighteval", "train", Columns("problem", "solution", gold=_last_box)
     ),
-    # The raw set (BytedTsinghua-SIA/DAPO-Math-17k) repeats each question a hundred times inside a prompt of its own;
-    # this is the same set with bare questions, once each, the Chinese ones apart.
+    # The original set (BytedTsinghua-SIA/DAPO-Math-17k) repeats each question a hundred times inside a prompt; this is
+    # the same set with bare questions, once each, without the Chinese ones.
     "dapo_math_17k": Benchmark("open-r1/DAPO-Math-17k-Processed", "train", Columns("prompt", "solution"), subset="en"),
     "aime24": Benchmark("HuggingFaceH4/aime_2024", "train", Columns("problem", "answer", "id")),
     "aime25": Benchmark("math-ai/aime25", "test", Columns("problem", "answer", "id")),
     "amc23": Benchmark("math-ai/amc23", "test", Columns("question", "answer", "id")),
     "math500": Benchmark("HuggingFaceH4/MATH-500", "test", Columns("problem", "answer", "unique_id")),
     "olympiadbench": Benchmark(
-        "Hothan/OlympiadBench",
-        "train",
-        Columns("question", "final_answer", "id"),
-        subset="OE_TO_maths_en_COMP",
+        "Hothan/OlympiadBench", "train", Columns("question", "final_answer", "id"), subset="OE_TO_maths_en_COMP"
     ),
     "minerva_math": Benchmark("math-ai/minervamath", "test", Columns("question", "answer")),
 }
-"""By the name of the local file that stands in for the hub, `<name>.jsonl` with id, question and answer."""
+"""By the name of the local file that replaces the hub's, `<name>.jsonl` with id, question and answer."""
 
 LOCAL_COLUMNS = Columns("question", "answer", "id")
 _FILES = {"gsm8k": "gsm8k_{split}", "math": "math_train"}
@@ -82,7 +78,7 @@ def file_name(options: BenchmarkOptions) -> str:
 def benchmark_problems(options: BenchmarkOptions, data_dir: Path | None) -> list[Problem]:
     """The set's problems, from `data_dir` if given, else from the hub.
 
-    Raises ValueError for a file that the folder lacks, and for rows that can't be read.
+    ValueError for a file that isn't in the folder, and for rows that can't be read.
     """
     name = file_name(options)
     if data_dir is not None:
@@ -92,8 +88,7 @@ def benchmark_problems(options: BenchmarkOptions, data_dir: Path | None) -> list
                 f"task {options.name} needs the file {path.name}, which {data_dir} lacks; put it there "
                 "(columns id, question, answer), or leave the folder out to use the hub"
             )
-        rows = itertools.islice(read_jsonl(path), options.num_problems)
-        return problems_from(rows, name, LOCAL_COLUMNS)
+        return problems_from(itertools.islice(read_jsonl(path), options.num_problems), name, LOCAL_COLUMNS)
     return hub_problems(BENCHMARKS[name], name, options.num_problems)
 
 

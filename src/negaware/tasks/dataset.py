@@ -1,6 +1,6 @@
-"""Problems out of rows with named columns: JSONL, Parquet, or a data set of the hub.
+"""Problems from rows with named columns: JSONL, Parquet, or a data set of the hub.
 
-It knows neither prompts nor verifiers. pyarrow is imported when a Parquet file is read, `datasets` when the hub is.
+pyarrow is imported only to read a Parquet file, `datasets` only to read from the hub.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from negaware.libraries import reason
 from negaware.tasks.options import DatasetOptions, did_you_mean
 from negaware.types import Problem
 
-Row = tuple[str, Mapping[str, Any]]
-"""Where a row stands, for messages (`problems.jsonl, line 3`), and its columns."""
+PlacedColumns = tuple[str, Mapping[str, Any]]
+"""Where a row is, for messages (`problems.jsonl, line 3`), and its columns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which columns a problem is read from; `gold` takes the answer out of what the answer column holds.
+    """Which columns a problem is read from; `gold` finds the answer in the answer column's text.
 
     `keep_row`: all columns go into the problem's metadata.
     """
@@ -38,15 +38,16 @@ class Columns:
 
 
 def dataset_problems(options: DatasetOptions) -> list[Problem]:
-    """The problems of a file or hub data set. Raises ValueError for all that `read_rows` and `read_problem` do."""
+    """The problems of a file or hub data set. ValueError as in `read_rows` and `problems_from`."""
     rows = read_rows(options.path, options.subset, options.split)
-    given = options.question_column, options.answer_column, options.id_column
-    columns = Columns(*given, keep_row=bool(options.verifier))
+    columns = Columns(
+        options.question_column, options.answer_column, options.id_column, keep_row=bool(options.verifier)
+    )
     return problems_from(itertools.islice(rows, options.num_problems), Path(options.path).stem, columns)
 
 
-def read_rows(path: str, subset: str | None = None, split: str = "train") -> Iterator[Row]:
-    """The rows of a .jsonl or .parquet file, or of a hub data set. Raises ValueError where it can't be read."""
+def read_rows(path: str, subset: str | None = None, split: str = "train") -> Iterator[PlacedColumns]:
+    """The rows of a .jsonl or .parquet file, or of a hub data set. ValueError if it can't be read."""
     suffix = Path(path).suffix.lower()
     if suffix == ".jsonl":
         return read_jsonl(Path(path))
@@ -60,16 +61,18 @@ def read_rows(path: str, subset: str | None = None, split: str = "train") -> Ite
     return _load_dataset(path, subset, split)
 
 
-def read_jsonl(path: Path) -> Iterator[Row]:
-    """One row a non-blank line. Raises ValueError with the line's number for what isn't a JSON object in UTF-8,
-    and for a file with no row."""
+def read_jsonl(path: Path) -> Iterator[PlacedColumns]:
+    """One row for each non-blank line.
+
+    ValueError for a line that isn't a JSON object in UTF-8, with its number, and for a file without a row.
+    """
     _check_file(path)
     empty = True
     for where, row in json_lines(path.read_bytes().split(b"\n"), path, "each line must be one JSON object"):
         empty = False
         try:
             json.dumps(row, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:  # escapes alone can spell it
+        except UnicodeEncodeError as error:  # only an escape such as \ud800 can write it
             raise ValueError(
                 f"{where}: holds half of a character ({error.object[error.start]!a}), which is no text"
             ) from error
@@ -78,11 +81,11 @@ def read_jsonl(path: Path) -> Iterator[Row]:
         raise ValueError(f"{path} is empty; expected one JSON object a line")
 
 
-def problems_from(rows: Iterable[Row], name: str, columns: Columns) -> list[Problem]:
-    """One problem a row, `name/number` its id where no column gives one.
+def problems_from(rows: Iterable[PlacedColumns], name: str, columns: Columns) -> list[Problem]:
+    """One problem for each row, with the id `name/number` if no column gives one.
 
-    Raises ValueError for a missing column, a question or gold answer that isn't a non-empty text (numbers do as
-    answers), an id that came before, and no rows at all.
+    ValueError for a missing column, a question that isn't a non-empty text, a gold answer that is neither that nor a
+    number, a repeated id, and no rows at all.
     """
     problems: list[Problem] = []
     places: dict[str, str] = {}
@@ -90,7 +93,7 @@ def problems_from(rows: Iterable[Row], name: str, columns: Columns) -> list[Prob
         question = _column(row, columns.question, where)
         if not isinstance(question, str) or not question.strip():
             raise ValueError(f"{where}: {columns.question!r} must be a non-empty text, got {question!r}")
-        answer = _answer(row, columns, where)
+        answer = "" if columns.answer is None else _answer(_column(row, columns.answer, where), columns, where)
         identifier = f"{name}/{number}" if columns.id is None else str(_column(row, columns.id, where))
         if identifier in places:
             raise ValueError(f"{where}: id {identifier!r} was already given ({places[identifier]})")
@@ -101,28 +104,23 @@ def problems_from(rows: Iterable[Row], name: str, columns: Columns) -> list[Prob
     return problems
 
 
-def _answer(row: Mapping[str, Any], columns: Columns, where: str) -> str:
-    if columns.answer is None:
-        return ""
-    value = _column(row, columns.answer, where)
-    return _gold(columns.gold(value) if columns.gold else value, f"{where}: {columns.answer!r}")
-
-
-def _gold(value: object, where: str) -> str:
-    """The gold answer as text. A list of texts (OlympiadBench) is joined by commas."""
+def _answer(value: Any, columns: Columns, where: str) -> str:
+    """The gold answer as a text. A list of texts (OlympiadBench) is joined by commas."""
+    if columns.gold:
+        value = columns.gold(value)
     if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
         value = ", ".join(value)
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         value = str(value)
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{where} must be a non-empty text or a number, got {value!r}")
+        raise ValueError(f"{where}: {columns.answer!r} must be a non-empty text or a number, got {value!r}")
     return value.strip()
 
 
 def _column(row: Mapping[str, Any], column: str, where: str) -> Any:
     if column not in row:
-        suggestion = did_you_mean(column, row)
-        raise ValueError(f"{where}: no column {column!r}, it has {', '.join(map(repr, row))}{suggestion}")
+        names = ", ".join(map(repr, row))
+        raise ValueError(f"{where}: no column {column!r}, it has {names}{did_you_mean(column, row)}")
     return row[column]
 
 
@@ -131,8 +129,8 @@ def _check_file(path: Path) -> None:
         raise ValueError(f"{path} is not a file; give the path of a .jsonl or .parquet file")
 
 
-def _read_parquet(path: Path) -> Iterator[Row]:
-    """The rows of this very file: `datasets` would take a path such as `a[1].parquet` for a pattern."""
+def _read_parquet(path: Path) -> Iterator[PlacedColumns]:
+    """The rows of this file; `datasets` would take a path such as `a[1].parquet` for a pattern."""
     _check_file(path)
     try:
         from pyarrow import ArrowException
@@ -149,7 +147,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
         ) from error
 
 
-def _load_dataset(name: str, subset: str | None, split: str) -> Iterator[Row]:
+def _load_dataset(name: str, subset: str | None, split: str) -> Iterator[PlacedColumns]:
     try:
         import datasets
     except ImportError as error:

@@ -1,7 +1,7 @@
 """The check that a run makes of its own data: every gold answer must pass its task's verifier.
 
-It goes on in worker processes while the model is loaded and the first answers are sampled, and the same data is checked
-once: what has passed is remembered in a cache folder. It knows nothing of models.
+It runs in worker processes while the model is loaded and the first answers are sampled. The same data is checked only
+once: a file in the cache folder records that it passed.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from pathlib import Path
 
 import negaware.verifiers
 from negaware.cache_folder import cache_folder
-from negaware.tasks.audit import AuditFailure, failures_of
+from negaware.tasks.audit import AuditFailure, find_failures
 from negaware.tasks.task import Task
 from negaware.verifiers.math import MathVerifier
 
 _LIBRARIES = ("math-verify", "latex2sympy2-extended", "sympy")
 
 _PATIENCE = 1.0
-"""Seconds that whoever stops a check waits for the batch under way."""
+"""Seconds that `stop` waits for the present batch."""
 
 
 class GoldCheck:
-    """Checks tasks, each with the place of its data, in a thread of its own; `require` says how it ended."""
+    """Checks tasks, each given with the place of its data, in another thread; `require` raises if one fails."""
 
     def __init__(self, tasks: Sequence[tuple[str, Task]]) -> None:
         self._tasks = tasks
@@ -36,13 +36,13 @@ class GoldCheck:
         self._thread.start()
 
     def require(self, seconds: float | None = None) -> None:
-        """ValueError if a gold answer doesn't pass; waits for the rest of the check, at most so many seconds."""
+        """ValueError if a gold answer fails; waits for the end of the check, at most `seconds`."""
         self._thread.join(seconds)
         if self._error is not None:
             raise self._error
 
     def stop(self) -> None:
-        """Ends the check, then its tasks' verifiers: a batch under way might take minutes, and ends without workers."""
+        """Ends the check; if its present batch takes too long, by closing the verifiers."""
         self._stopping.set()
         self._thread.join(_PATIENCE)
         if self._thread.is_alive():
@@ -57,14 +57,14 @@ class GoldCheck:
                 if known is not None and known.exists():
                     continue
                 failures: list[AuditFailure] = []
-                for found in failures_of(task):
+                for _, found in find_failures(task):
                     failures += found
                     if self._stopping.is_set():
                         return
                 if failures:
                     raise ValueError(
                         f"{place}: {len(failures)} of {len(task.problems)} gold answers can't be graded, such as that "
-                        f"of {failures[0].problem.id} ({failures[0].why}); mend or leave out what `negaware audit` "
+                        f"of {failures[0].problem.id} ({failures[0].why}); correct or leave out what `negaware audit` "
                         "lists."
                     )
                 if known is not None:
@@ -76,16 +76,14 @@ class GoldCheck:
 
 
 def _marker(task: Task) -> Path | None:
-    """The file in the cache folder that says that these answers passed this grader; None without a home."""
+    """The file in the cache folder that records that these answers passed this verifier; None without a home folder."""
     digest = hashlib.blake2b(digest_size=16)
     sources = sorted(Path(negaware.verifiers.__path__[0]).glob("*.py"))
     grader = [source.read_bytes() for source in sources] + [version(name).encode() for name in _LIBRARIES]
     methods = repr(task.verifier.methods if isinstance(task.verifier, MathVerifier) else None)
     answers = (problem.answer.encode("utf-8", "surrogatepass") for problem in task.problems)
-    for part in (*grader, methods.encode(), task.answer_form.encode()):
+    for part in (*grader, methods.encode(), task.answer_form.encode(), *answers):
         digest.update(b"%d:%b" % (len(part), part))
-    for answer in answers:
-        digest.update(b"%d:%b" % (len(answer), answer))
-    with suppress(RuntimeError):  # no home
+    with suppress(RuntimeError):  # no home folder
         return cache_folder() / "golds" / digest.hexdigest()
     return None

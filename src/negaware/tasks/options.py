@@ -1,4 +1,4 @@
-"""What a user writes to name a task, in a config or as one string. It loads no data and imports no library for it."""
+"""The options of a task, and the strings that name one. No data is loaded here."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BenchmarkName = Literal[
     "minerva_math",
 ]
 STEP_BY_STEP_PROMPT = "{question}\nPlease reason step by step, and put your final answer within \\boxed{}."
-"""The words of the Qwen2.5-Math evaluations, which most published figures on these sets use."""
+"""The prompt of the Qwen2.5-Math evaluations, which most published figures on these sets use."""
 BOXED_PROMPT = "{question} Put your final answer within \\boxed{}."
 ANSWER_TAG_PROMPT = "{question}\nGive your final answer between <answer> and </answer>, and nothing else there."
 PROMPTS = {
@@ -41,12 +41,12 @@ PROMPTS = {
         'Remember to put your answer on its own line after "Answer:".'
     ),
 }
-"""Prompts with a name. `dapo`: the words around DAPO-Math-17k's questions (arXiv 2503.14476), with a box around the
-answer, as the data of NFT's code has it (docs/paper.md)."""
+"""Prompts by name. `dapo` is DAPO-Math-17k's (arXiv 2503.14476), with a box around the answer, as in the data of NFT's
+code (docs/paper.md)."""
 
 
 def _known_methods(value: object) -> object:
-    """One method is a list of one. ValueError for a name that is no method's, and for no name at all."""
+    """The methods as a tuple. ValueError for an unknown method, and for none at all."""
     if value == "auto":
         return value
     methods, known = tuple(value) if isinstance(value, list | tuple) else (value,), get_args(Method)
@@ -59,30 +59,28 @@ def _known_methods(value: object) -> object:
     return methods
 
 
-def _known_methods_or_own(value: object) -> object:
-    return None if value is None else _known_methods(value)
-
-
 Extract = Annotated[Literal["auto"] | tuple[Method, ...], BeforeValidator(_known_methods)]
-OwnExtract = Annotated[Literal["auto"] | tuple[Method, ...] | None, BeforeValidator(_known_methods_or_own)]
-"""Of a task that has its own way, None."""
+OptionalExtract = Annotated[
+    Literal["auto"] | tuple[Method, ...] | None,
+    BeforeValidator(lambda value: None if value is None else _known_methods(value)),
+]
 
 
 class _TaskOptions(Options):
-    """What every kind of task takes; each says besides, in `extract`, where an answer is looked for in a text."""
+    """The options of every kind of task; each kind also has `extract`, where an answer is looked for in a text."""
 
     prompt: str = STEP_BY_STEP_PROMPT
-    """The user's message, {question} standing for the question; or a name: step_by_step, boxed, answer_tag, dapo, bare
-    (the question)."""
+    """The user's message, with {question} in the question's place; or a name: step_by_step, boxed, answer_tag, dapo,
+    bare (the question alone)."""
     system_prompt: str | None = None
-    """The system's message. None: the model's chat template has its own, or there is none."""
+    """The system's message. None: that of the model's chat template, if it has one."""
     verifier: str | None = None
-    """Your own judge, module:function, a file beside the config or where negaware is started: called with an answer's
-    text and the problem, it returns True or False."""
+    """Your own judge, module:function, in a file beside the config or where negaware is started: a function of an
+    answer's text and the problem that returns True or False."""
     limits: Limits = Limits()
-    """What judging an answer may cost, in worker processes."""
+    """Limits of the worker processes that judge answers."""
     truncated_answers: Literal["wrong", "judged"] = "wrong"
-    """An answer cut off at the length limit is wrong whatever stands in it, or judged like others by your own judge."""
+    """wrong: an answer cut off at the length limit is always wrong. judged: your own judge decides, as for others."""
 
     @field_validator("verifier")
     @classmethod
@@ -111,9 +109,9 @@ class ArithmeticOptions(_TaskOptions):
 
     kind: Literal["arithmetic"] = "arithmetic"
     split: Split = "train"
-    """train and test share no problem, whatever the other options of the two are."""
+    """train and test have no problem in common, whatever their other options are."""
     num_problems: int | None = Field(default=None, ge=1)
-    """None: every problem of the split once. In train a larger number repeats problems; in test it is refused."""
+    """None: every problem of the split once. A larger number repeats problems in train, and is refused in test."""
     seed: int = 0
     """Decides the order and, with `num_problems`, the choice."""
     low: int = Field(default=2, ge=0, le=100)
@@ -123,10 +121,10 @@ class ArithmeticOptions(_TaskOptions):
     forms: tuple[ArithmeticForm, ...] = Field(default=get_args(ArithmeticForm), min_length=1)
     """Which of a + b, a - b, a * b and a + b - c to ask, in turn."""
     prompt: str = BOXED_PROMPT
-    """The user's message, as other tasks'; by default `boxed`."""
+    """The user's message, as in other tasks; by default `boxed`."""
     extract: Extract = ("last_number",)
-    """Where an answer is looked for in a text: a method, methods in order of preference, or auto. The last number is
-    what a small model, which seldom writes the box, can be taught from."""
+    """Where an answer is looked for in a text: a method, methods in order of preference, or auto. By default the last
+    number, for a small model seldom writes a box."""
 
     @model_validator(mode="after")
     def _check(self) -> ArithmeticOptions:
@@ -138,24 +136,24 @@ class ArithmeticOptions(_TaskOptions):
 
 
 class ReasoningGymOptions(_TaskOptions):
-    """A data set of reasoning-gym, generated. Right means that its own scorer gives exactly 1 to what is found."""
+    """A data set of reasoning-gym, generated. An answer is right if the data set's scorer gives it exactly 1."""
 
     kind: Literal["reasoning_gym"] = "reasoning_gym"
     name: str
     """Its name in reasoning-gym, such as chain_sum."""
     parameters: dict[str, Any] = Field({})
-    """Its own parameters, such as {"min_terms": 2, "max_terms": 4}."""
+    """Its parameters, such as {"min_terms": 2, "max_terms": 4}."""
     split: Split = "train"
-    """train and test share no question, whatever their seeds and sizes are."""
+    """train and test have no question in common, whatever their seeds and sizes are."""
     num_problems: int = Field(default=1000, ge=1, le=100_000)
     """How many problems to generate."""
     seed: int = Field(default=0, ge=0, le=1000)
     """Another seed generates other problems."""
     prompt: str = ANSWER_TAG_PROMPT
-    """The user's message, as other tasks'; by default `answer_tag`. With `extract`, ask for what that finds."""
-    extract: OwnExtract = None
+    """The user's message, as in other tasks; by default `answer_tag`. With `extract`, ask for what it finds."""
+    extract: OptionalExtract = None
     """Where an answer is looked for in a text: a method, methods in order of preference, or auto. None: in the last
-    `<answer>` tag, or the whole text where there is none."""
+    `<answer>` tag, or the whole text if there is none."""
 
     @model_validator(mode="after")
     def _finds_what_is_asked_for(self) -> ReasoningGymOptions:
@@ -180,7 +178,7 @@ class DatasetOptions(_TaskOptions):
     question_column: str = "question"
     """The column with the question's text."""
     answer_column: str | None = "answer"
-    """The column with the gold answer: a text or a number. None: there is none, your own `verifier` needs none."""
+    """The column with the gold answer: a text or a number. None: there is none; then give your own `verifier`."""
     id_column: str | None = None
     """The column with an identifier. None: the row's number."""
     extract: Extract = "auto"
@@ -202,10 +200,10 @@ class BenchmarkOptions(_TaskOptions):
     name: BenchmarkName
     """Which set."""
     split: Split | None = None
-    """gsm8k alone has both train (the default) and test."""
+    """Only gsm8k has both train (the default) and test."""
     num_problems: int | None = Field(default=None, ge=1)
     """Take this many from the start. None: all."""
-    extract: OwnExtract = None
+    extract: OptionalExtract = None
     """Where an answer is looked for in a text: a method, methods in order of preference, or auto. None: in a box, else
     after "the answer is"; in gsm8k also after ####, else the last number."""
 
@@ -228,19 +226,22 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def parse_task(text: str) -> ArithmeticOptions | ReasoningGymOptions | DatasetOptions | BenchmarkOptions:
-    """The options that a text on the command line stands for: a name (see `task_fields`), or {kind: …} as in a config.
+    """The options of a task named on the command line: a name (see `task_fields`), or {kind: …} as in a config.
 
-    Raises ValueError for one that is neither.
+    ValueError for anything else.
     """
-    written_out = text.lstrip().startswith("{")
-    return validated(_WithTask, {"task": _read(text) if written_out else text}).task
+    task: object = text
+    if text.lstrip().startswith("{"):
+        try:
+            task = read_yaml(text)
+        except ValueError as error:
+            raise ValueError(f"The task {text!r} can't be read; write it as {{kind: …}}, in quotes.") from error
+    return validated(_WithTask, {"task": task}).task
 
 
 def task_fields(name: str) -> dict[str, str]:
-    """The options that a name stands for: `gsm8k`, `gsm8k:test`, `arithmetic:test`, `reasoning_gym:chain_sum`,
-    `reasoning_gym:chain_sum:test`, `problems.jsonl`, `owner/hub-data-set`.
-
-    Raises ValueError for a name that is none of these.
+    """The options of a named task: `gsm8k`, `gsm8k:test`, `arithmetic:test`, `reasoning_gym:chain_sum`,
+    `reasoning_gym:chain_sum:test`, `problems.jsonl`, `owner/hub-data-set`. ValueError for any other name.
     """
     if PurePath(name).suffix.lower() in (".jsonl", ".parquet") or "/" in name:
         return {"kind": "dataset", "path": name}
@@ -256,7 +257,7 @@ def task_fields(name: str) -> dict[str, str]:
     known = ("arithmetic", "reasoning_gym:NAME", *get_args(BenchmarkName))
     suggestion = did_you_mean(first, ("arithmetic", "reasoning_gym", *get_args(BenchmarkName)))
     raise ValueError(
-        f"there is no task {first!r}{suggestion or ''} (tasks: {', '.join(known)}, a .jsonl or .parquet file, "
+        f"there is no task {first!r}{suggestion} (tasks: {', '.join(known)}, a .jsonl or .parquet file, "
         "owner/name of a hub data set, or {kind: …})"
     )
 
@@ -269,13 +270,6 @@ def _split(name: str, rest: list[str]) -> dict[str, str]:
     return {"split": rest[0]}
 
 
-def _read(text: str) -> object:
-    try:
-        return read_yaml(text)
-    except ValueError as error:
-        raise ValueError(f"The task {text!r} can't be read; write it as {{kind: …}}, in quotes.") from error
-
-
 TaskOptions = Annotated[
     AnyTaskOptions, BeforeValidator(lambda value: task_fields(value) if isinstance(value, str) else value)
 ]
@@ -283,6 +277,6 @@ TaskOptions = Annotated[
 
 
 class _WithTask(Options):
-    """So that what is wrong is said of the field `task`."""
+    """Errors then name the field `task`."""
 
     task: TaskOptions

@@ -1,7 +1,7 @@
-"""Generated arithmetic, and the rule that keeps training and held-out problems apart. It knows no model and no file.
+"""Generated arithmetic, and the rule that separates training problems from held-out ones.
 
-Which split a problem belongs to is a fact about the problem itself, a hash of its canonical form, never of a seed,
-a size or an operand range: two splits can't share a problem however they are drawn.
+A hash of a problem's canonical form decides its split. Seeds, sizes and operand ranges don't, so no problem can be in
+both splits.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from negaware.tasks.options import ArithmeticForm, ArithmeticOptions, Split
 from negaware.types import Problem
 
 SIGNS: dict[ArithmeticForm, str] = {"add": "+", "subtract": "-", "multiply": "*", "add_subtract": "+-"}
-TEST_SHARE = 3
-"""One problem in this many is held out."""
+HELD_OUT_EVERY = 3
+"""One problem in this many is held out for test."""
 
 
 def split_of(canonical: str) -> Split:
-    """The split that a problem of this canonical form belongs to, on every machine and in every run."""
+    """The split of a problem with this canonical form: the same on every machine and in every run."""
     digest = hashlib.sha256(canonical.encode()).digest()
-    return "test" if int.from_bytes(digest[:8], "big") % TEST_SHARE == 0 else "train"
+    return "test" if int.from_bytes(digest[:8], "big") % HELD_OUT_EVERY == 0 else "train"
 
 
 def canonical_form(form: ArithmeticForm, operands: tuple[int, ...]) -> str:
-    """The same text for questions that are the same but for the order of what commutes: 7 + 5 and 5 + 7."""
+    """One text for questions that differ only in the order of operands that commute: 7 + 5 and 5 + 7."""
     a, b, *rest = operands
     if form != "subtract":
         a, b = min(a, b), max(a, b)
@@ -34,17 +34,16 @@ def canonical_form(form: ArithmeticForm, operands: tuple[int, ...]) -> str:
 
 
 def arithmetic_problem(form: ArithmeticForm, operands: tuple[int, ...]) -> Problem:
-    """The problem that asks for `form` of `operands`."""
+    """The problem of this form with these operands."""
     expression = str(operands[0])
     for sign, operand in zip(SIGNS[form], operands[1:], strict=True):
         expression += f" {sign} {operand}"
-    return Problem(
-        f"arithmetic/{expression.replace(' ', '')}", f"What is {expression}?", str(result_of(form, operands))
-    )
+    name = f"arithmetic/{expression.replace(' ', '')}"
+    return Problem(name, f"What is {expression}?", str(result_of(form, operands)))
 
 
 def result_of(form: ArithmeticForm, operands: tuple[int, ...]) -> int:
-    """The value of `form` of `operands`."""
+    """The right answer."""
     value = operands[0]
     for sign, operand in zip(SIGNS[form], operands[1:], strict=True):
         value = {"+": value + operand, "-": value - operand, "*": value * operand}[sign]
@@ -54,8 +53,8 @@ def result_of(form: ArithmeticForm, operands: tuple[int, ...]) -> int:
 def arithmetic_problems(options: ArithmeticOptions) -> list[Problem]:
     """The split's problems, forms in turn, shuffled within each form.
 
-    A form whose problems are used up is left out (test, or no `num_problems`) or shuffled anew (train).
-    Raises ValueError for more test problems than there are: a held-out set counts no problem twice.
+    A form whose problems are used up is left out (test, or no `num_problems`) or shuffled anew (train). ValueError for
+    more test problems than there are, for a held-out problem must not count twice.
     """
     pools = {form: _pool(form, options) for form in options.forms}
     num_distinct = sum(len(pool) for pool in pools.values())
@@ -72,38 +71,30 @@ def arithmetic_problems(options: ArithmeticOptions) -> list[Problem]:
         )
     repeat = options.split == "train" and options.num_problems is not None
     streams = [_stream(form, pool, options, repeat) for form, pool in pools.items() if pool]
-    return list(itertools.islice(_in_turn(streams), wanted))
+    in_turn = (problem for row in itertools.zip_longest(*streams) for problem in row if problem is not None)
+    return list(itertools.islice(in_turn, wanted))
 
 
 def _pool(form: ArithmeticForm, options: ArithmeticOptions) -> list[tuple[int, ...]]:
-    """Every operand tuple of the form in the split whose result is neither negative nor its own last operand.
+    """The split's operands of the form whose result is neither negative nor equal to the last operand.
 
-    An echo of the question ends in that operand: where an answer's last number counts, 8 - 4 would be right by it.
+    If an answer's last number counts, repeating the question would answer 8 - 4.
     """
     values = range(options.low, options.high + 1)
-    tuples = itertools.product(values, repeat=3 if form == "add_subtract" else 2)
     return [
         operands
-        for operands in tuples
-        if split_of(canonical_form(form, operands)) == options.split
-        and result_of(form, operands) >= 0
-        and result_of(form, operands) != operands[-1]
+        for operands in itertools.product(values, repeat=3 if form == "add_subtract" else 2)
+        if split_of(canonical_form(form, operands)) == options.split and 0 <= result_of(form, operands) != operands[-1]
     ]
 
 
 def _stream(
     form: ArithmeticForm, pool: list[tuple[int, ...]], options: ArithmeticOptions, repeat: bool
 ) -> Iterator[Problem]:
-    """The pool in a shuffled order, once or again and again."""
+    """The problems of the pool in a random order, once or repeatedly."""
     generator = random.Random(f"{options.seed}:{options.split}:{form}")
     while True:
         for operands in generator.sample(pool, len(pool)):
             yield arithmetic_problem(form, operands)
         if not repeat:
             return
-
-
-def _in_turn(streams: list[Iterator[Problem]]) -> Iterator[Problem]:
-    """One problem of each stream in turn, until all have ended."""
-    for row in itertools.zip_longest(*streams):
-        yield from (problem for problem in row if problem is not None)

@@ -1,6 +1,6 @@
-"""Problems of reasoning-gym and their scorer, which is given the bare value. It knows no models.
+"""Problems of reasoning-gym and their scorer, which is given the answer's value only.
 
-The library is imported when a problem is generated or scored, never with this module.
+The library is imported when a problem is generated or scored, not with this module.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from negaware.tasks.options import ReasoningGymOptions, did_you_mean
-from negaware.tasks.procedural import TEST_SHARE, split_of
+from negaware.tasks.procedural import HELD_OUT_EVERY, split_of
 from negaware.types import Problem, Verdict
 from negaware.verifiers.extract import check_methods, find_answer
 from negaware.verifiers.function import FunctionVerifier
@@ -19,19 +19,19 @@ from negaware.verifiers.limits import Limits
 
 ANSWER_FORM = "<answer>{answer}</answer>"
 SEED_DISTANCE = 1_000_000
-"""Seeds s and s + 1 give the same items shifted by one: users' seeds are set further apart than any size."""
+"""The library's seeds s and s + 1 give the same items, shifted by one; so the user's seed is multiplied by this."""
 PATIENCE = 4
-"""Items generated before giving up, as a multiple of those that a rich data set would need."""
+"""How many items are generated at most, as a multiple of those that a data set without repetitions needs."""
 
 
 def generate(options: ReasoningGymOptions) -> list[Problem]:
-    """`num_problems` problems of the split; a question's split is a hash of its text, so no seed can mix them.
+    """`num_problems` problems of the split, which is a hash of a question's text, so no seed can mix the splits.
 
-    A test question comes once. Raises ValueError for an unknown data set, for parameters that it refuses, for a
-    missing library, and where the data set has too few different questions.
+    A test question comes once. ValueError for an unknown data set, for parameters that it refuses, for a missing
+    library, and if the data set has too few different questions.
     """
-    share = 1 / TEST_SHARE if options.split == "test" else 1 - 1 / TEST_SHARE
-    num_items = int(options.num_problems / share * PATIENCE) + 100
+    fraction = 1 / HELD_OUT_EVERY if options.split == "test" else 1 - 1 / HELD_OUT_EVERY
+    num_items = int(options.num_problems / fraction * PATIENCE) + 100
     dataset = _create(options.name, options.parameters, options.seed * SEED_DISTANCE, num_items)
     problems: list[Problem] = []
     seen: set[str] = set()
@@ -41,7 +41,9 @@ def generate(options: ReasoningGymOptions) -> list[Problem]:
         if split_of(question) != options.split or (options.split == "test" and question in seen):
             continue
         seen.add(question)
-        problems.append(_problem(options, index, entry))
+        metadata = {"dataset": options.name, "parameters": options.parameters, "entry": dict(entry)}
+        answer = "" if entry["answer"] is None else str(entry["answer"])  # some data sets have no single answer
+        problems.append(Problem(f"reasoning_gym/{options.name}/{options.seed}/{index}", question, answer, metadata))
         if len(problems) == options.num_problems:
             return problems
     raise ValueError(
@@ -50,55 +52,43 @@ def generate(options: ReasoningGymOptions) -> list[Problem]:
     )
 
 
-class ReasoningGymVerifier:
+class ReasoningGymVerifier(FunctionVerifier):
     """Grades the value that `extract` finds in a text with the library's scorer.
 
-    None: what the last `<answer>` tag holds, or the whole text where there is none.
+    None: the content of the last `<answer>` tag, or the whole text if there is none.
     """
 
     def __init__(self, extract: Sequence[str] | Literal["auto"] | None = None, limits: Limits | None = None) -> None:
+        super().__init__(score, limits, prepare=load_library)
         self._methods = None if extract is None else check_methods(extract)
-        self._scorer = FunctionVerifier(score, limits, prepare=load_library)
 
     def grade(self, texts: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
-        """One verdict a text, in order; `no_answer` where nothing is found."""
-        return self._scorer.grade([self._value(text) for text in texts], problems)
-
-    def _value(self, text: str) -> str:
-        return tagged_answer(text) if self._methods is None else find_answer(text, self._methods) or ""
-
-    def close(self) -> None:
-        """Ends the worker processes."""
-        self._scorer.close()
+        """One verdict for each text, in order; `no_answer` if nothing is found."""
+        if self._methods is None:
+            return super().grade([tagged_answer(text) for text in texts], problems)
+        return super().grade([find_answer(text, self._methods) or "" for text in texts], problems)
 
 
 def tagged_answer(text: str) -> str:
-    """What the last closed `<answer>` tag holds, or the whole text."""
+    """The content of the last closed `<answer>` tag, or the whole text."""
     before, closing, _ = text.rpartition("</answer>")
     return (before.rpartition("<answer>")[2] if closing else text).strip()
 
 
 def score(answer: str, problem: Problem) -> bool:
-    """Whether the library's scorer gives the answer exactly 1: its lower scores are for form and parts."""
+    """Whether the library's scorer gives the answer exactly 1; lower scores are for the form or for a part."""
     dataset = _scorer(problem.metadata["dataset"], json.dumps(problem.metadata["parameters"]))
     return bool(dataset.score_answer(answer, problem.metadata["entry"]) == 1.0)
 
 
 def load_library() -> None:
-    """What a worker imports before its first answer: it takes as long as an answer may."""
+    """Imports the library; in a worker before its first answer, for it takes as long as an answer may."""
     import reasoning_gym  # noqa: F401
 
 
 @functools.lru_cache(maxsize=8)
 def _scorer(name: str, parameters: str) -> Any:
     return _create(name, json.loads(parameters), seed=0, size=1)
-
-
-def _problem(options: ReasoningGymOptions, index: int, entry: Mapping[str, Any]) -> Problem:
-    metadata = {"dataset": options.name, "parameters": options.parameters, "entry": dict(entry)}
-    answer = "" if entry["answer"] is None else str(entry["answer"])  # some have a scorer and no one answer
-    name = f"reasoning_gym/{options.name}/{options.seed}/{index}"
-    return Problem(name, entry["question"], answer, metadata)
 
 
 def _create(name: str, parameters: Mapping[str, Any], seed: int, size: int) -> Any:

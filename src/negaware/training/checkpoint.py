@@ -201,7 +201,7 @@ def _checksums(path: Path, ranks: Ranks) -> dict[str, list[int]]:
     OSError on all ranks if one of them can't read its share.
     """
     # One list for all: over a network, the folder may look older from another machine.
-    names = ranks.of_first(lambda: sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()))
+    names = ranks.from_first(lambda: sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()))
     found: dict[str, list[int]] = {}
     failed: OSError | None = None
     try:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from negaware.models.logprobs import token_logprobs
 from negaware.models.network import Network
-from negaware.objectives.contract import Answers, Objective, OwnLossError, Terms, require_sound
+from negaware.objectives.contract import Answers, Objective, Terms, UserLossError, require_sound
 from negaware.objectives.ops import Reduction, answer_lengths, denominator, log_ratio, reduce_loss
 from negaware.objectives.whole_groups import Whole, WholeGroups
 from negaware.ranks import ALONE, Ranks
@@ -178,7 +178,7 @@ class Trainer:
         read = tally.read(loss=own_loss, norm=norm, **faults)
         try:
             require_sound(loss.objective.name, {sentence: read[sentence] for sentence in faults})
-        except OwnLossError:
+        except UserLossError:
             self.optimizer.discard_gradients()
             raise
         total = self.ranks.sums({"loss": read["loss"]})["loss"]
@@ -242,7 +242,7 @@ class Trainer:
         """The loss. One of a user's own that fails leaves no gradients behind."""
         try:
             return self.loss.objective.function(answers, **self.loss.options)
-        except OwnLossError:
+        except UserLossError:
             self.optimizer.discard_gradients()
             raise
 
@@ -251,7 +251,7 @@ class Trainer:
             return
         self.optimizer.discard_gradients()
         own = self.loss.objective
-        culprit = f"Mend the loss {own.name} if it can have such a gradient. " if own.is_own else ""
+        culprit = f"Mend the loss {own.name} if it can have such a gradient. " if own.is_user_loss else ""
         raise NonFiniteLossError(
             f"The {what} of optimizer step {self.optimizer.num_steps_done + 1} is {value}; the weights are as they "
             f"were before it. {culprit}In a new run, lower training.learning_rate, or set training.compute_dtype to "

@@ -1,14 +1,14 @@
 """Finds the answer in a text: the last box, what follows "answer is" or ####, the bare text, the last number.
 
-Linear in the text however hostile it is: long texts are read from their end, groups are length-capped.
-It knows nothing of right and wrong.
+It takes time linear in any text: long texts are read from their end, and the length of groups is limited. It knows
+nothing of right and wrong.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from negaware.verifiers.hedges import (
     asks,
@@ -28,12 +28,12 @@ Method = Literal["boxed", "answer_is", "hashes", "bare", "last_number"]
 
 MAX_ANSWER = 4000  # characters in one box
 _TAIL = 20_000  # characters at the end of a text that are searched for phrases and numbers
-_MAX_BOXES = 200  # unbalanced boxes passed over before giving up
+_MAX_BOXES = 200  # boxes that are looked at, balanced or not
 _STYLE = " \t\r\n*_"  # blanks and emphasis around an answer
 
-# Scripts that are written without spaces: Thai, Chinese, Japanese, Korean. Between them in Unicode stand √, ≤ and →.
+# Scripts written without spaces: Thai, Chinese, Japanese, Korean. In Unicode √, ≤ and → lie between them.
 _UNSPACED = r"\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-# Every repetition is possessive or ends where the next begins, so no text makes one go back over what it has read.
+# Every repetition is possessive or ends where the next begins, so no text makes a pattern backtrack.
 _BOX = re.compile(r"\\(?:boxed|fbox) *+(?=\{)|\\boxed ++([^\s{}$\\]{1,50})")
 _REASONING = re.compile(r"<(/?)(?:think(?:ing)?|reasoning)>", re.IGNORECASE)
 _PHRASE = re.compile(
@@ -66,7 +66,7 @@ def _number_pattern(letter: str, minus: str, fraction: str, flags: re.RegexFlag)
     )
 
 
-# Numbers follow scripts without spaces at once; most texts hold plain characters alone, which are sooner searched.
+# In scripts without spaces a number follows a letter directly. Most texts are ASCII, where a simpler pattern is faster.
 _NUMBER = _number_pattern(rf"^\W{_UNSPACED}", "−", "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞", re.UNICODE)
 _PLAIN_NUMBER = _number_pattern(r"\w", "", "", re.ASCII)
 _LATEX_NUMBER = re.compile(r"[-+]?\\[dtc]?frac *+(?:\{[^{}]{1,30}\}|\d) *+(?:\{[^{}]{1,30}\}|\d)")
@@ -98,7 +98,7 @@ _ENDS_IN_AND = re.compile(r"\b(?:and|or)[\s}$\\(\[]*$")
 
 
 class _Part(NamedTuple):
-    """What a box or a formula holds, and where it stands with its delimiters."""
+    """The content of a box or a formula, and where it begins and ends, delimiters included."""
 
     content: str
     start: int
@@ -106,9 +106,9 @@ class _Part(NamedTuple):
 
 
 def _final_part(text: str) -> tuple[str, bool]:
-    """What a text says after its reasoning; of that what the last `<answer>` tag holds, and whether there is one.
+    """The text after its reasoning, or the content of the last `<answer>` tag in it, and whether there is one.
 
-    A tag left open holds nothing: neither a thought nor an answer that wasn't finished is an answer.
+    A tag that isn't closed has no content: an unfinished answer is no answer.
     """
     if "<" not in text:
         return text, False
@@ -127,7 +127,7 @@ def _final_part(text: str) -> tuple[str, bool]:
 
 
 def _boxes(text: str) -> tuple[list[_Part], bool]:
-    """The trailing balanced boxes, last first; none, and True, if the last is left open."""
+    """The last balanced boxes, the last one first; or no boxes and True if the last one isn't closed."""
     found: list[_Part] = []
     end, has_frames = len(text), "\\fbox" in text
     for _ in range(_MAX_BOXES):
@@ -143,7 +143,7 @@ def _boxes(text: str) -> tuple[list[_Part], bool]:
             content = balanced_group(text, match.end(), MAX_ANSWER)
             if content is not None:
                 finish = match.end() + len(content) + 2
-                # A box inside another is a part of the answer, not the answer: drop what it encloses.
+                # A box inside another is a part of the answer, not the answer.
                 found = [box for box in found if box.start >= finish]
                 found.append(_Part(content, start, finish))
             elif not found:
@@ -155,7 +155,7 @@ def _boxes(text: str) -> tuple[list[_Part], bool]:
 
 
 def _boxed(text: str) -> str | None:
-    """The last box's content; an empty one, or one left open, says that there is no answer."""
+    """The content of the last box; "", which is no answer, for a box that is empty or isn't closed."""
     boxes, left_open = _boxes(text)
     if left_open:
         return ""
@@ -174,7 +174,7 @@ def _boxed(text: str) -> str | None:
 
 
 def conjoined_boxes(text: str) -> str | None:
-    """The contents of the last boxes that only commas, "and" or "or" join, with commas between; None: no such."""
+    """The contents of the last boxes that only commas, "and" or "or" separate, joined by commas; None: only one."""
     text, _ = _final_part(text)
     boxes, _ = _boxes(text)
     run = boxes[:1]
@@ -194,7 +194,7 @@ def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
 
 
 def _is_prose(text: str) -> bool:
-    """Whether words that aren't mathematics stand in the text outside its \\text groups and commands."""
+    """Whether the text has words that aren't mathematics, outside its \\text groups and commands."""
     if "\\" in text:
         text = _COMMAND.sub(" ", _TEXT_GROUP.sub(" ", text))
     words = _LONG_WORD.findall(text)
@@ -222,11 +222,8 @@ def _first_formula(text: str) -> _Part | None:
 
 def _last_formula(text: str) -> _Part | None:
     """The last delimited formula that holds mathematics."""
-    last = None
-    for formula in _formulas(_CURRENCY.sub(" ", text)):
-        if not _is_prose(formula.content):
-            last = formula
-    return last
+    formulas = [formula for formula in _formulas(_CURRENCY.sub(" ", text)) if not _is_prose(formula.content)]
+    return formulas[-1] if formulas else None
 
 
 def _bare(text: str) -> str | None:
@@ -244,10 +241,16 @@ def _bare(text: str) -> str | None:
     return stripped if is_name or not _is_prose(inner) or _QUANTITY.fullmatch(inner) else None
 
 
+def _matched(pattern: re.Pattern[str], text: str, start: int) -> str:
+    """What the pattern matches at this place; "" if nothing."""
+    match = pattern.match(text, start)
+    return match[0] if match else ""
+
+
 def _last_number(text: str) -> str | None:
     """The last number of a text, or the last delimited formula if no number follows it.
 
-    None where it is no answer: one of two, a bound, negated, in a question, or the operand of an open computation.
+    None if it is no answer: one of several, a bound, negated, in a question, or part of an unfinished computation.
     """
     tail = text[-_TAIL:]
     number = _last_match(_PLAIN_NUMBER if tail.isascii() else _NUMBER, tail)
@@ -255,14 +258,13 @@ def _last_number(text: str) -> str | None:
     formula = _last_formula(tail) if has_formulas else None
     fraction = _last_match(_LATEX_NUMBER, tail) if has_formulas else None
     if formula is not None and (number is None or number.start() < formula.end):
-        percent = _PERCENT.match(tail, formula.end)
-        content, begin, end = formula.content + (percent[0] if percent else ""), formula.start, formula.end
+        content, begin, end = formula.content + _matched(_PERCENT, tail, formula.end), formula.start, formula.end
     elif fraction is not None and (number is None or number.end() <= fraction.end() + 1):
         content, begin, end = fraction[0], fraction.start(), fraction.end()
     elif number is not None:
-        multiplier = _MULTIPLIER.match(tail, number.end())
-        content, begin = number[0].rstrip(".,") + (multiplier[0] if multiplier else ""), number.start()
-        end = multiplier.end() if multiplier else number.end() - (number[0][-1] in ".,")
+        multiplier = _matched(_MULTIPLIER, tail, number.end())
+        content, begin = number[0].rstrip(".,") + multiplier, number.start()
+        end = number.end() + (len(multiplier) or -(number[0][-1] in ".,"))
     else:
         return None
     before, after = tail[:begin], tail[end:]
@@ -273,7 +275,7 @@ def _last_number(text: str) -> str | None:
 
 
 def _clause(text: str) -> str | None:
-    """The answer at the head of what follows "answer is" or ####; a hedged clause whole, which no single value is."""
+    """The answer at the start of what follows "answer is" or ####; a hedged clause as a whole, so that it is wrong."""
     text = text.lstrip(_STYLE + ":：")[:MAX_ANSWER]
     if contrast := _NOT_BUT.match(text):
         text = text[contrast.end() :]
@@ -281,10 +283,9 @@ def _clause(text: str) -> str | None:
     clause = (text[: end.start()] if end else text).strip(_STYLE + "`\"'")
     formula = _first_formula(text)
     if formula and formula.start == 0 and not _CURRENCY.match(text):
-        percent = _PERCENT.match(text, formula.end)
-        rest = text[percent.end() if percent else formula.end :]
-        hedged = hedged_after(rest) or continued(rest)
-        return clause if hedged else formula.content + (percent[0] if percent else "")
+        percent = _matched(_PERCENT, text, formula.end)
+        rest = text[formula.end + len(percent) :]
+        return clause if hedged_after(rest) or continued(rest) else formula.content + percent
     if not clause:
         return None
     choice = _CHOICE.match(clause)
@@ -301,9 +302,8 @@ def _clause(text: str) -> str | None:
     if head is not None:
         after = clause.lstrip("$")[head.end() :]
         if not continued(after):
-            multiplier = _MULTIPLIER.match(after)
-            number = head[0].rstrip(".,") + (multiplier[0] if multiplier else "")
-            return clause if hedged_after(after) else number  # "3 more than 12" says 3 first
+            number = head[0].rstrip(".,") + _matched(_MULTIPLIER, after, 0)
+            return clause if hedged_after(after) else number
         if "=" not in clause:
             return clause
     is_list = len(_NUMBER.findall(clause)) > 1 and not _CONCLUDES.search(clause)
@@ -317,8 +317,7 @@ def _answer_is(text: str) -> str | None:
     phrase = _last_match(_PHRASE, tail)
     if phrase is None:
         return None
-    end = phrase.end()
-    return "" if denied(tail[:end]) else _clause(tail[end:])
+    return "" if denied(tail[: phrase.end()]) else _clause(tail[phrase.end() :])
 
 
 def _hashes(text: str) -> str | None:
@@ -334,7 +333,7 @@ _FINDERS: dict[str, Callable[[str], str | None]] = {
     "bare": _bare,
     "last_number": _last_number,
 }
-METHODS: tuple[Method, ...] = ("boxed", "answer_is", "hashes", "bare", "last_number")
+METHODS: tuple[Method, ...] = get_args(Method)
 
 
 def check_methods(methods: Sequence[str] | Literal["auto"]) -> tuple[str, ...]:
@@ -348,7 +347,7 @@ def check_methods(methods: Sequence[str] | Literal["auto"]) -> tuple[str, ...]:
 
 
 def extract_answer(text: str, methods: Sequence[str] | Literal["auto"] = "auto") -> str | None:
-    """The answer that the first successful method finds, or None. Linear in the text's length."""
+    """The answer that the first successful method finds, or None."""
     return find_answer(text, check_methods(methods))
 
 
@@ -358,8 +357,8 @@ def find_answer(text: str, methods: Sequence[str]) -> str | None:
     for method in methods:
         found = _FINDERS[method](text)
         if found is None and tagged and method == "answer_is":
-            found = _clause(text)  # the tag says what "the answer is" says
+            found = _clause(text)  # the tag stands for "the answer is"
         if found is not None:
-            # An empty box ends the search: a model that boxed nothing gave no answer.
+            # An empty box ends the search: it says that there is no answer.
             return found.strip() or None
     return None

@@ -1,7 +1,4 @@
-"""Grades answers with a task's own scorer, in worker processes with the limits of any other text.
-
-It knows nothing of what the function does; it holds it to its time, its memory and a boolean.
-"""
+"""Grades answers with any function of an answer and its problem, in worker processes, within the task's limits."""
 
 from __future__ import annotations
 
@@ -11,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from negaware.types import Problem, Verdict
-from negaware.verifiers.judge import find_judge
+from negaware.user_code import Purpose, find_function
 from negaware.verifiers.limits import Limits
 from negaware.verifiers.pool import WorkerPool
+from negaware.verifiers.worker import Outcome
 
-_MAX_TEXT = 100_000  # characters from the end of a text that a scorer gets to see
+_MAX_TEXT = 100_000  # characters at the end of a text that the function is given
+
+JUDGE = Purpose("verifier", "a judge", "my_rules:is_right")
 
 Scorer = Callable[[str, Problem], object]
 
@@ -33,24 +33,14 @@ class FunctionVerifier:
         self._pool = WorkerPool(limits, prepare=prepare)
 
     def grade(self, texts: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
-        """One verdict a text, in order; a function that raises or returns no boolean gives `error`, and
-        what it did in place of the extracted answer."""
+        """One verdict for each text, in order.
+
+        If the function raises or returns no boolean, the reason is `error`, and `extracted` says what happened.
+        """
         answers = [text[-_MAX_TEXT:].strip() for text in texts]
         calls = [(answer, problem) for answer, problem in zip(answers, problems, strict=True) if answer]
         outcomes = iter(self._pool.run(partial(_call, self._function), calls))
-        verdicts = []
-        for answer in answers:
-            if not answer:
-                verdicts.append(Verdict(False, "no_answer"))
-                continue
-            outcome = next(outcomes)
-            if outcome.status == "timeout":
-                verdicts.append(Verdict(False, "timeout", answer))
-            elif not isinstance(outcome.value, bool):
-                verdicts.append(Verdict(False, "error", outcome.value))
-            else:
-                verdicts.append(Verdict(outcome.value, "correct" if outcome.value else "wrong", answer))
-        return verdicts
+        return [as_verdict(next(outcomes), answer) if answer else Verdict(False, "no_answer") for answer in answers]
 
     def close(self) -> None:
         """Ends the worker processes."""
@@ -58,13 +48,25 @@ class FunctionVerifier:
 
     @classmethod
     def named(cls, name: str, folders: Sequence[Path] = (Path(),), limits: Limits | None = None) -> FunctionVerifier:
-        """That of `module:function` in one of the folders. Raises ValueError for all that `find_judge` does."""
-        judge = find_judge(name, folders)
+        """Grades with the user's `module:function`, from the first of the folders that has the module.
+
+        ValueError where there is none, or where it is no function.
+        """
+        judge = find_function(name, folders, JUDGE)
         return cls(judge, limits, prepare=judge.load)
 
 
+def as_verdict(outcome: Outcome, answer: str) -> Verdict:
+    """The verdict on an answer, from the outcome of the call that judged it."""
+    if outcome.status == "timeout":
+        return Verdict(False, "timeout", answer)
+    if not isinstance(outcome.value, bool):
+        return Verdict(False, "error", outcome.value)
+    return Verdict(outcome.value, "correct" if outcome.value else "wrong", answer)
+
+
 def _call(function: Scorer, text: str, problem: Problem) -> bool | str:
-    """In a worker: the verdict, numpy's booleans made Python's; of anything else what it is."""
+    """What the function returns, as Python's boolean; a sentence if that is no boolean. Runs in a worker."""
     value: Any = function(text, problem)
     value = value.item() if getattr(value, "ndim", None) == 0 else value
     return value if isinstance(value, bool) else f"{value!r} is neither True nor False"[:200]

@@ -1,6 +1,6 @@
 """Grades a file of predictions: JSON lines in, verdicts in the same order out.
 
-It reads the file twice: it writes nothing unless every line could be read. The finished file is swapped in.
+It reads the file twice, so that it writes nothing unless every line can be read.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _text(value: Any, key: str, where: str) -> str:
 
 
 def _pairs(file: BinaryIO, path: Path) -> Iterator[tuple[str, str]]:
-    """The file's (prediction, gold) pairs from its start. Raises ValueError naming the line that can't be read."""
+    """The file's (prediction, gold) pairs from its start. ValueError, with the line's number, for any other line."""
     file.seek(0)
     for where, row in json_lines(file, path, f"write lines such as {_EXAMPLE}"):
         missing = [key for key in ("prediction", "gold") if key not in row]
@@ -44,7 +44,7 @@ def _pairs(file: BinaryIO, path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _open(path: Path) -> BinaryIO:
-    """A file that can be read twice; of a pipe, a copy on disk. Raises ValueError."""
+    """A file that can be read twice; a pipe is copied to disk first. ValueError if it can't be opened."""
     try:
         file = open(path, "rb")  # noqa: SIM115
         if file.seekable():
@@ -57,24 +57,20 @@ def _open(path: Path) -> BinaryIO:
         raise ValueError(f"{path}: {error.strerror}; give a file of JSON lines such as {_EXAMPLE}") from None
 
 
-def _verdicts(pairs: Iterator[tuple[str, str]], verifier: MathVerifier) -> Iterator[Verdict]:
-    while chunk := list(islice(pairs, _CHUNK)):
-        yield from verifier.grade_pairs([pair[0] for pair in chunk], [pair[1] for pair in chunk])
-
-
-def _write(file: TextIO, verdicts: Iterator[Verdict]) -> Counter[str]:
+def _write(file: TextIO, pairs: Iterator[tuple[str, str]], verifier: MathVerifier) -> Counter[str]:
     counts: Counter[str] = Counter()
-    for verdict in verdicts:
-        counts[verdict.reason] += 1
-        row = {"correct": verdict.correct, "reason": verdict.reason, "extracted": verdict.extracted}
-        file.write(json.dumps(row) + "\n")
+    while chunk := list(islice(pairs, _CHUNK)):
+        for verdict in verifier.grade_pairs([pair[0] for pair in chunk], [pair[1] for pair in chunk]):
+            counts[verdict.reason] += 1
+            row = {"correct": verdict.correct, "reason": verdict.reason, "extracted": verdict.extracted}
+            file.write(json.dumps(row) + "\n")
     return counts
 
 
 def grade(
     predictions: Sequence[str], golds: Sequence[str], extract: Sequence[str] | Literal["auto"] = "auto"
 ) -> list[Verdict]:
-    """One verdict an answer's text, against the gold answer in the same place. ValueError unless they are as many."""
+    """One verdict for each answer's text, against the gold answer in the same place. ValueError for unequal numbers."""
     if len(predictions) != len(golds):
         raise ValueError(f"grade needs a gold answer for each prediction, got {len(golds)} for {len(predictions)}.")
     with MathVerifier(extract) as verifier:
@@ -88,9 +84,8 @@ def grade_file(
 ) -> Counter[str]:
     """Grades `input_path` into `output` (None: standard output); returns how often each reason was given.
 
-    Lines {"prediction", "gold"} become {"correct", "reason", "extracted"}. Raises ValueError for a malformed
-    line, with its number, before anything is written, for an unknown extraction method, and for an output that is
-    the input.
+    Lines {"prediction", "gold"} become {"correct", "reason", "extracted"}. ValueError for a malformed line, with its
+    number, before anything is written; for an unknown extraction method; and if the output is the input.
     """
     path = Path(input_path)
     if output is not None:
@@ -98,13 +93,13 @@ def grade_file(
     with MathVerifier(extract) as verifier, _open(path) as lines:
         if not sum(1 for _ in _pairs(lines, path)):
             raise ValueError(f"{path}: holds no line; write lines such as {_EXAMPLE}")
-        verdicts = _verdicts(_pairs(lines, path), verifier)
+        pairs = _pairs(lines, path)
         if output is None:
-            return _write(sys.stdout, verdicts)
+            return _write(sys.stdout, pairs, verifier)
         target = Path(output)
         try:
             with written_aside(target, f".{os.getpid()}") as aside, open(aside, "w", encoding="utf-8") as file:
-                return _write(file, verdicts)
+                return _write(file, pairs, verifier)
         except OSError as error:
             raise ValueError(f"{target}: {error.strerror}; give a path that can be written") from None
 
@@ -117,5 +112,5 @@ def grade_command(file: str | Path, output: str | Path | None, extract: str | Se
     methods = extract.split(",") if isinstance(extract, str) and extract != "auto" else extract
     counts = grade_file(file, output, methods)
     total = counts.total()
-    shares = ", ".join(f"{counts[reason]} {reason.replace('_', ' ')}" for reason in get_args(Reason) if counts[reason])
-    print(f"{total} graded: {shares} ({counts['correct'] / total:.1%} correct)", file=sys.stderr)
+    reasons = ", ".join(f"{counts[reason]} {reason.replace('_', ' ')}" for reason in get_args(Reason) if counts[reason])
+    print(f"{total} graded: {reasons} ({counts['correct'] / total:.1%} correct)", file=sys.stderr)

@@ -1,6 +1,6 @@
-"""Words around a value that keep it from being the answer: alternatives, bounds, negations, questions.
+"""Words around a value because of which it is no answer: alternatives, bounds, negations, questions.
 
-A policy could be paid for "3 or 5" and "at least 5" alike. It knows no values.
+Without this check, a policy would be rewarded for "3 or 5" and "at least 5" as for 5.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ _EITHER = re.compile(
 _LISTED = re.compile(r"\d[$)]*+\s*+(?:[,;/]\s*+(?:and\s)?|(?<=\s)and\s|(?<=\s))[\s$(]*$")
 _ENDS = re.compile(r"[\s.$)\]]*$")
 _NOT_THAT = re.compile(r"[\w)}%$]\s*+,?\s++(?:and\s++)?not\s++\$?$")
-# A text without any of these words neither hedges nor denies, which is sooner seen than by the patterns.
-_TELLING = frozenset(
+# A text without any of these words neither hedges nor denies. This check is faster than the patterns.
+_HEDGING_WORDS = frozenset(
     re.findall(
         r"\w+",
         "either neither or nor not never cannot no least most than between above below under over unless "
@@ -110,7 +110,7 @@ _WORDS = re.compile(
 
 
 def hedged_before(text: str) -> bool:
-    """Whether a text's end keeps a value after it from being claimed: "at least", "3 or", "it can't be", "half of"."""
+    """Whether a value after this text isn't claimed as the answer: "at least", "3 or", "it can't be", "half of"."""
     text = text[-60:]
     if _may_deny(text) and (_BEFORE.search(text) is not None or denied(text)):
         return True
@@ -122,59 +122,59 @@ def _may_deny(text: str) -> bool:
         not text.isascii()
         or "n't" in text
         or "N'T" in text
-        or not _TELLING.isdisjoint(text.lower().translate(_SEPARATORS).split())
+        or not _HEDGING_WORDS.isdisjoint(text.lower().translate(_SEPARATORS).split())
     )
 
 
 def denied(text: str) -> bool:
-    """Whether a text's end denies, doubts or only supposes what follows: "I don't think the answer is"."""
-    text = text[-80:].rpartition(".")[2]  # no denial goes past a full stop
+    """Whether the end of a text denies, doubts or only supposes what follows: "I don't think the answer is"."""
+    text = text[-80:].rpartition(".")[2]  # a denial ends with its sentence
     if text.rpartition("\n")[2].strip(" $*") in _PLAIN_LEADS:
         return False
     return _may_deny(text) and any(pattern.search(text) for pattern in (_NOT_BEFORE, _DENIED, _CANDIDATES))
 
 
 def either(between: str) -> bool:
-    """Whether what stands between two values leaves open which of them is meant."""
+    """Whether the text between two values offers them as alternatives."""
     return len(between) <= 80 and _EITHER.fullmatch(between) is not None
 
 
 def one_of_several(before: str, after: str) -> bool:
-    """Whether a value ends a list of values: 3, 4, 5."""
+    """Whether the value between these texts is the last one of a list: 3, 4, 5."""
     return _LISTED.search(before[-20:]) is not None and _ENDS.match(after) is not None
 
 
 def contrasted(before: str) -> str | None:
-    """ "it is 56" of "it is 56, not", for the value is the one before these words; None: no such words."""
+    """ "it is 56" for "it is 56, not": the answer stands before these words. None: the text doesn't end so."""
     match = _NOT_THAT.search(before[-20:]) if "not" in before else None
     return before.removesuffix(match[0][1:]) if match else None
 
 
 def taken_back(after: str) -> bool:
-    """Whether what follows a boxed answer replaces it: "no wait, it is 7", "or maybe 6"."""
+    """Whether the text after a boxed answer replaces it: "no wait, it is 7", "or maybe 6"."""
     return _BOX_TAKEN_BACK.match(after[:60]) is not None
 
 
 def hedged_after(text: str) -> bool:
-    """Whether a text's beginning takes back the value before it: "or 5", "is wrong", ". Or maybe"."""
+    """Whether the beginning of a text takes back the value before it: "or 5", "is wrong", ". Or maybe"."""
     return _AFTER.match(text[:80]) is not None
 
 
 def asks(text: str) -> bool:
-    """Whether the sentence that goes on here is a question."""
+    """Whether the sentence that this text continues is a question."""
     return _QUESTION.match(text) is not None
 
 
 def unfinished(before: str) -> bool:
-    """Whether a value after this text is the last operand of a computation, or a side of an equation to be solved."""
+    """Whether a value after this text is an operand of a computation, or a side of an equation that isn't solved."""
     return bool(_UNFINISHED.search(before[-40:]) or _OPEN_EQUATION.search(before[-40:]))
 
 
 def continued(after: str) -> bool:
-    """Whether a computation or a relation goes on after the value."""
+    """Whether a computation or a relation continues after the value."""
     return _CONTINUED.match(after) is not None
 
 
 def is_hedged(text: str) -> bool:
-    """Whether a short answer holds more than a value: a choice, bound, negation, condition or operation in words."""
+    """Whether a short answer has words of a choice, bound, negation, condition or operation beside its value."""
     return _WORDS.search(text) is not None

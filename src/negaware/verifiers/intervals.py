@@ -1,6 +1,6 @@
-"""Inequalities as intervals: `x \\le -5 \\text{ or } x \\ge 5` and the union that it says, as texts.
+"""Inequalities as intervals: `x \\le -5 \\text{ or } x \\ge 5` and the union that it means, as texts.
 
-It looks at characters only and evaluates nothing; whether two unions are equal the algebra tells.
+It looks at characters only and evaluates nothing; whether two unions are equal is left to the algebra.
 """
 
 from __future__ import annotations
@@ -8,63 +8,45 @@ from __future__ import annotations
 import re
 
 _INEQUALITY = re.compile(r"(\\(?:leq?|geq?|neq?|lt|gt)(?![a-zA-Z])|<=|>=|[<>])")
-_SIGNS = {
-    spelling: sign
-    for sign, spellings in {
-        "<": r"< \lt",
-        ">": r"> \gt",
-        "<=": r"<= \le \leq",
-        ">=": r">= \ge \geq",
-        "≠": r"\ne \neq",
-    }.items()
-    for spelling in spellings.split()
-}
+_SIGNS = {r"\lt": "<", r"\gt": ">", r"\le": "<=", r"\leq": "<=", r"\ge": ">=", r"\geq": ">=", r"\ne": "≠", r"\neq": "≠"}
+"""The sign of each LaTeX command; other signs stay as they are."""
 
 
 def _intervals(text: str) -> tuple[str, str] | None:
-    """`x \\le -5 \\text{ or } x \\ge 5` → x and the union of intervals that it says; None for anything else."""
+    """`x \\le -5 \\text{ or } x \\ge 5` → x and the union of intervals that it means; None for anything else."""
     pieces, names = [], set()
     for part in re.split(r"\\cup|,", re.sub(r"\\(?:text|mbox) *+\{ *+or *+\}|\bor\b|\\lor\b", ",", text)):
         tokens = [token.strip() for token in _INEQUALITY.split(part)]
-        signs = [_SIGNS[token] for token in tokens[1::2]]
+        signs = [_SIGNS.get(token, token) for token in tokens[1::2]]
         operands = tokens[::2]
         if not 2 <= len(operands) <= 3 or not all(operands):
             return None
-        if len(operands) == 3 and "≠" in signs:
-            return None
         place = next((k for k, operand in enumerate(operands) if re.fullmatch(r"[a-zA-Z]|\\theta", operand)), None)
-        if place is None or (len(operands) == 3) is not (place == 1 and len(operands) == 3):
+        if place is None or (len(operands) == 3 and (place != 1 or "≠" in signs)):
             return None
         names.add(operands.pop(place))
         if signs == ["≠"]:
             pieces += [rf"(-\infty,{operands[0]})", rf"({operands[0]},\infty)"]
             continue
-        if len(operands) == 2:
-            if signs[0][0] != signs[1][0]:
-                return None
-            low, high = (operands, signs) if signs[0][0] == "<" else (operands[::-1], signs[::-1])
-            pieces.append(f"{'[('['=' not in high[0]]}{low[0]},{low[1]}{'])'['=' not in high[1]]}")
-            continue
-        upward = (signs[0][0] == ">") is (place == 0)
-        closed = "=" in signs[0]
-        pieces.append(
-            f"{'[' if closed else '('}{operands[0]},\\infty)"
-            if upward
-            else f"(-\\infty,{operands[0]}{']' if closed else ')'}"
-        )
+        if len(operands) == 2 and signs[0][0] != signs[1][0]:
+            return None
+        if len(operands) == 1 and (signs[0][0] == ">") is (place == 0):
+            operands, signs = [*operands, r"\infty"], [*signs, "<"]
+        elif len(operands) == 1:
+            operands, signs = [r"-\infty", *operands], ["<", *signs]
+        elif signs[0][0] == ">":
+            operands, signs = operands[::-1], signs[::-1]
+        pieces.append(f"{'[' if '=' in signs[0] else '('}{','.join(operands)}{']' if '=' in signs[1] else ')'}")
     return (names.pop(), r"\cup".join(pieces)) if len(names) == 1 else None
 
 
 def as_intervals(prediction: str, gold: str) -> tuple[str, str]:
-    """Both texts as unions of intervals where one says inequalities, of one name, and the other says them or a set."""
-    said = [_intervals(text) for text in (prediction, gold)]
-    if all(said) and said[0] and said[1]:
-        return (said[0][1], said[1][1]) if said[0][0] == said[1][0] else (prediction, gold)
-    other = gold if said[0] else prediction
-    if not any(said) or not re.match(r"(?:[a-z] *\\in *)?(?:[\[(]|\\mathbb|\\emptyset)", other):
+    """Both texts as unions of intervals if one holds inequalities of one name, and the other such or a set."""
+    first, second = _intervals(prediction), _intervals(gold)
+    if first and second:
+        return (first[1], second[1]) if first[0] == second[0] else (prediction, gold)
+    other = gold if first else prediction
+    if not (first or second) or not re.match(r"(?:[a-z] *\\in *)?(?:[\[(]|\\mathbb|\\emptyset)", other):
         return prediction, gold
-    sets = [
-        found[1] if found else re.sub(r"^[a-z] *\\in *", "", text)
-        for found, text in zip(said, (prediction, gold), strict=True)
-    ]
-    return sets[0], sets[1]
+    other = re.sub(r"^[a-z] *\\in *", "", other)
+    return first[1] if first else other, second[1] if second else other

@@ -1,6 +1,6 @@
-"""Spelling of mathematics: one LaTeX text → the same text in one spelling, and its top-level parts.
+"""The spelling of mathematics: a LaTeX text → the same text in one spelling, and its top-level parts.
 
-Every function is linear in the text, looks at characters only and evaluates nothing. It knows no values.
+Every function takes time linear in the text, looks at characters only and evaluates nothing.
 """
 
 from __future__ import annotations
@@ -9,43 +9,14 @@ import re
 
 from negaware.verifiers.hedges import is_hedged
 
-_UNICODE = str.maketrans(
-    {
-        "−": "-",
-        "–": "-",
-        "×": r"\times ",
-        "⋅": r"\cdot ",
-        "·": r"\cdot ",
-        "÷": "/",
-        "π": r"\pi ",
-        "∞": r"\infty ",
-        "≤": r"\le ",
-        "≥": r"\ge ",
-        "≠": r"\ne ",
-        "∪": r"\cup ",
-        "∈": r"\in ",
-        "±": r"\pm ",
-        "°": r"^\circ",
-        "²": "^2",
-        "³": "^3",
-        "，": ",",
-        "（": "(",
-        "）": ")",
-        "€": "",
-        "£": "",
-        "¥": "",
-        "∅": r"\emptyset ",
-        "。": ".",
-        **{
-            character: rf"\frac{{{above}}}{{{below}}}"
-            for character, above, below in zip("½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞", "112131234151357", "233445555668888", strict=True)
-        },
-        "\u00a0": " ",
-        "\u2009": " ",
-        "\u202f": " ",
-        "\u200b": "",
-    }
-)
+_SYMBOLS = ("times", "cdot", "cdot", "pi", "infty", "le", "ge", "ne", "cup", "in", "pm", "emptyset")
+_FRACTIONS = tuple(zip("½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞", "112131234151357", "233445555668888", strict=True))
+_SPELLINGS: dict[str, str | int | None] = {
+    **{character: rf"\{name} " for character, name in zip("×⋅·π∞≤≥≠∪∈±∅", _SYMBOLS, strict=True)},
+    **{character: rf"\frac{{{above}}}{{{below}}}" for character, above, below in _FRACTIONS},
+    **{"°": r"^\circ", "²": "^2", "³": "^3"},
+}
+_UNICODE = str.maketrans("−–÷，（）。\u00a0\u2009\u202f", "--/,().   ", "€£¥\u200b") | str.maketrans(_SPELLINGS)
 _DOUBLED_BACKSLASH = re.compile(r"(?<!\\)\\\\(?=[dtc]?frac|sqrt|begin\{|end\{|left|right|text|boxed|pi\b)")
 _SPACING = re.compile(r"(?<!\\)\\(?:[!,;:> ]|q?quad(?![a-z])|(?:thin|med|thick)space)|~")
 _DROPPED = re.compile(
@@ -68,7 +39,7 @@ _ENDING = " \t\n.,;:"
 
 
 def clean(text: str) -> str:
-    """One spelling: plain characters for their Unicode twins, `\\frac` for its kinds, no spacing, no `$`."""
+    """The text in one spelling: LaTeX for Unicode symbols, `\\frac` for its variants, no spacing commands, no `$`."""
     if not text.isascii():
         text = _ROOT.sub(lambda root: rf"\sqrt{{{next(filter(None, root.groups()), '')}}}", text)
         text = text.translate(_UNICODE)
@@ -85,7 +56,7 @@ def clean(text: str) -> str:
         text = _GROUPED_COMMA.sub(",", text).replace("$", "")
     text = _SPACES.sub(" ", text).strip()
     if text.startswith(("=", "-", "→", "⇒", "\\")) and (sign := _LEADING_SIGN.match(text)):
-        text = text[sign.end() :]  # "= 12" is the end of a line that the question began
+        text = text[sign.end() :]  # "= 12" completes an equation of the question
     # A full stop after the answer is punctuation; an ellipsis is part of it.
     if text.endswith(("...", "dots")):
         return text
@@ -116,33 +87,27 @@ def split_top_level(text: str, separators: str = ",") -> list[str]:
     return [part for part in parts if part]
 
 
-def enclosing_pair(text: str) -> tuple[str, str] | None:
-    """The first and last bracket if they enclose the whole text as one pair; `[0,1)` counts as a pair."""
-    if len(text) < 2 or text[0] not in "([" or text[-1] not in ")]":
-        return None
+def closing_index(text: str, opening: str = "([{", closing: str = ")]}") -> int | None:
+    """Where the bracket is closed with which the text begins; None if it isn't."""
     depth = 0
     for index, character in enumerate(text):
-        if character in "([{":
-            depth += 1
-        elif character in ")]}":
-            depth -= 1
-            if depth == 0 and index < len(text) - 1:
-                return None
-    return (text[0], text[-1]) if depth == 0 else None
+        depth += (character in opening) - (character in closing)
+        if depth == 0:
+            return index
+    return None
+
+
+def enclosing_pair(text: str) -> tuple[str, str] | None:
+    """The first and last bracket if they enclose the whole text as one pair; `[0,1)` counts as a pair."""
+    if len(text) < 2 or text[0] not in "([" or text[-1] not in ")]" or closing_index(text) != len(text) - 1:
+        return None
+    return text[0], text[-1]
 
 
 def balanced_group(text: str, opening: int, limit: int) -> str | None:
-    """What the brace at `opening` encloses, or None if it doesn't close within `limit` characters."""
-    depth = 0
-    for index in range(opening, min(len(text), opening + limit)):
-        character = text[index]
-        if character == "{":
-            depth += 1
-        elif character == "}":
-            depth -= 1
-            if depth == 0:
-                return text[opening + 1 : index]
-    return None
+    """What the brace at `opening` encloses, or None if it isn't closed within `limit` characters."""
+    end = closing_index(text[opening : opening + limit], "{", "}")
+    return None if end is None else text[opening + 1 : opening + end]
 
 
 _NAME = re.compile(
@@ -173,7 +138,7 @@ def assignment(text: str) -> tuple[str, str] | None:
         return None
     name, value = parts
     if len(name) == 1 and name in _COMMANDS.sub("", value):
-        return None  # x = x + 1 says nothing of x
+        return None  # x = x + 1 gives x no value
     if _NAME.fullmatch(name) and not is_hedged(name):
         return name, value
     return (value, name) if _LONE_NAME.fullmatch(value) and not is_hedged(value) else None
@@ -193,18 +158,18 @@ def strip_assignment(text: str) -> str:
 
 
 def equal_parts(text: str) -> list[str]:
-    """What stands between the equals signs of a chain such as `A = 1/2 = 0.5`, without the name that it begins with."""
+    """The sides of a chain of equals signs such as `A = 1/2 = 0.5`, without the name at its start."""
     parts = [part.strip() for part in _EQUALS.split(text)]
     return parts[1:] if len(parts) > 2 and _NAME.fullmatch(parts[0]) and not is_hedged(parts[0]) else parts
 
 
 def has_relation(text: str) -> bool:
-    """Whether a text says an equation, an inequality or a membership rather than a value."""
+    """Whether a text is an equation, an inequality or a membership rather than a value."""
     return _RELATION.search(text) is not None
 
 
 def strip_qualifier(text: str) -> str:
-    """`f(x) = cx \\text{ for any constant } c` → `f(x) = cx`. What narrows a domain in numbers is no qualifier."""
+    """`f(x) = cx \\text{ for any constant } c` → `f(x) = cx`. A condition with numbers in it is kept."""
     if " " not in text and r"\in" not in text:
         return text
     plain = unwrap_text(text)
@@ -220,7 +185,7 @@ _SUBSCRIPT = re.compile(r"_ *+(?:\{[^{}]{0,20}\}|\w)")
 
 
 def name_different_things(first: str, second: str) -> bool:
-    """Whether both texts are assignments, of different names: `x = 2` and `y = 2`. A lone subscript is none."""
+    """Whether both texts are assignments to different names: `x = 2` and `y = 2`. `x_1` and `x` count as the same."""
     if "=" not in first or "=" not in second:
         return False
     sides = [clean(text) for text in (first, second)]

@@ -1,4 +1,4 @@
-"""What can be set about judging an answer in a worker process, whatever judges it. It knows no verifier."""
+"""The limits of judging an answer in a worker process, for every verifier."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from negaware.validation import Options
 
 
 class Limits(Options):
-    """What judging an answer may cost; one that takes more is wrong, with `timeout` or `error` as its reason."""
+    """What judging an answer may cost; an answer that costs more is wrong, with the reason `timeout` or `error`."""
 
     seconds: float = Field(default=1.3, gt=0, le=3600)
-    """Seconds one answer may take, by the clock; then its worker process is killed. A judge that asks a server or runs
-    code needs more."""
+    """Wall-clock seconds for one answer; then its worker process is killed. A judge that asks a server needs more."""
     memory_mb: int = Field(default=1024, ge=128)
-    """MB that judging an answer may take in its worker process."""
+    """MB of memory for one answer in its worker process."""
     workers: int | None = Field(default=None, ge=1, le=256)
-    """Worker processes, each of which judges an answer at a time. By default one a core, at most 4."""
+    """Worker processes; each judges one answer at a time. By default one for each core, at most 4."""

@@ -1,6 +1,6 @@
 """Grades mathematical answers: extraction, the fast exact path, then symbolic algebra in worker processes.
 
-Total: every text gets a verdict with a reason, within the limits. It knows nothing of tasks or prompts.
+Every text gets a verdict with a reason, within the limits. It knows nothing of tasks or prompts.
 """
 
 from __future__ import annotations
@@ -11,18 +11,20 @@ from typing import Literal
 from negaware.types import Problem, Verdict
 from negaware.verifiers.equivalence import MAX_CHARACTERS, fast_verdict
 from negaware.verifiers.extract import check_methods, conjoined_boxes, extract_answer, find_answer
+from negaware.verifiers.function import as_verdict
 from negaware.verifiers.latex import clean
 from negaware.verifiers.limits import Limits
 from negaware.verifiers.numbers import parse_number
-from negaware.verifiers.pool import Outcome, WorkerPool
+from negaware.verifiers.pool import WorkerPool
+from negaware.verifiers.worker import Outcome
 
-_MAX_BARE_GOLD = 300  # a longer gold answer is a worked solution to extract from
+_MAX_BARE_GOLD = 300  # a longer gold answer is a worked solution, from which the answer is extracted
 _MAX_CACHED_GOLDS = 100_000
-_PART = 64  # pairs that a worker gets at once for the fast path
+_PART = 64  # pairs that a worker is sent in one call for the fast path
 
 
 def prepare_gold(gold: str) -> str:
-    """A gold answer as one value: out of its boxes or after ####; a bare one stays as it is."""
+    """A gold answer as one value: what its boxes hold or what follows ####; a bare one stays as it is."""
     if r"\boxed" in gold or r"\fbox" in gold or "####" in gold:
         found = conjoined_boxes(gold) or extract_answer(gold, ("boxed", "hashes"))
         if found:
@@ -38,7 +40,7 @@ def is_plural(gold: str) -> bool:
 
 
 def _symbolic(prediction: str, gold: str) -> bool:
-    # Imported here: the trainer's process must never hold sympy, only the workers do.
+    # Imported here: only the workers may import sympy, never the trainer's process.
     from negaware.verifiers.symbolic import symbolic_verdict
 
     return symbolic_verdict(prediction, gold)
@@ -51,23 +53,19 @@ def _parseable(gold: str) -> bool:
 
 
 def _fast_verdicts(methods: Sequence[str], texts: Sequence[str], golds: Sequence[str]) -> list[Verdict | None]:
-    """In a worker: what needs no algebra."""
+    """The verdicts that need no algebra, None for the others. Runs in a worker."""
     verifier = MathVerifier(methods)
     found = [verifier._fast(text, gold) for text, gold in zip(texts, golds, strict=True)]
     return [verdict if isinstance(verdict, Verdict) else None for verdict in found]
 
 
-def load_symbolic() -> None:
-    """What a worker imports before its first text."""
+def _load_symbolic() -> None:
     import negaware.verifiers.symbolic  # noqa: F401
 
 
-def _verdict(outcome: Outcome, extracted: str) -> Verdict:
-    if outcome.status == "error":
-        return Verdict(False, "error", str(outcome.value))
-    if outcome.status == "timeout":
-        return Verdict(False, "timeout", extracted)
-    return Verdict(outcome.value, "correct" if outcome.value else "wrong", extracted)
+def _has_value(gold: str, outcome: Outcome) -> bool | None:
+    """What the outcome of `_parseable` says of a gold answer; None after a timeout."""
+    return None if outcome.status == "timeout" else outcome.value is True and bool(clean(gold))
 
 
 class MathVerifier:
@@ -78,15 +76,15 @@ class MathVerifier:
 
     def __init__(self, extract: Sequence[str] | Literal["auto"] = "auto", limits: Limits | None = None) -> None:
         self.methods = check_methods(extract)
-        self._pool = WorkerPool(limits, prepare=load_symbolic)
+        self._pool = WorkerPool(limits, prepare=_load_symbolic)
         self._golds: dict[str, tuple[str, bool]] = {}
 
     def grade(self, texts: Sequence[str], problems: Sequence[Problem]) -> list[Verdict]:
-        """One verdict a text, in order; `problems[i].answer` is the gold answer to `texts[i]`."""
+        """One verdict for each text, in order; `problems[i].answer` is the gold answer to `texts[i]`."""
         return self.grade_pairs(texts, [problem.answer for problem in problems])
 
     def grade_pairs(self, texts: Sequence[str], golds: Sequence[str]) -> list[Verdict]:
-        """One verdict a (text, gold answer) pair, in order."""
+        """One verdict for each pair of a text and a gold answer, in order."""
         verdicts: list[Verdict | None] = []
         waiting: dict[tuple[str, str], list[int]] = {}
         for index, (text, gold) in enumerate(zip(texts, golds, strict=True)):
@@ -98,12 +96,12 @@ class MathVerifier:
                 verdicts.append(verdict)
         for pair, outcome in zip(waiting, self._pool.run(_symbolic, list(waiting)), strict=True):
             for index in waiting[pair]:
-                verdicts[index] = _verdict(outcome, pair[0])
+                verdicts[index] = as_verdict(outcome, pair[0])
         return [verdict for verdict in verdicts if verdict is not None]
 
     def grade_in_workers(self, texts: Sequence[str], golds: Sequence[str]) -> list[Verdict]:
-        """As `grade_pairs`, but that the workers do the fast path too, so that this process is free for other work."""
-        if len(texts) <= _PART:  # sooner done here than workers are started
+        """As `grade_pairs`, but the workers do the fast path too, so that this process is free for other work."""
+        if len(texts) <= _PART:  # done here before workers would have started
             return self.grade_pairs(texts, golds)
         parts = [slice(start, start + _PART) for start in range(0, len(texts), _PART)]
         outcomes = self._pool.run(_fast_verdicts, [(self.methods, texts[part], golds[part]) for part in parts])
@@ -125,34 +123,29 @@ class MathVerifier:
             if extracted is None:
                 return Verdict(False, "no_answer")
             same = fast_verdict(extracted, gold_value)
-        except Exception as error:  # the verifier's border: no text may stop a run
+        except Exception as error:  # no text may stop a run
             return Verdict(False, "error", f"{type(error).__name__}: {error}"[:MAX_CHARACTERS])
         if same is None:
             return extracted, gold_value
         return Verdict(same, "correct" if same else "wrong", extracted[:MAX_CHARACTERS])
 
     def _gold(self, gold: str) -> tuple[str, bool]:
-        known = self._golds.get(gold)
-        if known is None:
-            value = prepare_gold(gold)
-            known = value, is_plural(value)
-            if len(self._golds) < _MAX_CACHED_GOLDS:
-                self._golds[gold] = known
-        return known
+        if gold in self._golds:
+            return self._golds[gold]
+        value = prepare_gold(gold)
+        found = value, is_plural(value)
+        if len(self._golds) < _MAX_CACHED_GOLDS:
+            self._golds[gold] = found
+        return found
 
     def parseable(self, golds: Sequence[str]) -> list[bool | None]:
-        """Whether each gold answer has a mathematical value, without which it is only compared as a text.
+        """Whether each gold answer has a mathematical value; without one it is only compared as a text.
 
-        None: reading it ran out of time, which says nothing of the answer.
+        None: reading it took too long, so it is unknown.
         """
         values = [prepare_gold(gold) for gold in golds]
-        known: list[bool | None] = [parse_number(value) is not None for value in values]
-        unknown = [index for index, is_number in enumerate(known) if not is_number]
-        outcomes = self._pool.run(_parseable, [(values[index],) for index in unknown])
-        for index, outcome in zip(unknown, outcomes, strict=True):
-            has_value = outcome.status == "done" and bool(clean(values[index])) and outcome.value
-            known[index] = None if outcome.status == "timeout" else has_value
-        return known
+        outcomes = iter(self._pool.run(_parseable, [(value,) for value in values if parse_number(value) is None]))
+        return [parse_number(value) is not None or _has_value(value, next(outcomes)) for value in values]
 
     def close(self) -> None:
         """Ends the worker processes."""

@@ -1,7 +1,7 @@
 """Plain numbers: one text → its exact value, without evaluating anything.
 
-Knows integers, thousands separators, decimals, fractions, mixed numbers, scientific notation, and the signs,
-currencies, degrees, percents and units around them. It refuses everything else: sums, powers, roots.
+It reads integers, thousands separators, decimals, fractions, mixed numbers, scientific notation, and the signs,
+currencies, degrees, percents and units around them; nothing else: no sums, powers or roots.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from negaware.verifiers.hedges import is_hedged
 from negaware.verifiers.latex import clean, strip_assignment, unwrap_text
 
 _MAX_CHARACTERS = 120
-_MAX_EXPONENT = 400  # 10**400 is quick to write out and beyond any physical constant
-_MIN_ROUNDED_DIGITS = 4  # 0.333 is too coarse an answer to 1/3, 0.3333 will do
+_MAX_EXPONENT = 400  # 10**400 is quickly computed and larger than any physical constant
+_MIN_ROUNDED_DIGITS = 4  # 0.333 is too coarse an answer to 1/3, 0.3333 is accepted
 
 
 class Number(NamedTuple):
     """An exact value; `decimals` is how many digits its text had after the point (None: not a decimal).
 
-    `unit` is a common unit that followed it, by its first name in `_UNITS`; None: no unit, or a rarer one.
+    `unit` is the unit that followed it, as `common_unit` spells it; None: no unit, or a rare one.
     """
 
     value: Fraction | int
@@ -137,7 +137,7 @@ def _is_percent_or_unit(rest: str) -> bool | None:
     if words.lower() in ("percent", "pct", "percentage", "percents", "per cent"):
         return True
     if in_text:
-        # `17\text{ any text}` says 17, but `2\text{ or }3` says two things.
+        # `17\text{ any text}` means 17, but `2\text{ or }3` is two values.
         return None if _SAYS_MORE.search(words) or is_hedged(words) else False
     if not _WORDS.fullmatch(words) or not _NOT_UNITS.isdisjoint(words.lower().replace("/", " ").split()):
         return None
@@ -155,7 +155,7 @@ def _periodic(match: re.Match[str]) -> Number:
 
 
 def common_unit(text: str) -> str | None:
-    """The unit that a text says, in one spelling (`square meters` → `m^2`); None: none, or a rarer one."""
+    """The unit in a text, in one spelling (`square meters` → `m^2/`); None: no unit, or a rare one."""
     if text.strip() in (r"^\circ", r"^{\circ}"):
         return "degree^1/"
     match = _UNIT.fullmatch(unwrap_text(text).strip(" .").lower())
@@ -165,16 +165,8 @@ def common_unit(text: str) -> str | None:
     return f"{_UNITS[match[2]]}^{power}/{_UNITS.get(match[3] or '', '')}"
 
 
-def _exponent(match: re.Match[str]) -> int | None:
-    text = match["exponent"] or match["braced"] or match["raised"]
-    if text is None:
-        return 0
-    exponent = int(text.replace(" ", "")) if len(text) < 8 else _MAX_EXPONENT + 1
-    return exponent if abs(exponent) <= _MAX_EXPONENT else None
-
-
 def parse_clean_number(text: str) -> Number | None:
-    """The number that an already cleaned text says, or None if it isn't a plain number."""
+    """The value of a text that `clean` has made, or None if it isn't a plain number."""
     if _INTEGER.fullmatch(text):
         return Number(int(text))
     if not text or len(text) > _MAX_CHARACTERS:
@@ -191,13 +183,13 @@ def parse_clean_number(text: str) -> Number | None:
         number = parse_clean_number(f"{text[: match.start('rest')].strip()} {behind.strip()}".strip())
         return number and number._replace(value=number.value * 10 ** _MULTIPLIERS[multiplier], decimals=None)
     percent = _is_percent_or_unit(match["rest"])
-    exponent = _exponent(match)
-    if percent is None or exponent is None:
+    power = (match["exponent"] or match["braced"] or match["raised"] or "0").replace(" ", "")
+    if percent is None or len(power) > 7 or abs(exponent := int(power)) > _MAX_EXPONENT:
         return None
     decimals = None
     if match["decimal"] is None:
-        parts = match.groups()
-        above, below = (_fraction(parts[2] or parts[3]), _fraction(parts[4] or parts[5]))
+        _, _, above_braced, above_digit, below_braced, below_digit, *_ = match.groups()
+        above, below = _fraction(above_braced or above_digit), _fraction(below_braced or below_digit)
     else:
         above = _fraction(match["decimal"])
         below = _fraction(match["divisor"]) if match["divisor"] else 1
@@ -217,7 +209,7 @@ def parse_clean_number(text: str) -> Number | None:
 
 
 def parse_number(text: str) -> Number | None:
-    """The plain number that a text says (`$1{,}000$`, `x = -\\frac12`, `5\\text{ cm}`, `4e33`), or None."""
+    """The value of a plain number (`$1{,}000$`, `x = -\\frac12`, `5\\text{ cm}`, `4e33`); None for any other text."""
     if _INTEGER.fullmatch(text):
         return Number(int(text))
     if len(text) > 2 * _MAX_CHARACTERS:
@@ -228,7 +220,7 @@ def parse_number(text: str) -> Number | None:
 
 
 def parse_comma_decimal(text: str) -> Number | None:
-    """`1,22` read with a decimal comma; whether it is one only the other side can tell."""
+    """`1,22` read with a decimal comma; whether it is one depends on the answer that it is compared with."""
     match = _COMMA_DECIMAL.fullmatch(text)
     if match is None or len(text) > _MAX_CHARACTERS:
         return None
@@ -237,7 +229,7 @@ def parse_comma_decimal(text: str) -> Number | None:
 
 
 def is_rounding(decimal: Number, exact: Fraction | int) -> bool:
-    """Whether a decimal of at least four significant digits is `exact` rounded or cut to its own digits."""
+    """Whether a decimal of at least four significant digits is `exact`, rounded or cut off after as many digits."""
     decimals = decimal.decimals
     if decimals is None:
         return False
@@ -249,20 +241,14 @@ def is_rounding(decimal: Number, exact: Fraction | int) -> bool:
 
 
 def _terminates(value: Fraction | int) -> bool:
-    denominator = value.denominator
-    while denominator % 10 == 0:
-        denominator //= 10
-    # After at most ~400 halvings and fifths nothing of a finite decimal's denominator is left.
-    for prime in (2, 5):
-        while denominator % prime == 0:
-            denominator //= prime
-    return denominator == 1
+    """Whether the value has finitely many decimals: then its denominator divides a power of ten."""
+    return pow(10, value.denominator.bit_length(), value.denominator) == 0
 
 
 def equal_numbers(first: Number, second: Number) -> bool:
-    """Exact equality; 28 % says 28 or 0.28; a long decimal may stand for a fraction that never ends.
+    """Whether two numbers are exactly equal, where 28 % is 28 or 0.28, and a long decimal is any fraction it rounds.
 
-    A unit may be left out, but 7 days are not 7 hours.
+    Only a fraction with infinitely many decimals may be rounded. A unit may be left out, but 7 days are not 7 hours.
     """
     if first.unit and second.unit and first.unit != second.unit:
         return False

@@ -1,7 +1,7 @@
-"""Worker processes that may be killed: each call has a wall clock and a memory limit, and the pool goes on.
+"""Worker processes that may be killed: each call has a time and a memory limit, and the pool goes on afterwards.
 
-It knows nothing of answers. Hostile work costs its own call and one worker, never the caller or its neighbours. A
-worker is no sandbox: it may do whatever the user who started it may do.
+It knows nothing of answers. A hostile call costs itself and one worker, never the caller or other calls. A worker is no
+sandbox: it may do whatever the user who started it may do.
 """
 
 from __future__ import annotations
@@ -27,22 +27,20 @@ from negaware.safe_path import safe_path
 from negaware.verifiers.limits import Limits
 from negaware.verifiers.worker import Outcome, described, work
 
-__all__ = ["Outcome", "PoolError", "WorkerPool"]
-
-# The fork server is one a process, so whichever pool starts it makes it import the slowest library there is.
+# There is one fork server for a process, so whichever pool starts it lets it import the slowest library of all.
 _SERVER_IMPORTS = "negaware.verifiers.forked"
-_START_SECONDS = 300.0  # a first worker imports its libraries, on a busy machine slowly; a judge may load much
-_STARTING = threading.Lock()  # a start changes what the whole process has: its environment, its `__main__`
+_START_SECONDS = 300.0  # a busy machine imports the libraries slowly, and a judge may load much
+_STARTING = threading.Lock()  # a start changes the environment and `__main__`, which all threads have in common
 _KILLED_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
 
 
 class PoolError(ValueError):
-    """Workers can't start, so nothing can be judged: that says nothing of the answers."""
+    """Workers can't start, so no answer can be judged; the answers themselves may be right or wrong."""
 
 
 @contextmanager
 def _ctrl_c_waits() -> Iterator[None]:
-    """A block of milliseconds that Ctrl-C doesn't break off: it is handled at the block's end."""
+    """A short block that Ctrl-C doesn't interrupt: it is handled at the block's end."""
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield
@@ -58,12 +56,11 @@ def _ctrl_c_waits() -> Iterator[None]:
 
 
 class _WorkerProcess(multiprocessing.context.ForkServerProcess):
-    """A worker that leaves the caller's script alone.
+    """A worker that doesn't run the caller's script.
 
-    multiprocessing runs the script again in each process that it starts, which costs its imports, and without an
-    `if __name__ == "__main__"` its work too. Workers need nothing of it. The start may be in another thread than the
-    main one: a thread of the caller's that pickles something of its script, or reads `sys.modules["__main__"]`, in that
-    moment finds an empty module; multiprocessing offers no other way to leave the script out.
+    multiprocessing runs the script again in each process that it starts. That costs the script's imports, and without
+    an `if __name__ == "__main__"` its work too. So `__main__` is an empty module for the moment of the start: another
+    thread that pickles something of the script then finds that module. multiprocessing offers no other way.
     """
 
     @staticmethod
@@ -80,28 +77,29 @@ class _WorkerContext(multiprocessing.context.ForkServerContext):
     Process = _WorkerProcess
 
 
-def _start_server(context: multiprocessing.context.ForkServerContext) -> None:
+def _start_server() -> None:
     """Starts the fork server and waits until its imports are done; Ctrl-C reaches the caller alone.
 
-    The server ignores Ctrl-C by itself, but only after its imports. A worker asked for before that would be born even
-    if the caller had gone by then, and complain.
+    The server itself ignores Ctrl-C, but only after its imports. A worker requested before that would start even if
+    the caller had ended by then, and print an error.
     """
+    context = _WorkerContext()
     context.set_forkserver_preload([_SERVER_IMPORTS])
-    resource_tracker.ensure_running()  # started by the server's start otherwise, it would lift the mask
+    resource_tracker.ensure_running()  # else the server's start would start it, which ends the signal mask
     with _ctrl_c_waits():
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
             forkserver.ensure_running()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    with suppress(OSError, EOFError):  # a server that died is seen, and told, where a worker is wanted
-        harmless = context.Process(target=int)
-        harmless.start()
-        harmless.join()
+    with suppress(OSError, EOFError):  # the start of a real worker reports a server that died
+        empty = context.Process(target=int)
+        empty.start()
+        empty.join()
 
 
 class _Worker:
-    """One process, the pipe to it, and what it is doing. `owner` is the run that it works for."""
+    """One process, the pipe to it, and its present call. `owner` is the run that it works for."""
 
     def __init__(self, *arguments: Any) -> None:
         context = _WorkerContext()
@@ -112,33 +110,33 @@ class _Worker:
         self.owner: _Run | None = None
         self.is_ready = False
         self.function = b""
-        """What it was last sent to call."""
+        """The pickled function that it was last sent."""
         self.call: int | None = None
         self.deadline = time.monotonic() + _START_SECONDS
 
     def message(self) -> Outcome | None:
-        """What it has said; None if it has ended without."""
-        try:
-            said: Outcome | None = self.pipe.recv() if self.pipe.poll() else None
-        except (EOFError, OSError):
-            return None
-        return said
+        """The outcome that it has sent; None if it has ended without one."""
+        with suppress(EOFError, OSError):
+            if self.pipe.poll():
+                outcome: Outcome = self.pipe.recv()
+                return outcome
+        return None
 
     def ended(self) -> int | None:
-        """The exit code of a process that is about to end or has ended: minus the signal's number if one killed it."""
+        """The exit code of a process that ends or has ended: minus the signal's number if a signal killed it."""
         self.process.join(1.0)
         code, process_id = self.process.exitcode, self.process.pid
         assert process_id is not None
         with suppress(ProcessLookupError):
             os.kill(process_id, 0)
-            return -signal.SIGKILL  # it lives: the fork server has gone, from which we would hear of its end
+            return -signal.SIGKILL  # it lives, but the fork server, which would report its end, does not
         return code
 
     def kill(self) -> None:
-        """Ends the process, and what it has started: every process that didn't leave its group."""
+        """Ends the process, and every process that it has started and that is still in its process group."""
         process_id = self.process.pid
         assert process_id is not None
-        for kill in (os.killpg, os.kill):  # a young one has no group of its own yet
+        for kill in (os.killpg, os.kill):  # shortly after its start it has no process group yet
             with suppress(OSError):
                 kill(process_id, signal.SIGKILL)
         self.process.join()
@@ -146,7 +144,7 @@ class _Worker:
 
 
 class _Run:
-    """The calls of one `WorkerPool.run`, and what became of them."""
+    """The calls of one `WorkerPool.run` and their outcomes."""
 
     def __init__(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> None:
         self.function, self.calls = pickle.dumps(function), calls
@@ -154,15 +152,15 @@ class _Run:
         self.outcomes: list[Outcome | None] = [None] * len(calls)
         self.busy: dict[_Worker, None] = {}
         self.again: set[int] = set()
-        """Calls whose worker was killed from outside once."""
+        """Calls whose worker was once killed from outside."""
         self.num_failed_starts = 0
 
 
 class WorkerPool:
     """A few killable processes, started when a call needs them.
 
-    `limits` are those of one call; `prepare` (picklable by its module's name) is what a worker does before its first
-    call, such as imports, outside of that call's time.
+    `limits` hold for each call. A worker calls `prepare` (picklable by its module's name) before its first call, for
+    imports say, outside of that call's time.
     """
 
     def __init__(self, limits: Limits | None = None, *, prepare: Callable[[], object] | None = None) -> None:
@@ -173,7 +171,7 @@ class WorkerPool:
         self._prepare = prepare
         self._workers: list[_Worker] = []
         self._change = threading.Condition(threading.RLock())
-        """Guards `_workers` and their owners; told when one is free."""
+        """Guards `_workers` and their owners; notified when a worker is free."""
         self._num_waiting = 0
 
     @property
@@ -182,10 +180,10 @@ class WorkerPool:
         return bool(self._workers)
 
     def run(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Outcome]:
-        """One outcome a call, in order; `function` must be picklable by its module's name. Never raises for one.
+        """One outcome for each call, in order; `function` must be picklable by its module's name.
 
-        PoolError if workers can't be started, or can't load what they need. A call whose worker was killed from outside
-        (for want of memory, say) is made once more.
+        A failing call never raises. PoolError if workers can't be started, or can't load what they need. A call whose
+        worker was killed from outside (because memory ran out, say) is made once more.
         """
         run = _Run(function, calls)
         try:
@@ -194,12 +192,12 @@ class WorkerPool:
                     self._send(run, worker)
                 self._listen(run)
         finally:
-            for worker in [worker for worker in self._workers if worker.owner is run]:  # it was broken off
+            for worker in [worker for worker in self._workers if worker.owner is run]:  # after an error only
                 self._discard(run, worker)
         return [outcome for outcome in run.outcomes if outcome is not None]
 
     def _take(self, run: _Run) -> _Worker | None:
-        """A worker for this run, a new one if need be; None if there is none to be had and the run has others."""
+        """A worker for this run, a new one if need be; None if none is free and the run has others."""
         with self._change:
             while True:
                 if run.busy and self._num_waiting:
@@ -223,23 +221,22 @@ class WorkerPool:
     def _start(self, run: _Run) -> _Worker:
         with _STARTING, safe_path():
             try:
-                worker = self._new_worker()
-            except (OSError, EOFError):  # the fork server was just killed, and is not yet seen to be dead
-                time.sleep(0.2)
                 try:
                     worker = self._new_worker()
-                except (OSError, EOFError) as error:
-                    told = described(error)
-                    raise PoolError(f"The processes that judge answers can't be started ({told}).") from error
+                except (OSError, EOFError):  # the fork server was just killed, and multiprocessing hasn't noticed yet
+                    time.sleep(0.2)
+                    worker = self._new_worker()
+            except (OSError, EOFError) as error:
+                raise PoolError(f"The processes that judge answers can't be started ({described(error)}).") from error
             worker.owner = run
         return worker
 
     def _new_worker(self) -> _Worker:
         if not self._workers:
-            _start_server(_WorkerContext())
+            _start_server()
             atexit.unregister(self.close)
             atexit.register(self.close)
-        with _ctrl_c_waits():  # half started, it would never answer
+        with _ctrl_c_waits():  # a worker that was started in part would never answer
             worker = _Worker(self.seconds, self._memory_bytes, self._prepare)
             self._workers.append(worker)
         return worker
@@ -252,7 +249,7 @@ class WorkerPool:
         if not run.waiting:
             self._release(run, worker)
             return
-        if worker.function != run.function:  # loading it is no part of a call's time
+        if worker.function != run.function:  # loading it doesn't count as a call's time
             worker.function, worker.is_ready, worker.deadline = run.function, False, time.monotonic() + _START_SECONDS
             with suppress(OSError):  # as below
                 worker.pipe.send(run.function)
@@ -262,13 +259,13 @@ class WorkerPool:
         try:
             worker.pipe.send(run.calls[worker.call])
         except OSError:
-            pass  # it has just ended: `_listen` will hear of it
+            pass  # it has just ended: `_listen` will notice
         except Exception as error:  # whatever pickling may raise
             run.outcomes[worker.call] = Outcome("error", described(error))
             self._release(run, worker)
 
     def _listen(self, run: _Run) -> None:
-        """Waits until one of the run's workers says something, ends, or has had its time."""
+        """Waits until one of the run's workers sends an outcome, ends, or has used up its time."""
         if not run.busy:
             return
         channels: dict[Any, _Worker] = {worker.pipe: worker for worker in run.busy}
@@ -277,7 +274,7 @@ class WorkerPool:
         for worker in dict.fromkeys(channels[channel] for channel in wait([*channels], max(0.0, patience))):
             message = worker.message()
             if message is None:
-                self._mourn(run, worker)
+                self._handle_end(run, worker)
             elif worker.is_ready:
                 assert worker.call is not None
                 run.outcomes[worker.call] = message
@@ -297,8 +294,8 @@ class WorkerPool:
             run.outcomes[worker.call] = Outcome("timeout")
             self._discard(run, worker)
 
-    def _mourn(self, run: _Run, worker: _Worker) -> None:
-        """What becomes of the call of a worker that has ended."""
+    def _handle_end(self, run: _Run, worker: _Worker) -> None:
+        """Decides what happens to the call of a worker that has ended."""
         code, call = worker.ended(), worker.call
         how = f"exit code {code}" if code is None or code >= 0 else signal.Signals(-code).name
         self._discard(run, worker)
@@ -328,14 +325,8 @@ class WorkerPool:
             self._change.notify()
 
     def close(self) -> None:
-        """Ends the workers, and what they have started; a later call starts new ones. Not while `run` runs."""
+        """Ends the workers, and what they have started; a later call starts new ones. Not during a `run`."""
         atexit.unregister(self.close)
         with self._change:
             while self._workers:
                 self._workers.pop().kill()
-
-    def __enter__(self) -> WorkerPool:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()

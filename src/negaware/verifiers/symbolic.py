@@ -1,7 +1,7 @@
 """The slow path: symbolic equality of two answers with math-verify, for worker processes only.
 
-Each side is parsed to exactly one value, and sets, tuples and intervals match as wholes. It may hang or eat
-memory on a hostile text, so nothing but a killable process with limits calls it.
+Each side is parsed to exactly one value; sets, tuples and intervals are compared as a whole. A hostile text may make it
+run without end or fill the memory, so only a process that can be killed, with limits, calls it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from negaware.verifiers.equivalence import MAX_CHARACTERS, fast_verdict, is_arit
 from negaware.verifiers.intervals import as_intervals
 from negaware.verifiers.latex import (
     assignment,
-    balanced_group,
     clean,
+    closing_index,
     enclosing_pair,
     equal_parts,
     has_relation,
@@ -62,7 +62,7 @@ _MATRIX = re.compile(
 
 
 def is_too_big(text: str) -> bool:
-    """Whether evaluating a text could take the machine down: towers, huge powers and factorials, deep nesting."""
+    """Whether evaluating a text could use up the machine: towers, huge powers and factorials, deep nesting."""
     if len(text) > MAX_CHARACTERS or _INTEGER.search(text) or _TOWER.search(text):
         return True
     depth = 0
@@ -80,18 +80,11 @@ def _latex(text: str) -> str:
     text = text.replace("**", "^")
     for _ in range(5):
         match = _PLAIN_SQRT.search(text)
-        if match is None:
+        rest = text[match.end() - 1 :] if match else ""
+        end = closing_index(rest, "({", ")}")
+        if match is None or end is None:
             break
-        braced = text[: match.end() - 1] + text[match.end() - 1 :].replace("(", "{", 1)
-        depth, end = 0, None
-        for index in range(match.end() - 1, len(braced)):
-            depth += (braced[index] in "({") - (braced[index] in ")}")
-            if depth == 0:
-                end = index
-                break
-        if end is None:
-            break
-        text = text[: match.start()] + r"\sqrt" + braced[match.end() - 1 : end] + "}" + braced[end + 1 :]
+        text = f"{text[: match.start()]}\\sqrt{{{rest[1:end]}}}{rest[end + 1 :]}"
     text = _BARE_FRACTION.sub(r"\\frac{\1}{\2}", text)
     text = _BARE_EXPONENT.sub(r"^{\1}", text)
     text = _FUNCTION.sub(r"\\\1 ", text)
@@ -100,26 +93,24 @@ def _latex(text: str) -> str:
     return text.replace(r"^\circ", "")
 
 
-def _config(units: bool) -> tuple[LatexExtractionConfig]:
-    normalization = NormalizationConfig(
-        basic_latex=True, units=units, malformed_operators=True, nits=True, boxed="none", equations=False
-    )
-    return (LatexExtractionConfig(normalization_config=normalization),)
-
-
-_CONFIGS = {units: _config(units) for units in (False, True)}
-
-
 def _parse(text: str) -> Any | None:
-    """The one value of a text, or None. Only LaTeX grammar: math-verify's other parser evaluates Python."""
-    # Units are only dropped where they are marked as text: in 5 - 5c the c is no cent.
-    config = _CONFIGS[_MARKED_TEXT.search(text) is not None]
+    """The one value of a text, or None. It uses the LaTeX grammar only: math-verify's other parser evaluates Python."""
+    normalization = NormalizationConfig(
+        basic_latex=True,
+        units=_MARKED_TEXT.search(text)
+        is not None,  # only units marked as text are dropped: in 5 - 5c the c is no cent
+        malformed_operators=True,
+        nits=True,
+        boxed="none",
+        equations=False,
+    )
+    config = (LatexExtractionConfig(normalization_config=normalization),)
     found = parse(f"${_latex(text)}$", config, fallback_mode="no_fallback", parsing_timeout=None)
     return found[0] if len(found) == 1 and isinstance(found[0], (Basic, MatrixBase)) else None
 
 
 def _numeric_verdict(first: Any, second: Any, texts: tuple[str, str]) -> bool | None:
-    """Equality of two constants to forty digits, or of a long decimal and what it rounds; None: not constants."""
+    """Equality of two constants to forty digits, or of a long decimal and what it rounds; None: no constants."""
     if not all(isinstance(value, Expr) and value.is_number for value in (first, second)):
         return None
     values = [N(value, _DIGITS) for value in (first, second)]
@@ -145,13 +136,13 @@ def _agree(first: Expr, second: Expr, values: dict[Any, Any]) -> bool | None:
         return None
     scale = max(abs(left), abs(right))
     if scale < _NOISE:
-        return None  # cancellation's remains, or a tiny constant: algebra can tell
+        return None  # an error of cancellation, or a tiny constant: algebra decides
     tolerance = Fraction(1, 10**12) if first.has(Float) or second.has(Float) else Fraction(1, 10**25)
     return bool(abs(left - right) <= tolerance * scale)
 
 
 def _sampled_verdict(first: Any, second: Any) -> bool | None:
-    """Equality of two functions of the same variables at fixed points; None where that doesn't settle it."""
+    """Equality of two functions of the same variables at fixed points; None if that doesn't decide it."""
     if not all(isinstance(value, Expr) and not value.has(AppliedUndef, Sum) for value in (first, second)):
         return None
     imaginary = {symbol: ImaginaryUnit() for symbol in first.free_symbols | second.free_symbols if symbol.name == "i"}
@@ -168,14 +159,14 @@ def _sampled_verdict(first: Any, second: Any) -> bool | None:
         agreements.append(_agree(first, second, values))
     if False in agreements[:2]:
         return False
-    # Agreement for positive values alone may be that of √(x²) and x: leave that to algebra.
+    # √(x²) and x agree for positive values only: algebra decides.
     return True if agreements == [True, True, True] else None
 
 
 def _equations_verdict(first: Any, second: Any) -> bool | None:
-    """Whether two equations have the same factors; None where they differ by factors of one term, as xy = 1, y = 1/x.
+    """Whether two equations have the same factors; None if they differ by factors of one term, as xy = 1 and y = 1/x.
 
-    (2x - y)^2 = 0 has one more 2x - y than 2x - y = 0.
+    (2x - y)^2 = 0 and 2x - y = 0 are different.
     """
     ratio = cancel((first.lhs - first.rhs) / (second.lhs - second.rhs))
     if ratio.is_number:
@@ -189,13 +180,12 @@ def _settled(text: str) -> str:
     if len(parts) < 2 or not all(parts) or any(map(has_relation, parts)):
         return text
     values = [_parse(part) for part in parts]
-    equal = all(
-        value is not None
-        and values[-1] is not None
-        and (_numeric_verdict(value, values[-1], ("", "")) or _sampled_verdict(value, values[-1]))
-        for value in values[:-1]
+    if any(value is None for value in values):
+        return text
+    equal = (
+        _numeric_verdict(value, values[-1], ("", "")) or _sampled_verdict(value, values[-1]) for value in values[:-1]
     )
-    return parts[-1] if equal else text
+    return parts[-1] if all(equal) else text
 
 
 def _scalar_verdict(prediction: str, gold: str) -> bool:
@@ -203,16 +193,16 @@ def _scalar_verdict(prediction: str, gold: str) -> bool:
     if ("=" in prediction) != ("=" in gold):
         prediction, gold = strip_assignment(prediction), strip_assignment(gold)
         if ("=" in prediction) != ("=" in gold):
-            return False  # an equation restates a question, it is no value
+            return False  # an equation is no value: it may restate the question
     if _NAMED_CURVE.match(prediction) and _NAMED_CURVE.match(gold):
-        # The same curve, whether it is called y or f(x).
+        # A curve is the same with either name, y or f(x).
         prediction, gold = strip_assignment(prediction), strip_assignment(gold)
     fast = fast_verdict(prediction, gold)
     if fast is not None:
         return fast
     plain = parse_clean_number(gold)
     if plain is not None and (plain.decimals or 0) < _ROUNDED and _COMPUTES.search(_SCRIPT.sub("", prediction)):
-        return False  # 2 + √9 is no answer to 5; 3 + 2√2 is one to 5.828427
+        return False  # 2 + √9 is not accepted for 5, but 3 + 2√2 is for 5.828427
     predicted, expected = _parse(prediction), _parse(gold)
     if predicted is None or expected is None:
         return False
@@ -246,17 +236,17 @@ def _structure(text: str) -> tuple[str, list[str]]:
         rows = [row.split("&") for row in matrix[2].split(r"\\") if row.strip()]
         entries = [entry.strip() for row in rows for entry in row]
         columns = len(entries) // len(rows) if rows else 0
-        # A column is a vector, however it is written; a wider matrix keeps its shape.
+        # A matrix of one column is a vector; a wider one keeps its shape.
         return ("vector" if columns == 1 and len(rows) > 1 else f"matrix of {columns}"), entries
     solutions = [split_top_level(solution) for solution in split_top_level(text, ";")]
     if len(solutions) > 1 and all(len(names) > 1 and all(map(_name, names)) for names in solutions):
-        # p=5, q=2; p=7, q=2 lists two pairs.
+        # p=5, q=2; p=7, q=2 is a list of two pairs.
         return "list", [f"({','.join(strip_assignment(item) for item in names)})" for names in solutions]
     joined = _AND.sub(",", text)
     body = strip_assignment(joined)
     if body.startswith(r"\{") and body.endswith(r"\}"):
         return "set", _expand_plus_minus(split_top_level(body[2:-2]))
-    if body.startswith("{") and balanced_group(body, 0, len(body)) == body[1:-1]:
+    if body.startswith("{") and closing_index(body, "{", "}") == len(body) - 1:
         body = joined = body[1:-1]
     pair = enclosing_pair(body)
     parts = split_top_level(body[1:-1]) if pair else []
@@ -271,13 +261,14 @@ def _name(item: str) -> str:
 
 
 def _unordered_match(predictions: list[str], golds: list[str]) -> bool:
+    """Whether each prediction equals another gold answer; there are as many of both."""
     remaining = list(golds)
     for prediction in predictions:
         match = next((gold for gold in remaining if _verdict(prediction, gold)), None)
         if match is None:
             return False
         remaining.remove(match)
-    return not remaining
+    return True
 
 
 def _distinct(items: list[str]) -> list[str]:
@@ -286,7 +277,7 @@ def _distinct(items: list[str]) -> list[str]:
 
 
 def _parts_match(shape: str, predictions: list[str], golds: list[str], gold_shape: str) -> bool:
-    # A set holds a value once however often it is written; 1, 2, 2 lists a double root, and 1, 2 doesn't.
+    # A value counts once in a set, but in a list as often as it is written: 1, 2, 2 has a double root.
     predictions = _distinct(predictions) if shape == "set" else predictions
     golds = _distinct(golds) if gold_shape == "set" else golds
     if len(predictions) != len(golds):
@@ -299,21 +290,19 @@ def _parts_match(shape: str, predictions: list[str], golds: list[str], gold_shap
         return False  # no list of its entries is a matrix, and no row a column
     tuples = {shape, gold_shape} - {"list", "vector"}
     if tuples == {"()", "[]"} and len(golds) > 2:
-        tuples = {"()"}  # with three parts it is no interval: a vector in other brackets
+        tuples = {"()"}  # with three parts it is no interval but a vector in other brackets
     return len(tuples) < 2 and all(map(_verdict, predictions, golds))
 
 
 def _verdict(prediction: str, gold: str) -> bool:
     shape, predictions = _structure(prediction)
     gold_shape, golds = _structure(gold)
-    if "scalar" in (shape, gold_shape) and shape == gold_shape:
+    if shape == gold_shape == "scalar":
         return _scalar_verdict(prediction, gold)
     if "scalar" not in (shape, gold_shape):
         if len(predictions) <= 20 and _parts_match(shape, predictions, golds, gold_shape):
             return True
-        if {shape, gold_shape} <= {"set", "list"}:
-            return False
-        if shape == gold_shape or len(predictions) != len(golds):
+        if {shape, gold_shape} <= {"set", "list"} or shape == gold_shape or len(predictions) != len(golds):
             return False
     if (shape == "list") is not (gold_shape == "list"):
         return False
@@ -321,16 +310,16 @@ def _verdict(prediction: str, gold: str) -> bool:
 
 
 def _without_unit(text: str) -> tuple[str, str | None]:
-    """`2\\pi cm` → `2\\pi` and cm; a unit of one letter has to be marked as text, else it may be a variable."""
+    """`2\\pi cm` → `2\\pi` and cm. A unit of one letter must be marked as text, for it may be a variable."""
     match = _TRAILING_UNIT.search(text)
     unit = common_unit(match[0]) if match and match.start() else None
     return (text[: match.start()].rstrip(), unit) if match and unit else (text, None)
 
 
 def symbolic_verdict(prediction: str, gold: str) -> bool:
-    """Whether two answers say the same. Worker processes only: it may run for long and raise anything."""
+    """Whether two answers are equal. For worker processes only: it may run for long and raise anything."""
     if is_too_big(prediction) or is_too_big(gold):
-        return False  # equal spelling was settled before
+        return False  # `fast_verdict` has compared the spelling
     prediction, gold = strip_qualifier(clean(prediction)), strip_qualifier(clean(gold))
     prediction, unit = _without_unit(prediction)
     gold, gold_unit = _without_unit(gold)
@@ -344,7 +333,7 @@ def symbolic_verdict(prediction: str, gold: str) -> bool:
 
 
 def is_parseable(gold: str) -> bool:
-    """Whether a gold answer has a value to compare with, rather than only a spelling. Worker processes only."""
+    """Whether a gold answer has a value to compare with, rather than only a spelling. For worker processes only."""
     if is_too_big(gold):
         return False
     text = clean(gold)

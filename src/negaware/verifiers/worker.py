@@ -1,11 +1,7 @@
-"""What a worker process does: it gets ready, then makes the calls that it is sent, one at a time.
-
-Importing this in the fork server, which every worker is a fork of, also prepares that server: see `_tidy_server`.
-"""
+"""What a worker process does: it gets ready, then makes the calls that it is sent, one at a time."""
 
 from __future__ import annotations
 
-import atexit
 import logging
 import multiprocessing
 import multiprocessing.connection
@@ -17,9 +13,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, Literal
 
 from negaware.safe_path import restore_path
@@ -41,14 +35,17 @@ def described(error: BaseException) -> str:
 
 
 def work(calls: Connection, seconds: float, memory_bytes: int, prepare: Callable[[], object] | None) -> None:
-    """The worker's life: it sends how its preparation ended, then how the loading of a function or a call of it did."""
+    """Runs in the worker until the pool closes: it sends an `Outcome` of its preparation, then one for each message.
+
+    A message is a pickled function, or the arguments of a call of the last function.
+    """
     os.setsid()  # so that it can be killed with every process that it has started
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     restore_path()
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with open(os.devnull, "w") as silence:  # parsers complain of hostile texts on these
+    with open(os.devnull, "w") as silence:  # parsers print complaints about hostile texts
         os.dup2(silence.fileno(), 1)
         os.dup2(silence.fileno(), 2)
     logging.disable(logging.CRITICAL)
@@ -66,14 +63,14 @@ def work(calls: Connection, seconds: float, memory_bytes: int, prepare: Callable
             message = calls.recv()
         except EOFError:  # the pool has closed
             return
-        except Exception as error:  # what was sent can't be unpickled here
+        except Exception as error:  # the message can't be unpickled here
             calls.send(Outcome("error", described(error)))
             continue
-        if isinstance(message, bytes):  # the function of the calls that follow
+        if isinstance(message, bytes):
             function, outcome = _loaded(message)
         else:
             assert function is not None
-            outcome = _outcome(seconds, function, message)
+            outcome = _called(seconds, function, message)
         try:
             calls.send(outcome)
         except Exception as error:  # a value that can't be pickled
@@ -81,24 +78,24 @@ def work(calls: Connection, seconds: float, memory_bytes: int, prepare: Callable
 
 
 def _loaded(pickled: bytes) -> tuple[Callable[..., Any] | None, Outcome]:
-    """A function, and whether it could be had: its module is imported here."""
+    """The function, whose module is imported here, and how that ended."""
     try:
         return pickle.loads(pickled), Outcome("done")
     except BaseException as error:
         return None, Outcome("error", described(error))
 
 
-def _outcome(seconds: float, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Outcome:
-    """Makes a call, with an alarm that ends a worker whose parent isn't there to kill it.
+def _called(seconds: float, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Outcome:
+    """Makes a call. An alarm ends the worker if the call takes too long and its parent isn't there to kill it.
 
-    The alarm's default action needs no Python to run, so it ends even a loop in C that holds the interpreter.
+    The alarm's default action needs no Python, so it ends even a loop in C that holds the interpreter.
     """
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, 4 * seconds + 1)
     try:
         return Outcome("done", function(*arguments))
     except SystemExit as error:
-        return Outcome("error", f"it left by sys.exit({error.code!r})"[:MAX_TEXT])
+        return Outcome("error", f"it called sys.exit({error.code!r})"[:MAX_TEXT])
     except BaseException as error:
         return Outcome("error", described(error))
     finally:
@@ -106,46 +103,18 @@ def _outcome(seconds: float, function: Callable[..., Any], arguments: tuple[Any,
 
 
 def _limit_memory(memory_bytes: int) -> None:
-    limit = _address_space() + memory_bytes
-    for kind in (resource.RLIMIT_AS, resource.RLIMIT_CORE):
+    """Limits what the process may map beyond what it has mapped already: libraries reserve far more than they use."""
+    mapped = 1 << 30
+    with suppress(OSError), open("/proc/self/statm") as file:
+        mapped = int(file.read().split()[0]) * resource.getpagesize()
+    for kind, soft in ((resource.RLIMIT_AS, mapped + memory_bytes), (resource.RLIMIT_CORE, 0)):
         _, hard = resource.getrlimit(kind)
-        soft = 0 if kind == resource.RLIMIT_CORE else limit
         resource.setrlimit(kind, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 
-def _address_space() -> int:
-    """What this process has mapped already, in bytes: libraries reserve far more than they use."""
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[0]) * resource.getpagesize()
-    except OSError:
-        return 1 << 30
-
-
 def _end_with_parent() -> None:
-    """Kills this worker, and what it has started, when the process that owns the pool is gone, however it went."""
+    """Kills this worker, and what it has started, when the process that owns the pool has ended for any reason."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])
         os.killpg(0, signal.SIGKILL)
-
-
-def _tidy_server() -> None:
-    """Lets the fork server outlive what may end its parent, and then remove the folder of the socket it listens on.
-
-    multiprocessing leaves that to the parent's exit, which a signal or `os._exit` skips. The server ends when the last
-    process that could ask it for a worker has ended.
-    """
-    for number in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal, or a scheduler, sends them to every process
-        signal.signal(number, signal.SIG_IGN)
-    server = os.getpid()
-
-    def remove_socket() -> None:
-        address = getattr(forkserver._forkserver, "_forkserver_address", None)
-        if os.getpid() == server and isinstance(address, str) and address.startswith("/"):
-            with suppress(OSError):  # gone already, or another's files are in there too
-                os.unlink(address)
-            with suppress(OSError):
-                Path(address).parent.rmdir()
-
-    atexit.register(remove_socket)

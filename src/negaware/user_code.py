@@ -1,7 +1,7 @@
-"""A function of the user's, `module:function`: a file loaded from its place and from nowhere else.
+"""Loads a function that the user names as `module:function`, a judge or a loss, from a file in a given folder.
 
-No other module sees that place: a `copy.py` beside it is never taken for the library's. The file itself may import what
-lies beside it, unless a library has that name. What the function is for, a judge or a loss, isn't known here.
+Only the user's files can import from that folder, so a `copy.py` in it never replaces the library's for other modules.
+They can import what lies beside them, unless an installed library has that name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Purpose:
-    """What users' functions of a kind are for, in the words of a complaint about one: field, noun, an example."""
+    """What a user's function is for, as error messages say it."""
 
     field: str
     noun: str
@@ -30,8 +30,8 @@ class Purpose:
 
 
 @dataclass(frozen=True, slots=True)
-class OwnFunction:
-    """The function `function` of `module`, a file in `folder`. It is pickled by that place, and loaded in a worker."""
+class UserFunction:
+    """The function `function` of `module`, a file in `folder`. Pickling keeps these names; a worker loads the file."""
 
     folder: str
     module: str
@@ -39,19 +39,19 @@ class OwnFunction:
     purpose: Purpose
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        """What the function returns."""
+        """Calls the function."""
         return self.load()(*arguments, **options)
 
     def load(self) -> Callable[..., Any]:
-        """Imports it. ValueError where that fails, or where there is no such function."""
+        """The function itself. ValueError if its module can't be imported or has no such function."""
         loaded: Callable[..., Any] = _function(self.folder, self.module, self.function, self.purpose.field)
         return loaded
 
 
-def find_function(name: str, folders: Sequence[Path], purpose: Purpose) -> OwnFunction:
-    """The function that `module:function` names, from the first of the folders that has such a module; it is imported.
+def find_function(name: str, folders: Sequence[Path], purpose: Purpose) -> UserFunction:
+    """The function that `module:function` names, loaded from the first of the folders that has the module.
 
-    ValueError where there is none, or where it is no function.
+    ValueError if there is none, or if it is no function.
     """
     module, _, function = name.partition(":")
     parts = module.split(".")
@@ -62,12 +62,12 @@ def find_function(name: str, folders: Sequence[Path], purpose: Purpose) -> OwnFu
     for folder in places:
         path = folder.joinpath(*parts)
         if path.with_name(f"{path.name}.py").is_file() or (path / "__init__.py").is_file():
-            own = OwnFunction(str(folder), module, function, purpose)
-            own.load()
-            return own
+            found = UserFunction(str(folder), module, function, purpose)
+            found.load()
+            return found
     raise ValueError(
         f"{purpose.field} {name!r}: there is no {'/'.join(parts)}.py in {' or '.join(map(str, places))}; "
-        f"{purpose.noun} of your own lies in the config's folder or in that where negaware is started"
+        f"{purpose.noun} of your own must be in the config's folder or where negaware is started"
     )
 
 
@@ -76,7 +76,7 @@ def _function(folder: str, module_name: str, name: str, field: str) -> Any:
     whole = f"{module_name}:{name}"
     try:
         module = importlib.import_module(f"{_package(folder)}.{module_name}")
-    except (Exception, SystemExit) as error:  # whatever a user's own module may raise
+    except (Exception, SystemExit) as error:  # a user's module may raise anything
         raise ValueError(
             f"{field} {whole!r}: module {module_name!r} can't be imported from {folder} "
             f"({type(error).__name__}: {' '.join(str(error).split())[:300]})"
@@ -90,19 +90,19 @@ def _function(folder: str, module_name: str, name: str, field: str) -> Any:
 
 
 def _package(folder: str) -> str:
-    """A package, made here, whose modules are the files of a folder: Python then looks for them there alone."""
-    name = f"own_code_in_{hashlib.blake2b(os.fsencode(folder), digest_size=8).hexdigest()}"
+    """The name of a package made here, whose modules are the files of a folder: Python looks for them only there."""
+    name = f"user_code_in_{hashlib.blake2b(os.fsencode(folder), digest_size=8).hexdigest()}"
     if name not in sys.modules:
         package = ModuleType(name)
         package.__path__ = [folder]
         sys.modules[name] = package
-        sys.meta_path.append(_Beside(name, folder))  # last: what is installed comes first
-    importlib.invalidate_caches()  # the file may be younger than Python's list of the folder
+        sys.meta_path.append(_FolderFinder(name, folder))  # last: installed libraries come first
+    importlib.invalidate_caches()  # the file may be newer than Python's list of the folder
     return name
 
 
-class _Beside(MetaPathFinder):
-    """Finds a folder's modules for the users' files in it, and for the modules so found: for no other importer."""
+class _FolderFinder(MetaPathFinder):
+    """Finds a folder's modules for the user's files in it and for the modules that those import, for no other code."""
 
     def __init__(self, package: str, folder: str) -> None:
         self.folder, self.importers = folder, {package}
@@ -118,7 +118,7 @@ class _Beside(MetaPathFinder):
 
 
 def _importer(frame: FrameType | None) -> str:
-    """The top-level package of the code that is importing: the nearest that isn't Python's own import system."""
+    """The top-level package of the code that imports: the first frame outside of Python's import system."""
     while frame is not None:
         package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
         if package not in ("importlib", "_frozen_importlib", "_frozen_importlib_external"):

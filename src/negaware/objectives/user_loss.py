@@ -1,7 +1,4 @@
-"""A user's own loss as an objective: what it gives is looked at before anything is learnt from it.
-
-It knows neither where the function comes from nor who trains with it.
-"""
+"""A user's loss as an objective: what it returns is checked before anything is learnt from it."""
 
 from __future__ import annotations
 
@@ -13,43 +10,45 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from negaware.objectives.contract import Answers, Objective, OwnLossError, Terms
+from negaware.objectives.contract import Answers, Objective, Terms, UserLossError
 from negaware.objectives.ops import Reduction
 
 
-def own_objective(name: str, function: Callable[..., object]) -> Objective:
-    """The objective of `function(answers, *, option=…)`, which gives the per-token loss [B, T] or `Terms`.
+def user_objective(name: str, function: Callable[..., object]) -> Objective:
+    """The objective of `function(answers, *, option=…)`, which returns the per-token loss [B, T] or `Terms`.
 
-    Its reduction is a mean over tokens, or over groups if it is a loss of whole groups (`of_groups`). The function
-    raises OwnLossError, in one sentence with the loss's name, for all that can be seen to be wrong with what it gives;
-    what only its values tell stands in `Terms.faults`.
+    Its reduction is a mean over tokens, or over groups if it is a loss of whole groups (`of_groups`). It raises
+    UserLossError, in one sentence with the loss's name, for what the function raises, and for a wrong type, shape or
+    dtype of what it returns; faults of its values are in `Terms.faults`.
     """
 
     @wraps(function)  # its options are the function's
     def checked(answers: Answers, **options: Any) -> Terms:
         try:
-            given = function(answers, **options)
+            returned = function(answers, **options)
         except (MemoryError, torch.OutOfMemoryError):
             raise
-        except Exception as error:  # whatever a user's own function may raise
+        except Exception as error:  # a user's function may raise anything
             where = traceback.extract_tb(error.__traceback__)[-1]
             place = f"{where.filename.rpartition('/')[2]}, line {where.lineno}"
-            told = " ".join(str(error).split())[:300]
-            raise OwnLossError(f"the loss {name} raised {type(error).__name__}: {told} ({place}); mend it") from error
-        loss, counts = (given.per_token, given.counts) if isinstance(given, Terms) else (given, {})
+            text = " ".join(str(error).split())[:300]
+            raise UserLossError(
+                f"the loss {name} raised {type(error).__name__}: {text} ({place}); correct it"
+            ) from error
+        loss, counts = (returned.per_token, returned.counts) if isinstance(returned, Terms) else (returned, {})
         if fault := _fault_of_loss(loss, answers) or _fault_of_counts(counts):
-            raise OwnLossError(f"the loss {name} {fault}")
+            raise UserLossError(f"the loss {name} {fault}")
         assert isinstance(loss, Tensor)
         return Terms(
             loss, {counted: torch.as_tensor(count) for counted, count in counts.items()}, _odd_values(loss, answers)
         )
 
     reduction: Reduction = "group_mean" if getattr(function, "sees_groups", False) else "token_mean"
-    return Objective(name, checked, reduction, needs_group=False, is_own=True)
+    return Objective(name, checked, reduction, needs_group=False, is_user_loss=True)
 
 
 def _fault_of_loss(loss: object, answers: Answers) -> str | None:
-    """What is wrong with a per-token loss, and what would do."""
+    """What is wrong with the type, shape or gradient of a per-token loss, and what is expected."""
     wanted = answers.logprobs
     if not isinstance(loss, Tensor):
         return (
@@ -69,9 +68,9 @@ def _fault_of_loss(loss: object, answers: Answers) -> str | None:
 
 
 def _odd_values(loss: Tensor, answers: Answers) -> dict[str, Tensor]:
-    """What its values may show to be wrong with a per-token loss, and whether they do."""
+    """The faults that a per-token loss may have in its values, and whether it has them."""
     loss, mask = loss.detach(), answers.mask.bool()
-    # Where the model itself gives no number the loss is not to blame.
+    # Where the model's log-probability isn't finite, the loss isn't at fault.
     known = answers.logprobs.detach().isfinite() & answers.old_logprobs.isfinite() & mask
     found = {
         "isn't 0 where the mask is 0; it should end with torch.where(answers.mask, loss, 0.0)": (

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from negaware.objectives import Answers, Terms
-from negaware.objectives.own import OwnLossError, own_objective
+from negaware.objectives.user_loss import UserLossError, user_objective
 
 # ruff: noqa: E501
 # The tables hold whole sentences.
@@ -19,8 +19,8 @@ def answers(logprobs=((-1.0, -2.0), (-0.5, 0.0)), old=((-1.0, -1.0), (-1.0, 0.0)
 
 
 def told(function, of=None):
-    with pytest.raises(OwnLossError) as caught:
-        own_objective("my_losses:mine", function).terms(of or answers())
+    with pytest.raises(UserLossError) as caught:
+        user_objective("my_losses:mine", function).terms(of or answers())
     return str(caught.value)
 
 
@@ -28,8 +28,8 @@ def test_it_needs_no_group_and_is_the_users():
     def mine(answers, *, scale: float = 2.0):
         return scale * answers.logprobs
 
-    own = own_objective("my_losses:mine", mine)
-    assert (own.name, own.reduction, own.needs_group, own.is_own) == ("my_losses:mine", "token_mean", False, True)
+    own = user_objective("my_losses:mine", mine)
+    assert (own.name, own.reduction, own.needs_group, own.is_user_loss) == ("my_losses:mine", "token_mean", False, True)
     assert own.keywords["scale"].default == 2.0
     terms = own.terms(answers(), scale=3.0)
     assert (terms.per_token.tolist(), terms.counts) == ([[-3.0, -6.0], [-1.5, 0.0]], {})
@@ -46,7 +46,10 @@ def deeper():
 def test_what_it_raises_is_said_with_the_line_that_raised():
     line = deeper.__code__.co_firstlineno + 1
     said = "a b" + 297 * "c"
-    assert told(deep) == f"the loss my_losses:mine raised RuntimeError: {said} (test_own.py, line {line}); mend it"
+    assert (
+        told(deep)
+        == f"the loss my_losses:mine raised RuntimeError: {said} (test_user_loss_checks.py, line {line}); correct it"
+    )
 
 
 @pytest.mark.parametrize(
@@ -67,20 +70,20 @@ def test_a_loss_that_is_none(function, sentence):
 def test_without_a_gradient_asked_for_none_is_missed():
     """As where a loss is only measured."""
     without = answers(grad=False)
-    assert own_objective("mine", lambda answers: 2 * answers.logprobs).terms(without).per_token[0, 1] == -4
+    assert user_objective("mine", lambda answers: 2 * answers.logprobs).terms(without).per_token[0, 1] == -4
 
 
 def test_a_mask_of_numbers_will_do():
     for dtype in (torch.int64, torch.float32):
         of = answers(mask=MASK.to(dtype))
-        assert own_objective("mine", lambda answers: answers.logprobs).terms(of).per_token[1, 0] == -0.5
+        assert user_objective("mine", lambda answers: answers.logprobs).terms(of).per_token[1, 0] == -0.5
         assert "isn't 0 where the mask is 0" in told(lambda answers: answers.logprobs - 1, of)
 
 
 @pytest.mark.parametrize("side", ["logprobs", "old"])
 def test_what_the_model_gives_no_number_for_is_not_the_losss_fault(side):
     of = answers(**{side: ((float("nan"), -2.0), (-0.5, 0.0))})
-    own = own_objective("mine", lambda answers: answers.logprobs - answers.old_logprobs)
+    own = user_objective("mine", lambda answers: answers.logprobs - answers.old_logprobs)
     assert own.terms(of).per_token[0].isnan().tolist() == [True, False]
     assert "is nan at a token" in told(
         lambda answers: answers.logprobs - answers.old_logprobs + torch.where(MASK, torch.nan, 0.0), of
@@ -100,7 +103,7 @@ def with_counts(counts):
 
 @pytest.mark.parametrize("counts", [{}, {"a": 3}, {"a": torch.tensor(3)}, {"a": torch.tensor(3), "b": 4}])
 def test_counts_are_numbers_of_tokens(counts):
-    own = own_objective("mine", with_counts(counts))
+    own = user_objective("mine", with_counts(counts))
     assert own.terms(answers()).counts == counts
 
 
