@@ -19,7 +19,7 @@ from statistics import mean
 from negaware.config import load_config
 from negaware.planning.cost import FLASH_BACKWARD, moved_bytes
 from negaware.planning.setting import Machine, Setting, setting_of
-from negaware.training.pack import Answer, Row, answers_per_row, micro_batches, rows_of, shares
+from negaware.training.pack import Answer, Row, answers_per_row, divided, micro_batches, rows_of
 from negaware.types import Completion, Span
 
 ROOT = Path(__file__).parents[1]
@@ -78,7 +78,7 @@ def busy_and_moving(
     time in which weights and gradients are moved over that in which the slowest compute."""
     limit = setting.micro_batch_tokens * times
     rows = [row for own in questions for row in rows_of(own, answers_per_row(own, limit))]
-    dealt = [micro_batches(share, limit) for share in shares(rows, ranks // split)]
+    dealt = [micro_batches(share, limit) for share in divided(rows, ranks // split)]
     rounds = list(
         zip_longest(*([sum(cost(setting, row) for row in batch) for batch in own] for own in dealt), fillvalue=0.0)
     )

@@ -219,7 +219,7 @@ def keys_and_values(case: Case, model: Any, fused: Any) -> Iterator[Compared]:
             rows.decode(torch.full((16,), 5))
     setting = replace(setting_like(case), completions=4, questions=4, max_sequences=16, answer_tokens=128)
     planned = next(size for name, size in memory(setting).moments["sampling"].items() if name.startswith("keys"))
-    states = [*rows.prompt_states, *(part for block in rows.own_states for part in block)]
+    states = [*rows.prompt_states, *(part for block in rows.answer_states for part in block)]
     yield Compared(case.title, "keys and values of 16 answers", planned, sum(part.nbytes for part in states))
 
 

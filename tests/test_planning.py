@@ -145,7 +145,7 @@ def test_planned_keys_and_values_are_those_of_the_engine(tmp_path: Path, fused: 
         for _ in range(129):
             rows.decode(torch.ones(16, dtype=torch.long))
     if isinstance(rows, RowDecoder):
-        buffers = [*rows.prompt_states, *(part for block in rows.own_states for part in block)]
+        buffers = [*rows.prompt_states, *(part for block in rows.answer_states for part in block)]
     else:
         buffers = list(rows.stacks.values())
     planned = memory(setting).moments["sampling"]["keys and values of 16 answers"]

@@ -16,9 +16,9 @@ from negaware.training.pack import (
     answers_of,
     answers_per_row,
     collate,
+    divided,
     micro_batches,
     rows_of,
-    shares,
 )
 from negaware.training.step import answers_in, importance_weights
 from negaware.types import Completion
@@ -75,8 +75,8 @@ def test_an_answers_logprobs_are_the_same_in_any_layout(name, make_trainer):
 
 
 def test_questions_are_shared_where_positions_and_masks_allow_it(make_trainer):
-    shares = {name: make_trainer(make(0)).decoder.shares_questions for name, make in MODELS.items()}
-    assert shares == {
+    divided = {name: make_trainer(make(0)).decoder.shares_questions for name, make in MODELS.items()}
+    assert divided == {
         "llama": True,
         "qwen3": True,
         "gpt2": False,  # its positions are learned, but nothing needs them to be free: it is simply left out
@@ -208,14 +208,14 @@ def test_micro_batches_are_filled_with_the_longest_first():
     assert [[row.length for row in batch] for batch in micro_batches(rows[:5], 10)] == [[100], [60], [60], [20], [20]]
 
 
-@pytest.mark.parametrize("num_shares", [1, 2, 3, 7])
-def test_rows_are_dealt_out_by_tokens(num_shares):
-    """Each row once; no two shares are further apart than the longest row, where dealing in turn is."""
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 7])
+def test_rows_are_dealt_out_by_tokens(num_ranks):
+    """Each row once; no two parts are further apart than the longest row, where dealing in turn is."""
     choose = random.Random(0)
     rows = [Row((answer,)) for answer in made_up(5, [choose.choice([10, 20, 900]) for _ in range(30)])]
-    dealt = shares(rows, num_shares)
+    dealt = divided(rows, num_ranks)
     assert Counter(map(id, rows)) == Counter(id(row) for share in dealt for row in share)
     tokens = [sum(row.length for row in share) for share in dealt]
     assert max(tokens) - min(tokens) <= max(row.length for row in rows)
-    dealt = shares([Row((answer,)) for answer in made_up(1, [900, 500, 400, 100, 100])], 2)
+    dealt = divided([Row((answer,)) for answer in made_up(1, [900, 500, 400, 100, 100])], 2)
     assert [[row.length for row in share] for share in dealt] == [[900, 100], [500, 400, 100]]

@@ -25,7 +25,7 @@ class Description:
     """Kinds of layer whose state isn't keys and values of their own, so that it can't be split into rows."""
     vocabulary_size: int
     ties_head: bool
-    """Whether the head's weight is that of the embeddings."""
+    """Whether head and embeddings have one weight."""
     logit_scale: float
     logit_softcap: float | None
     max_tokens: int

@@ -48,16 +48,16 @@ def require_all_adapters(name: str, missing: Collection[str], unexpected: Collec
     _require_none(name, "have", unexpected, "which its base has no place for")
 
 
-def require_possible_sizes(name: str, source: str | Path, of_base: str = "") -> None:
+def require_possible_sizes(name: str, source: str | Path, about_base: str = "") -> None:
     """ValueError if the config.json of the model `name` at `source` can't be read or has sizes beyond any model.
 
-    `of_base` is what the sentence says besides of adapters, whose `source` is another model's.
+    `about_base` is what the sentence says besides of adapters, whose `source` is another model's.
     """
     try:
         with files_of_users():
             config, _ = PreTrainedConfig.get_config_dict(source)
     except (OSError, ValueError) as error:
-        raise ValueError(f"The model {name!r}{of_base} can't be loaded: {why_not_loaded(error)}") from error
+        raise ValueError(f"The model {name!r}{about_base} can't be loaded: {why_not_loaded(error)}") from error
     waiting: list[tuple[Any, str]] = [(config, "")]
     while waiting:
         part, place = waiting.pop()

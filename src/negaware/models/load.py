@@ -140,8 +140,8 @@ def load_model(name: str, dtype: torch.dtype, lora: LoraOptions | None = None) -
             f"The model {name!r} is itself adapters on {base!r}, so adapters on it could not be loaded alone; "
             "set model.lora.save to merged."
         )
-    of_base = "" if base is None else f" (adapters on {base!r})"
-    require_possible_sizes(name, base or source, of_base)
+    about_base = "" if base is None else f" (adapters on {base!r})"
+    require_possible_sizes(name, base or source, about_base)
     try:
         with silent_transformers(), files_of_users():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -154,7 +154,7 @@ def load_model(name: str, dtype: torch.dtype, lora: LoraOptions | None = None) -
             model = put_on(model, source)
         require_finite(name, model)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"The model {name!r}{of_base} can't be loaded: {why_not_loaded(error)}") from error
+        raise ValueError(f"The model {name!r}{about_base} can't be loaded: {why_not_loaded(error)}") from error
     if lora is not None:
         add_adapters(model, lora, str(Path(source).absolute()) if Path(source).is_dir() else str(source))
     # So that a finished run's folder generates until the same tokens that ended an answer in training.

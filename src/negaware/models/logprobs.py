@@ -48,7 +48,7 @@ class Head:
         return replace(self, weight=linear.weight, bias=getattr(linear, "bias", None))
 
     def prepared(self) -> Head:
-        """The head with what several calls of `logits` share; to be made again when the weight has changed."""
+        """The head, its weight laid out for several calls of `logits`; make it again when the weight has changed."""
         if not _is_fast_bfloat16(self.weight):
             return self
         return replace(self, packed_weight=torch.ops.mkldnn._reorder_linear_weight(self.weight.detach().float()))
@@ -68,7 +68,7 @@ class Head:
         return self._tempered(product, self.bias, temperature)
 
     def part(self, hidden: Tensor, columns: slice, temperature: float, reference: Tensor | None = None) -> Tensor:
-        """float32 logits [n, …] of some columns; a reference [n, 1] is taken off the products before they are rounded.
+        """float32 logits [n, …] of some columns; a reference [n, 1] is subtracted before the products are rounded.
 
         What matters are the logits near the target's, and the difference to it is small where they are.
         """
@@ -103,7 +103,7 @@ class Head:
         return product if temperature == 1.0 else product / temperature
 
     def logits_gradient(self, gradient: Tensor, logits: Tensor, temperature: float) -> Tensor:
-        """From the gradient of the tempered logits to that of the matrix product."""
+        """The gradient of the matrix product, from the gradient of the tempered logits."""
         if temperature != 1.0:
             gradient = gradient / temperature
         if self.softcap is not None:
@@ -163,42 +163,42 @@ class _Logprobs(torch.autograd.Function):
         temperature: float,
     ) -> tuple[Tensor, Tensor]:
         reference = head.reference(hidden, targets)
-        of_targets = torch.zeros(len(hidden), dtype=torch.float32, device=hidden.device)
-        log_normaliser, mean = torch.full_like(of_targets, -torch.inf), torch.zeros_like(of_targets)
+        target_logits = torch.zeros(len(hidden), dtype=torch.float32, device=hidden.device)
+        log_normaliser, mean = torch.full_like(target_logits, -torch.inf), torch.zeros_like(target_logits)
         for columns in _parts(hidden, weight):
             logits = head.part(hidden, columns, temperature, reference)
-            of_part, mean_of_part = _part_forward(logits)
-            before, log_normaliser = log_normaliser, torch.logaddexp(log_normaliser, of_part)
-            mean = mean * (before - log_normaliser).exp() + mean_of_part * (of_part - log_normaliser).exp()
+            part_normaliser, part_mean = _part_forward(logits)
+            before, log_normaliser = log_normaliser, torch.logaddexp(log_normaliser, part_normaliser)
+            mean = mean * (before - log_normaliser).exp() + part_mean * (part_normaliser - log_normaliser).exp()
             is_here, place = _targets_in(columns, targets, logits)
-            of_targets = torch.where(is_here, logits.gather(1, place).squeeze(1), of_targets)
+            target_logits = torch.where(is_here, logits.gather(1, place).squeeze(1), target_logits)
         ctx.save_for_backward(hidden, weight, bias, targets, reference, log_normaliser)
         ctx.head, ctx.temperature = head, temperature
-        logprobs, entropy = of_targets - log_normaliser, log_normaliser - mean
+        logprobs, entropy = target_logits - log_normaliser, log_normaliser - mean
         ctx.mark_non_differentiable(entropy)
         return logprobs, entropy
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, reference, log_normaliser = ctx.saved_tensors
-        of_logprobs, head = gradients[0], ctx.head
-        of_hidden = torch.zeros_like(hidden, dtype=torch.promote_types(hidden.dtype, torch.float32))
+        grad_logprobs, head = gradients[0], ctx.head
+        grad_hidden = torch.zeros_like(hidden, dtype=torch.promote_types(hidden.dtype, torch.float32))
         # A frozen head, as under LoRA, needs none: a third of the work.
-        of_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
-        of_bias = torch.empty_like(bias) if ctx.needs_input_grad[2] else None
+        grad_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+        grad_bias = torch.empty_like(bias) if ctx.needs_input_grad[2] else None
         for columns in _parts(hidden, weight):
             logits = head.part(hidden, columns, ctx.temperature, reference)
-            of_logits = _part_backward(logits, log_normaliser, of_logprobs)
+            grad_logits = _part_backward(logits, log_normaliser, grad_logprobs)
             is_here, place = _targets_in(columns, targets, logits)
-            of_targets = of_logits.gather(1, place) + torch.where(is_here, of_logprobs, 0)[:, None]
-            of_logits.scatter_(1, place, of_targets)
-            of_logits = head.logits_gradient(of_logits, logits, ctx.temperature).to(weight.dtype)
-            of_hidden += (of_logits @ weight[columns]).to(of_hidden.dtype)
-            if of_weight is not None:
-                of_weight[columns] = of_logits.T @ hidden
-            if of_bias is not None:
-                of_bias[columns] = of_logits.sum(0, dtype=torch.float32)
-        return of_hidden.to(hidden.dtype), of_weight, of_bias, None, None, None
+            grad_targets = grad_logits.gather(1, place) + torch.where(is_here, grad_logprobs, 0)[:, None]
+            grad_logits.scatter_(1, place, grad_targets)
+            grad_logits = head.logits_gradient(grad_logits, logits, ctx.temperature).to(weight.dtype)
+            grad_hidden += (grad_logits @ weight[columns]).to(grad_hidden.dtype)
+            if grad_weight is not None:
+                grad_weight[columns] = grad_logits.T @ hidden
+            if grad_bias is not None:
+                grad_bias[columns] = grad_logits.sum(0, dtype=torch.float32)
+        return grad_hidden.to(hidden.dtype), grad_weight, grad_bias, None, None, None
 
 
 @compiled_on_cuda
@@ -211,9 +211,9 @@ def _part_forward(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @compiled_on_cuda
-def _part_backward(logits: Tensor, log_normaliser: Tensor, of_logprobs: Tensor) -> Tensor:
-    """−softmax(logits) times the gradient of the log-probabilities; a target's own share is added elsewhere."""
-    return (logits - log_normaliser[:, None]).exp_().mul_(-of_logprobs[:, None])
+def _part_backward(logits: Tensor, log_normaliser: Tensor, grad_logprobs: Tensor) -> Tensor:
+    """−softmax(logits) times the gradient of the log-probabilities; the target's +1 is added elsewhere."""
+    return (logits - log_normaliser[:, None]).exp_().mul_(-grad_logprobs[:, None])
 
 
 def _parts(hidden: Tensor, weight: Tensor) -> list[slice]:

@@ -109,7 +109,7 @@ def merged_weight(layer: Any) -> Tensor:
     right: Any = down
     if isinstance(plain(layer), Conv1D):  # it keeps its weight as [D, O]
         left, right = down.T, up.T
-    if isinstance(weight, DTensor):  # its shards are of rows, as those of a product with a whole right side are
+    if isinstance(weight, DTensor):  # sharded by rows, like its product with a whole right side
         device = weight.device_mesh.device_type
         left = left.to(device).redistribute(placements=weight.placements)
         right = right.to(device).redistribute(placements=[Replicate()])

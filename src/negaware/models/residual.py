@@ -1,7 +1,7 @@
 """A residual stream that stays float32 while all that is multiplied is bfloat16, where transformers' own decoder runs.
 
 Each of thirty layers rounds the sum of what came before, and sampler and trainer, who add in another order, round it to
-different sides: a third of what parts their log-probabilities (docs/performance.md).
+different sides: a third of the difference between their log-probabilities (docs/performance.md).
 """
 
 from __future__ import annotations

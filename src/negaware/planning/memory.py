@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from negaware.models.cuda.graphs import COLUMN_BLOCK, ROW_BLOCK, bucket
 from negaware.models.logprobs import LEAST_COLUMNS, LOGITS_AT_ONCE
 from negaware.planning.setting import Machine, Setting
-from negaware.rollout.vllm import GPU_MEMORY_SHARE
+from negaware.rollout.vllm import GPU_MEMORY_FRACTION
 
 SINGLE = 4
 """Bytes of a float32."""
@@ -198,7 +198,7 @@ def vllm_cache(setting: Setting, machine: Machine | None) -> int | None:
     if machine is None:
         return None
     always = sum(_always(setting)[0].values())
-    share = int(GPU_MEMORY_SHARE * machine.memory) if sampler.takes_half else machine.usable - always
+    share = int(GPU_MEMORY_FRACTION * machine.memory) if sampler.takes_half else machine.usable - always
     return share - _vllm_weights(setting)
 
 

@@ -1,4 +1,4 @@
-"""The one place where questions are asked: sampled, decoded, judged. Of several ranks each asks its share of them.
+"""The one place where questions are asked: sampled, decoded, judged. Of several ranks each asks a part of them.
 
 The tokens stay with the rank that sampled them. The others hear how long its answers are, how they ended and what the
 verdicts are; the first rank, which writes them, gets the texts too.
@@ -26,7 +26,7 @@ class Asker:
     """An engine, the codec's `encode` and `decode` around its tokens, and the ranks that share the questions.
 
     `ranks_per_engine` ranks in a row are one engine together (tensor parallel). They sample the same answers, and each
-    keeps and judges its share.
+    keeps and judges a part.
     """
 
     engine: Engine
@@ -46,10 +46,10 @@ class Asker:
         on_progress: Progress | None = None,
         indices: Sequence[int] | None = None,
     ) -> list[Group]:
-        """One group for each problem and its prompt. Every rank has them all, with the tokens of its share alone.
+        """One group for each problem and its prompt. Every rank has them all, with the tokens of its own part alone.
 
         `on_progress` is told the number of tokens sampled since it was last called. `indices` are the questions' places
-        in a whole call of which these are a part: their answers are then those of the whole call.
+        in a larger call of which these are a part: their answers are then the same as in that call.
         """
         num_engines = self.ranks.size // self.ranks_per_engine
         engine, member = divmod(self.ranks.rank, self.ranks_per_engine)

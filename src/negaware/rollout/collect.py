@@ -177,14 +177,14 @@ class Collector:
         return Rollout(batch, sampled, metrics, teaches=state.num_barren == 0)
 
     def _questions_to_ask(self, num_missing: int, num_informative: int, num_sampled: int) -> int:
-        """As many as should fill the batch at the share of informative questions seen so far in this step.
+        """As many as should fill the batch at the fraction of informative questions seen so far in this step.
 
         Never more than a batch at once, and 0 when the step's budget is used up.
         """
         if num_missing <= 0:
             return 0
-        share = num_informative / num_sampled if num_sampled else 1.0
-        wanted = round(num_missing / max(share, num_missing / self.options.questions))
+        fraction = num_informative / num_sampled if num_sampled else 1.0
+        wanted = round(num_missing / max(fraction, num_missing / self.options.questions))
         return max(0, min(wanted, self.options.questions, self.options.question_budget - num_sampled))
 
     def _trainable(self, group: Group) -> Group:
@@ -262,7 +262,7 @@ class Collector:
         start = self.options.max_new_tokens - buffer
         over = ((done.num_tokens - start) / buffer for done in group.completions)
         return tuple(
-            verdict.correct - min(max(share, 0.0), 1.0) / 2 for verdict, share in zip(group.verdicts, over, strict=True)
+            verdict.correct - min(max(part, 0.0), 1.0) / 2 for verdict, part in zip(group.verdicts, over, strict=True)
         )
 
     def _next_problem(self) -> int:

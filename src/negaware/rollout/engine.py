@@ -122,7 +122,7 @@ class Engine(ABC):
 
     @abstractmethod
     def withdraw(self, requests: Collection[Request] | None = None) -> list[Request]:
-        """Stops those of these requests that are under way, or all, and returns them in the order they came in."""
+        """Stops these requests, or all. Returns those that were under way, in the order they came in."""
 
     @abstractmethod
     def load_weights(self, named_weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:

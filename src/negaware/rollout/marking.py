@@ -62,7 +62,7 @@ class Marking:
         return tuple(found)
 
     def forget(self, seeds: Iterable[int]) -> None:
-        """Those of these answers that were given to it won't be asked for."""
+        """Drops these answers: nobody will ask for their verdicts."""
         for seed in seeds:
             self._under_way.pop(seed, None)
 

@@ -46,7 +46,7 @@ class VLLMOptions(Options):
 
 
 def require_split_heads(tensor_parallel: int, num_heads: int, num_key_heads: int) -> None:
-    """ValueError unless so many ranks can share the model's attention heads, as vLLM shares them out."""
+    """ValueError unless the model's attention heads can be divided among so many ranks, as vLLM divides them."""
     splits = [n for n in range(1, num_heads + 1) if num_heads % n == 0]
     shared = [n for n in splits if num_key_heads % n == 0 or n % num_key_heads == 0]
     if tensor_parallel not in shared:

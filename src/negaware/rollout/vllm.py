@@ -28,8 +28,8 @@ from negaware.seeds import completion_seed
 TESTED = "vllm>=0.32,<0.33"
 
 CPU_CACHE_GIB = 1.0
-GPU_MEMORY_SHARE = 0.5  # of the whole GPU, weights counted: the trainer has its shards and activations there too
-LEAST_MEMORY_SHARE = 0.01  # what vLLM wants free at its start, whatever its cache
+GPU_MEMORY_FRACTION = 0.5  # of the whole GPU, weights counted: the trainer has its shards and activations there too
+LEAST_MEMORY_FRACTION = 0.01  # what vLLM wants free at its start, whatever its cache
 
 
 class VLLMEngine(Engine):
@@ -70,7 +70,7 @@ class VLLMEngine(Engine):
         """See `Engine.submit`. ValueError for a prompt whose longest answer doesn't fit vLLM's cache."""
         require_room(request, self.max_tokens, "vLLM's cache", "raise rollout.engine.cache_gib")
         if not self.under_way:
-            # Old keys and values may be those of other weights; and without them rounding doesn't depend on
+            # Old keys and values may come from other weights; and without them rounding doesn't depend on
             # what was sampled before.
             is_empty = self.engine.reset_prefix_cache()
             assert is_empty, "an earlier request still holds parts of vLLM's cache"
@@ -179,7 +179,7 @@ def require_room(request: Request, max_tokens: int, place: str, remedy: str) -> 
 
 
 def _pack_head_again(worker: Any) -> None:
-    """On a CPU vLLM multiplies by a packed copy of the head; `reload_weights` leaves that of a tied head as it was."""
+    """On a CPU vLLM multiplies by a packed copy of the head; `reload_weights` doesn't renew the copy of a tied head."""
     for layer in worker.get_model().modules():
         if type(layer).__name__ == "ParallelLMHead":
             layer.quant_method.process_weights_after_loading(layer)
@@ -239,7 +239,7 @@ def _arguments(model: str, dtype: str, max_tokens: int, options: VLLMOptions, ma
         "distributed_executor_backend": "external_launcher" if num_ranks > 1 else "uni",
         "max_model_len": -1,  # the model's own, or what fits the cache
         "max_num_seqs": max_sequences,
-        "logprobs_mode": "processed_logprobs",  # those of the distribution that was sampled
+        "logprobs_mode": "processed_logprobs",  # of the distribution that was sampled
         "enable_prefix_caching": True,
         "generation_config": "vllm",  # no sampling defaults out of the model's folder
         "skip_tokenizer_init": True,
@@ -250,8 +250,8 @@ def _arguments(model: str, dtype: str, max_tokens: int, options: VLLMOptions, ma
     if torch.cuda.is_available():
         arguments |= {
             "enable_sleep_mode": True,
-            # With a cache of a given size this share no longer decides the cache; but vLLM wants it free at its start.
-            "gpu_memory_utilization": GPU_MEMORY_SHARE if options.cache_gib is None else LEAST_MEMORY_SHARE,
+            # With `cache_gib` this fraction doesn't decide the cache's size, but vLLM wants it free at its start.
+            "gpu_memory_utilization": GPU_MEMORY_FRACTION if options.cache_gib is None else LEAST_MEMORY_FRACTION,
             "max_num_batched_tokens": 8192,  # LLMEngine's own 2048 is a server's, that has users who wait
         }
     else:

@@ -196,9 +196,9 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 
 
 def _checksums(path: Path, ranks: Ranks) -> dict[str, list[int]]:
-    """Size and CRC-32 of every file below `path` but the manifest; each rank reads its share of them.
+    """Size and CRC-32 of every file below `path` but the manifest; each rank reads a part of them.
 
-    OSError on all ranks if one of them can't read its share.
+    OSError on all ranks if one of them can't read its part.
     """
     # One list for all: over a network, the folder may look older from another machine.
     names = ranks.from_first(lambda: sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()))
@@ -213,11 +213,11 @@ def _checksums(path: Path, ranks: Ranks) -> dict[str, list[int]]:
             found[name] = [(path / name).stat().st_size, checksum]
     except OSError as error:
         failed = error
-    shares = ranks.gather((found, failed))
-    for _, failure in shares:
+    parts = ranks.gather((found, failed))
+    for _, failure in parts:
         if failure is not None:
             raise failure
-    return {name: facts for share, _ in shares for name, facts in share.items()}
+    return {name: facts for part, _ in parts for name, facts in part.items()}
 
 
 def _cause(error: BaseException) -> str:

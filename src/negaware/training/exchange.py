@@ -24,10 +24,10 @@ def with_tokens(mini_batches: Sequence[Sequence[Sequence[MicroBatch]]], ranks: R
     `mini_batches[m][rank]` is what each rank trains of a mini-batch, as all ranks know it. No rank is sent anything
     else.
     """
-    own = [of_ranks[ranks.rank] for of_ranks in mini_batches]
+    own = [by_rank[ranks.rank] for by_rank in mini_batches]
     if ranks.size == 1:
         return [list(micro_batches) for micro_batches in own]
-    others = [[of_ranks[rank] for of_ranks in mini_batches] if rank != ranks.rank else [] for rank in range(ranks.size)]
+    others = [[by_rank[rank] for by_rank in mini_batches] if rank != ranks.rank else [] for rank in range(ranks.size)]
     arriving = {place: answer.completion for place, answer in _answers(own)}
     for places, token_ids, logprobs in ranks.exchange([_parcel(each) for each in others]):
         ends = np.cumsum([arriving[place].num_tokens for place in places])[:-1]

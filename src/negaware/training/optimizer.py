@@ -31,7 +31,7 @@ class MasterOptimizer:
         self.num_steps_done = 0
         self.rollouts_done = 0
         self.place = (0, 1)
-        """The coming optimizer step among those of its rollout: its index and their number."""
+        """The next optimizer step's index in its rollout, and the number of steps there."""
         self._trained = {name: parameter for name, parameter in model.named_parameters() if name in masters}
         for name, parameter in self._trained.items():
             if masters[name] is not parameter:

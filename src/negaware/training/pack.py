@@ -174,10 +174,10 @@ def micro_batches(rows: Sequence[Row], max_tokens: int) -> list[list[Row]]:
     return batches
 
 
-def shares(rows: Sequence[Row], num_shares: int) -> list[list[Row]]:
-    """The rows in shares of about as many tokens each: the longest first, each to the share that has fewest yet."""
-    found: list[list[Row]] = [[] for _ in range(num_shares)]
-    tokens = [0] * num_shares
+def divided(rows: Sequence[Row], num_ranks: int) -> list[list[Row]]:
+    """The rows of each rank, with about as many tokens: the longest first, each to the rank with fewest so far."""
+    found: list[list[Row]] = [[] for _ in range(num_ranks)]
+    tokens = [0] * num_ranks
     for row in sorted(rows, key=lambda row: row.length, reverse=True):
         smallest = tokens.index(min(tokens))
         found[smallest].append(row)

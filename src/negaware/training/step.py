@@ -34,9 +34,9 @@ from negaware.training.pack import (
     answers_of,
     answers_per_row,
     collate,
+    divided,
     micro_batches,
     rows_of,
-    shares,
 )
 from negaware.training.tally import Tally
 from negaware.types import Group
@@ -48,7 +48,7 @@ class NonFiniteLossError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class LossSettings:
-    """The objective with its options, and what the log-probabilities are those of."""
+    """The objective with its options, and the temperature of the log-probabilities."""
 
     objective: Objective
     options: dict[str, Any]
@@ -132,11 +132,11 @@ class Trainer:
         max_tokens = self.options.micro_batch_tokens
         for answers in questions:
             rows += rows_of(answers, answers_per_row(answers, max_tokens) if self.decoder.shares_questions else 1)
-        of_ranks = [
-            [MicroBatch(batch) for batch in micro_batches(share, max_tokens)] for share in shares(rows, self.ranks.size)
+        by_rank = [
+            [MicroBatch(batch) for batch in micro_batches(part, max_tokens)] for part in divided(rows, self.ranks.size)
         ]
-        most = max(map(len, of_ranks))
-        return [own + [IDLE] * (most - len(own)) for own in of_ranks]
+        most = max(map(len, by_rank))
+        return [own + [IDLE] * (most - len(own)) for own in by_rank]
 
     def _optimizer_step(
         self,
@@ -146,7 +146,7 @@ class Trainer:
         compared_version: int | None,
         on_progress: Callable[[int], None] | None,
     ) -> None:
-        """One step on this rank's share of a mini-batch that has these questions' answers, all ranks'.
+        """One step on this rank's part of a mini-batch; `questions` has the answers of all ranks.
 
         What the sampler recorded is compared with the trainer's on answers of the `compared_version`. Nothing is read
         from the device until all micro-batches are under way: then once.
@@ -288,7 +288,7 @@ def _numbered(questions: Sequence[Sequence[Answer]]) -> list[list[Answer]]:
 def answers_in(batch: Batch, logprobs: Tensor, groups: WholeGroups | None = None) -> Answers:
     """What an objective is given, [A, longest] and [A], from a micro-batch's flat log-probabilities.
 
-    `groups` are those of the whole mini-batch, for an objective that sees them.
+    `groups`: the whole mini-batch, for an objective that sees whole groups.
     """
     return Answers(
         logprobs=batch.pad(logprobs),

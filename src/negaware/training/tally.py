@@ -55,7 +55,7 @@ class Tally:
         """The rollout's metrics, from the sums that were read on all ranks."""
         sums = ranks.sums(self.sums)
         tokens = sums["tokens"]
-        shares = {name: total / tokens for name, total in sums.items() if name.startswith(("share_", "weight_"))}
+        fractions = {name: total / tokens for name, total in sums.items() if name.startswith(("share_", "weight_"))}
         metrics = {
             "loss": sum(self.losses) / len(self.losses),
             "grad_norm": sum(self.norms) / len(self.norms),
@@ -67,4 +67,4 @@ class Tally:
         }
         if "importance_weight" in sums:
             metrics["importance_weight"] = sums["importance_weight"] / tokens
-        return {f"train/{name}": value for name, value in (metrics | shares).items()}
+        return {f"train/{name}": value for name, value in (metrics | fractions).items()}

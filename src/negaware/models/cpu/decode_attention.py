@@ -1,8 +1,8 @@
-"""Attention of a decode step: every completion's newest token to its prompt's keys and values, and to its own.
+"""Attention of a decode step: every completion's newest token to the keys and values of its prompt and its answer.
 
 L layers; n rows, each a completion of one of P prompts, the longest of which has M tokens; H heads of width W, Hkv of
 them with keys and values, G = H / Hkv queries to each; S = H + 2·Hkv. Keys and values: the prompts'
-[L, at least P, Hkv, at least M, W], the completions' own in blocks [L, at least n, Hkv, columns, W], of which the first
+[L, at least P, Hkv, at least M, W], the answers' in blocks [L, at least n, Hkv, columns, W], of which the first
 holds the first tokens of each.
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class SampledRow:
-    """A completion: its prompt's place, its prompt's length, and its own number of tokens."""
+    """A completion: its prompt's place, its prompt's length, and the answer's number of tokens."""
 
     prompt: int
     prompt_length: int
@@ -32,20 +32,20 @@ class SampledRow:
 
 
 def dtype_of_states(decoder: FusedDecoder) -> torch.dtype:
-    """That of the buffers. torch's products would round scores to the dtype of their factors."""
+    """The dtype of keys and values. torch's products would round scores to the dtype of their factors."""
     return decoder.dtype if isinstance(decoder.kernels, CompiledKernels) else torch.float32
 
 
 def decode_attention(
-    decoder: FusedDecoder, rows: Sequence[SampledRow], of_prompts: Buffers, own: Sequence[Buffers]
+    decoder: FusedDecoder, rows: Sequence[SampledRow], prompt_states: Buffers, answer_states: Sequence[Buffers]
 ) -> Attend:
-    """One step's, which adds the tokens' keys and values to `own` on its way."""
+    """The attention of one step. It adds the newest tokens' keys and values to `answer_states`."""
     kernels = decoder.kernels
     if not isinstance(kernels, CompiledKernels):
-        return _Products(decoder, rows, of_prompts, own).attend
+        return _Products(decoder, rows, prompt_states, answer_states).attend
     layout = [[row.prompt for row in rows], [row.prompt_length for row in rows], [row.length for row in rows]]
-    of_rows = torch.tensor(layout, dtype=torch.int32)
-    return lambda layer, states: kernels.attend(states, decoder.scale, of_rows, of_prompts, own, layer)
+    row_table = torch.tensor(layout, dtype=torch.int32)
+    return lambda layer, states: kernels.attend(states, decoder.scale, row_table, prompt_states, answer_states, layer)
 
 
 class _Products:
@@ -57,9 +57,13 @@ class _Products:
     """
 
     def __init__(
-        self, decoder: FusedDecoder, rows: Sequence[SampledRow], of_prompts: Buffers, own: Sequence[Buffers]
+        self,
+        decoder: FusedDecoder,
+        rows: Sequence[SampledRow],
+        prompt_states: Buffers,
+        answer_states: Sequence[Buffers],
     ) -> None:
-        self.decoder, self.of_prompts, self.own = decoder, of_prompts, own
+        self.decoder, self.prompt_states, self.answer_states = decoder, prompt_states, answer_states
         counts: Counter[int] = Counter()
         order = []
         for row in rows:
@@ -72,13 +76,13 @@ class _Products:
         lengths = torch.tensor([row.length for row in rows])
         prompt_lengths = torch.tensor([row.prompt_length for row in rows])
         num_columns, self.longest_prompt = int(lengths.max()) + 1, int(prompt_lengths.max())
-        width = own[0][0].shape[3]
+        width = answer_states[0][0].shape[3]
         self.widths = [min(width, num_columns - first) for first in range(0, num_columns, width)]
         writers = [(lengths // width == block).nonzero()[:, 0] for block in range(len(self.widths))]
-        self.written = [(rows_of_block, lengths[rows_of_block] % width) for rows_of_block in writers]
+        self.written = [(block_rows, lengths[block_rows] % width) for block_rows in writers]
         unseen_before = torch.arange(self.longest_prompt) >= prompt_lengths[:, None]
-        unseen_own = torch.arange(num_columns) > lengths[:, None]
-        unseen = torch.cat([unseen_before, unseen_own], dim=1)[:, None, None]
+        unseen_in_answer = torch.arange(num_columns) > lengths[:, None]
+        unseen = torch.cat([unseen_before, unseen_in_answer], dim=1)[:, None, None]
         self.bias = torch.zeros(unseen.shape).masked_fill_(unseen, -torch.inf)
 
     def attend(self, layer: int, states: Tensor) -> Tensor:
@@ -87,19 +91,21 @@ class _Products:
         wide = states.float()
         queries = (wide[:, : -2 * num_key_heads] * self.decoder.scale).unflatten(1, (num_key_heads, -1))
         added = wide[:, -2 * num_key_heads :].chunk(2, dim=1)
-        own = []
-        for block, width, (writers, columns) in zip(self.own, self.widths, self.written, strict=False):
-            for part, states_of_part in zip(block, added, strict=True):
-                part[layer][writers, :, columns] = states_of_part[writers]
-            own.append([part[layer, :num_rows, :, :width] for part in block])
-        keys, values = (part[layer, : self.num_prompts, :, :longest_prompt] for part in self.of_prompts)
+        filled = []
+        for block, width, (writers, columns) in zip(self.answer_states, self.widths, self.written, strict=False):
+            for part, part_states in zip(block, added, strict=True):
+                part[layer][writers, :, columns] = part_states[writers]
+            filled.append([part[layer, :num_rows, :, :width] for part in block])
+        keys, values = (part[layer, : self.num_prompts, :, :longest_prompt] for part in self.prompt_states)
         before = self._by_row(self._by_prompt(queries) @ keys.mT, queries.shape[2])
-        by_block = [(own_keys @ queries.mT).mT for own_keys, _ in own]  # twice as fast as queries @ own_keys.mT
+        by_block = [
+            (answer_keys @ queries.mT).mT for answer_keys, _ in filled
+        ]  # twice as fast as queries @ answer_keys.mT
         scores = torch.cat([before, *by_block], dim=-1).add_(self.bias)
-        of_prompt, *of_own = scores.softmax(-1).split([longest_prompt, *self.widths], dim=-1)
-        attended = self._by_row(self._by_prompt(of_prompt) @ values, queries.shape[2])
-        for probabilities, (_, own_values) in zip(of_own, own, strict=True):
-            attended = attended + probabilities @ own_values
+        prompt_probabilities, *answer_probabilities = scores.softmax(-1).split([longest_prompt, *self.widths], dim=-1)
+        attended = self._by_row(self._by_prompt(prompt_probabilities) @ values, queries.shape[2])
+        for probabilities, (_, answer_values) in zip(answer_probabilities, filled, strict=True):
+            attended = attended + probabilities @ answer_values
         return attended.flatten(1, 2).to(states.dtype)
 
     def _by_prompt(self, by_row: Tensor) -> Tensor:

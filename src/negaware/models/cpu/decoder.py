@@ -207,7 +207,7 @@ class _Product:
         return not self.layers[0].weight.requires_grad
 
     def trained(self) -> list[Tensor]:
-        """The parameters that `gradients` gives those of: weights, then biases; or each adapter's A and B."""
+        """The parameters, in the order of `gradients`: weights, then biases; or each adapter's A and B."""
         if not self.is_frozen:
             return [layer.weight for layer in self.layers] + self._biases()
         adapters = [adapter for layer in self.adapted if (adapter := adapter_of(layer))]
@@ -239,12 +239,12 @@ class _Product:
         """The trained parameters' gradients, from the outputs' gradient [N, O] and the inputs [N, D]."""
         sizes = [layer.out_features for layer in self.layers]
         if not self.is_frozen:
-            of_weights = (upstream.T @ inputs).split(sizes)
-            return of_weights + (upstream.sum(0).split(sizes) if self._biases() else ())
+            grad_weights = (upstream.T @ inputs).split(sizes)
+            return grad_weights + (upstream.sum(0).split(sizes) if self._biases() else ())
         found: list[Tensor] = []
-        for layer, own in zip(self.adapted, upstream.split(sizes, dim=1), strict=True):
+        for layer, grad_outputs in zip(self.adapted, upstream.split(sizes, dim=1), strict=True):
             if adapter := adapter_of(layer):
-                scaled = own * adapter.scale
+                scaled = grad_outputs * adapter.scale
                 found += (scaled @ adapter.up).T @ inputs, scaled.T @ (inputs @ adapter.down.T)
         return tuple(found)
 
@@ -283,9 +283,9 @@ class _NormedProduct(torch.autograd.Function):
         stream, weight, norm_weight = ctx.saved_tensors
         upstream = gradients[0]
         normed = ctx.kernels.add_normed(stream, None, norm_weight, ctx.epsilon)
-        of_parameters = ctx.product.gradients(upstream, normed)
-        of_stream, of_norm_weight = ctx.kernels.norm_gradients(upstream @ weight, stream, norm_weight, ctx.epsilon)
-        return of_stream, None, None, None, of_norm_weight, *of_parameters
+        grad_parameters = ctx.product.gradients(upstream, normed)
+        grad_stream, grad_norm_weight = ctx.kernels.norm_gradients(upstream @ weight, stream, norm_weight, ctx.epsilon)
+        return grad_stream, None, None, None, grad_norm_weight, *grad_parameters
 
 
 class _Linear(torch.autograd.Function):
@@ -369,5 +369,5 @@ class _AddGated(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         gates, weight = ctx.saved_tensors
         upstream = gradients[0].to(weight.dtype)
-        of_trained = ctx.product.gradients(upstream, ctx.kernels.gated(gates))
-        return gradients[0], ctx.kernels.gated_gradients(upstream @ weight, gates), None, None, *of_trained
+        grad_trained = ctx.product.gradients(upstream, ctx.kernels.gated(gates))
+        return gradients[0], ctx.kernels.gated_gradients(upstream @ weight, gates), None, None, *grad_trained

@@ -79,20 +79,20 @@ void gated(int tokens, int width, const number *restrict gates, number *restrict
     }
 }
 
-/* Back through add_normed: of_stream [tokens, width], the stream's gradient, and of_weight [threads, width], what each
+/* Back through add_normed: grad_stream [tokens, width], the stream's gradient, and grad_weight [threads, width], what each
    thread adds to the weight's, from that of the normed stream. */
 void norm_gradients(int tokens, int width, int threads, float epsilon, const float *restrict stream,
-                    const number *restrict weight, const number *restrict of_normed, float *restrict of_stream,
-                    float *restrict of_weight) {
+                    const number *restrict weight, const number *restrict grad_normed, float *restrict grad_stream,
+                    float *restrict grad_weight) {
     #pragma omp parallel for schedule(static, 1) num_threads(threads)
     for (int thread = 0; thread < threads; thread++) {
-        float *sums = of_weight + (size_t)thread * width;
+        float *sums = grad_weight + (size_t)thread * width;
         memset(sums, 0, sizeof(float) * width);
         int first = (int)((int64_t)tokens * thread / threads), end = (int)((int64_t)tokens * (thread + 1) / threads);
         for (int token = first; token < end; token++) {
             const float *x = stream + (size_t)token * width;
-            const number *of = of_normed + (size_t)token * width;
-            float *out = of_stream + (size_t)token * width, squares = 0, along = 0;
+            const number *of = grad_normed + (size_t)token * width;
+            float *out = grad_stream + (size_t)token * width, squares = 0, along = 0;
             for (int i = 0; i < width; i++) squares += x[i] * x[i];
             for (int i = 0; i < width; i++) along += wide(of[i]) * wide(weight[i]) * x[i];
             float scale = 1 / sqrtf(squares / width + epsilon), shrink = along * scale * scale / width;
@@ -102,19 +102,19 @@ void norm_gradients(int tokens, int width, int threads, float epsilon, const flo
     }
 }
 
-/* Back through gated: of_gates [tokens, 2 · width] from that of its output and the gates. */
-void gated_gradients(int tokens, int width, const number *restrict gates, const number *restrict of_gated,
-                     number *restrict of_gates) {
+/* Back through gated: grad_gates [tokens, 2 · width] from that of its output and the gates. */
+void gated_gradients(int tokens, int width, const number *restrict gates, const number *restrict grad_gated,
+                     number *restrict grad_gates) {
     #pragma omp parallel for schedule(static)
     for (int token = 0; token < tokens; token++) {
         const number *gate = gates + (size_t)token * 2 * width, *up = gate + width;
-        const number *of = of_gated + (size_t)token * width;
-        number *of_gate = of_gates + (size_t)token * 2 * width, *of_up = of_gate + width;
+        const number *of = grad_gated + (size_t)token * width;
+        number *grad_gate = grad_gates + (size_t)token * 2 * width, *grad_up = grad_gate + width;
         for (int i = 0; i < width; i++) {
             float x = wide(gate[i]), negative = -x > 88.0f ? 88.0f : -x;
             float sigmoid = 1 / (1 + exponential(negative));
-            of_up[i] = rounded(wide(of[i]) * wide(rounded(x * sigmoid)));
-            of_gate[i] = rounded(wide(rounded(wide(of[i]) * wide(up[i]))) * sigmoid * (1 + x * (1 - sigmoid)));
+            grad_up[i] = rounded(wide(of[i]) * wide(rounded(x * sigmoid)));
+            grad_gate[i] = rounded(wide(rounded(wide(of[i]) * wide(up[i]))) * sigmoid * (1 + x * (1 - sigmoid)));
         }
     }
 }
@@ -207,23 +207,23 @@ int attend(int tokens, int key_heads, float scale, const int *restrict rows, con
                 const number *state = states + (size_t)token * (QUERIES + 2) * key_heads * WIDTH;
                 const number *key = state + ((size_t)QUERIES * key_heads + head) * WIDTH;
                 const number *value = key + (size_t)key_heads * WIDTH;
-                size_t of_prompt = ((size_t)rows[token] * key_heads + head) * prompt_columns * WIDTH;
-                size_t of_own = offset + ((size_t)token * key_heads + head) * block * WIDTH;
-                size_t newest = of_own + (size_t)((own - 1) % block) * WIDTH;
+                size_t prompt_at = ((size_t)rows[token] * key_heads + head) * prompt_columns * WIDTH;
+                size_t answer_at = offset + ((size_t)token * key_heads + head) * block * WIDTH;
+                size_t newest = answer_at + (size_t)((own - 1) % block) * WIDTH;
                 float queries[QUERIES * WIDTH], attended[QUERIES][WIDTH];
                 memset(attended, 0, sizeof attended);
                 for (int i = 0; i < QUERIES * WIDTH; i++)
                     queries[i] = wide(state[(size_t)head * QUERIES * WIDTH + i]) * scale;
                 memcpy(keys[(own - 1) / block] + newest, key, sizeof(number) * WIDTH);
                 memcpy(values[(own - 1) / block] + newest, value, sizeof(number) * WIDTH);
-                score(queries, prompt_keys + of_prompt, before, scores, seen);
+                score(queries, prompt_keys + prompt_at, before, scores, seen);
                 for (int first = 0; first < own; first += block)
-                    score(queries, keys[first / block] + of_own, own - first < block ? own - first : block,
+                    score(queries, keys[first / block] + answer_at, own - first < block ? own - first : block,
                           scores + before + first, seen);
                 for (int q = 0; q < QUERIES; q++) softmax(scores + (size_t)q * seen, seen);
-                add_values(scores, seen, prompt_values + of_prompt, before, attended);
+                add_values(scores, seen, prompt_values + prompt_at, before, attended);
                 for (int first = 0; first < own; first += block)
-                    add_values(scores + before + first, seen, values[first / block] + of_own,
+                    add_values(scores + before + first, seen, values[first / block] + answer_at,
                                own - first < block ? own - first : block, attended);
                 number *o = out + ((size_t)token * key_heads + head) * QUERIES * WIDTH;
                 for (int i = 0; i < QUERIES * WIDTH; i++) o[i] = rounded(attended[i / WIDTH][i % WIDTH]);

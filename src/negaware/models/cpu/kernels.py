@@ -48,13 +48,13 @@ class Kernels(Protocol):
         ...
 
     def norm_gradients(
-        self, of_normed: Tensor, stream: Tensor, weight: Tensor, epsilon: float
+        self, grad_normed: Tensor, stream: Tensor, weight: Tensor, epsilon: float
     ) -> tuple[Tensor, Tensor]:
-        """Those of the stream [N, D], float32, and of the norm's weight [D] from that of `add_normed`'s outcome."""
+        """Gradients of the stream [N, D], float32, and of the norm's weight [D], from that of the normed stream."""
         ...
 
-    def gated_gradients(self, of_gated: Tensor, gates: Tensor) -> Tensor:
-        """That of the gates [N, 2·I] from that of `gated`'s outcome [N, I], whose memory may be used."""
+    def gated_gradients(self, grad_gated: Tensor, gates: Tensor) -> Tensor:
+        """The gradient of the gates [N, 2·I], from that of `gated`'s result [N, I], whose memory may be overwritten."""
         ...
 
     def rotate(self, states: Tensor, cosines: Tensor, sines: Tensor, num_rotated: int) -> Tensor:
@@ -79,25 +79,25 @@ class TorchKernels:
         return functional.silu(gate).mul_(up)
 
     @staticmethod
-    def norm_gradients(of_normed: Tensor, stream: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    def norm_gradients(grad_normed: Tensor, stream: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
         """See `Kernels`."""
-        upstream = of_normed.to(torch.float32, copy=True)
+        upstream = grad_normed.to(torch.float32, copy=True)
         scale = rms_scale(stream, epsilon)
         scaled = stream * scale
         by_width = upstream * scaled
-        of_weight = by_width.sum(0).to(weight.dtype)
+        grad_weight = by_width.sum(0).to(weight.dtype)
         along = (by_width @ weight.float()[:, None]).div_(-stream.shape[-1])
-        return upstream.mul_(weight.float()).addcmul_(scaled, along).mul_(scale), of_weight
+        return upstream.mul_(weight.float()).addcmul_(scaled, along).mul_(scale), grad_weight
 
     @staticmethod
-    def gated_gradients(of_gated: Tensor, gates: Tensor) -> Tensor:
+    def gated_gradients(grad_gated: Tensor, gates: Tensor) -> Tensor:
         """See `Kernels`."""
         gate, up = gates.chunk(2, dim=-1)
-        of_gates = torch.empty_like(gates)
-        of_gate, of_up = of_gates.chunk(2, dim=-1)
-        torch.mul(of_gated, functional.silu(gate), out=of_up)
-        torch.ops.aten.silu_backward.grad_input(of_gated.mul_(up), gate, grad_input=of_gate)
-        return of_gates
+        grad_gates = torch.empty_like(gates)
+        grad_gate, grad_up = grad_gates.chunk(2, dim=-1)
+        torch.mul(grad_gated, functional.silu(gate), out=grad_up)
+        torch.ops.aten.silu_backward.grad_input(grad_gated.mul_(up), gate, grad_input=grad_gate)
+        return grad_gates
 
     @staticmethod
     def rotate(states: Tensor, cosines: Tensor, sines: Tensor, num_rotated: int) -> Tensor:
@@ -125,10 +125,10 @@ class CompiledKernels:
     def add_normed(self, stream: Tensor, added: Tensor | None, weight: Tensor, epsilon: float) -> Tensor:
         """See `Kernels`."""
         normed = torch.empty(stream.shape, dtype=self.dtype)
-        of_added = None if added is None else self._address(added)
-        of_weight, of_stream = self._address(weight), _address(stream, torch.float32)
+        added_address = None if added is None else self._address(added)
+        weight_address, stream_address = self._address(weight), _address(stream, torch.float32)
         self.library.add_normed(
-            *stream.shape, ctypes.c_float(epsilon), of_stream, of_added, of_weight, self._address(normed)
+            *stream.shape, ctypes.c_float(epsilon), stream_address, added_address, weight_address, self._address(normed)
         )
         return normed
 
@@ -139,22 +139,22 @@ class CompiledKernels:
         return out
 
     def norm_gradients(
-        self, of_normed: Tensor, stream: Tensor, weight: Tensor, epsilon: float
+        self, grad_normed: Tensor, stream: Tensor, weight: Tensor, epsilon: float
     ) -> tuple[Tensor, Tensor]:
         """See `Kernels`. The weight's is added up thread by thread, in their order."""
         threads = torch.get_num_threads()
-        of_stream, of_weight = torch.empty_like(stream), stream.new_empty(threads, stream.shape[1])
-        inputs = _address(stream, torch.float32), self._address(weight), self._address(of_normed)
-        outputs = _address(of_stream, torch.float32), _address(of_weight, torch.float32)
+        grad_stream, grad_weight = torch.empty_like(stream), stream.new_empty(threads, stream.shape[1])
+        inputs = _address(stream, torch.float32), self._address(weight), self._address(grad_normed)
+        outputs = _address(grad_stream, torch.float32), _address(grad_weight, torch.float32)
         self.library.norm_gradients(*stream.shape, threads, ctypes.c_float(epsilon), *inputs, *outputs)
-        return of_stream, of_weight.sum(0).to(weight.dtype)
+        return grad_stream, grad_weight.sum(0).to(weight.dtype)
 
-    def gated_gradients(self, of_gated: Tensor, gates: Tensor) -> Tensor:
+    def gated_gradients(self, grad_gated: Tensor, gates: Tensor) -> Tensor:
         """See `Kernels`."""
-        of_gates = torch.empty_like(gates)
-        addresses = map(self._address, (gates, of_gated, of_gates))
-        self.library.gated_gradients(*of_gated.shape, *addresses)
-        return of_gates
+        grad_gates = torch.empty_like(gates)
+        addresses = map(self._address, (gates, grad_gated, grad_gates))
+        self.library.gated_gradients(*grad_gated.shape, *addresses)
+        return grad_gates
 
     def rotate(self, states: Tensor, cosines: Tensor, sines: Tensor, num_rotated: int) -> Tensor:
         """See `Kernels`. Cosines and sines may be a part of a larger tensor."""
@@ -168,25 +168,35 @@ class CompiledKernels:
         return out
 
     def attend(
-        self, states: Tensor, scale: float, rows: Tensor, of_prompts: Buffers, own: Sequence[Buffers], layer: int
+        self,
+        states: Tensor,
+        scale: float,
+        rows: Tensor,
+        prompt_states: Buffers,
+        answer_states: Sequence[Buffers],
+        layer: int,
     ) -> Tensor:
-        """A decode step's attention [n, H, W] of states [n, S, W]; their keys and values are added to `own`.
+        """A decode step's attention [n, H, W] of states [n, S, W]; their keys and values are added to `answer_states`.
 
-        rows: int32 [3, n], each one's prompt, that prompt's length and its own. Keys and values have the dtype of
-        states: the prompts' [L, P, Hkv, M, W], the answers' own in blocks [L, at least n, Hkv, columns, W] one after
+        rows: int32 [3, n], each row's prompt, that prompt's length, its answer's. Keys and values have the dtype of
+        states: the prompts' [L, P, Hkv, M, W], the answers' in blocks [L, at least n, Hkv, columns, W] one after
         another. MemoryError if scores find no room.
         """
         num_rows, num_states, _ = states.shape
-        num_key_heads, columns = own[0][0].shape[2:4]
+        num_key_heads, columns = answer_states[0][0].shape[2:4]
         if states.shape[1:] != ((self.queries + 2) * num_key_heads, self.width):
             raise RuntimeError(f"states {tuple(states.shape)} for {num_key_heads} heads of keys")
         out = states.new_empty(num_rows, num_states - 2 * num_key_heads, self.width)
-        blocks = [(ctypes.c_void_p * len(own))(*[self._address(block[part]) for block in own]) for part in (0, 1)]
-        of_layer = [self._address(part[layer]) for part in of_prompts]
+        blocks = [
+            (ctypes.c_void_p * len(answer_states))(*[self._address(block[part]) for block in answer_states])
+            for part in (0, 1)
+        ]
+        prompt_addresses = [self._address(part[layer]) for part in prompt_states]
         if not self.library.attend(
             num_rows, num_key_heads, ctypes.c_float(scale), _address(rows, torch.int32), self._address(states),
-            *of_layer, of_prompts[0].shape[3],
-            len(own), columns, ctypes.c_size_t(layer * own[0][0].stride(0)), *blocks, self._address(out),
+            *prompt_addresses, prompt_states[0].shape[3],
+            len(answer_states), columns, ctypes.c_size_t(layer * answer_states[0][0].stride(0)), *blocks,
+            self._address(out),
         ):  # fmt: skip
             raise MemoryError(f"no memory for the attention scores of {num_rows} completions")
         return out
@@ -223,7 +233,7 @@ def _compiled(definitions: list[str]) -> ctypes.CDLL | None:
         with tempfile.TemporaryDirectory(prefix="negaware-", ignore_cleanup_errors=True) as folder:
             library = Path(folder, "kernels.so")
             command = [*compiler, *FLAGS, *definitions, "-shared", "-fPIC", "-fopenmp", str(SOURCE), "-o", str(library)]
-            # A session of its own: the terminal's Ctrl-C is not the compiler's.
+            # A session of its answer_states: the terminal's Ctrl-C is not the compiler's.
             subprocess.run(
                 [*command, "-lm"],
                 check=True,

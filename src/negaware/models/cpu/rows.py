@@ -38,7 +38,7 @@ class RowDecoder:
         # An answer's last token is never read.
         self.width = max(1, min(max_new_tokens - 1, COLUMN_BLOCK))
         self.prompt_states = self._buffers(0, longest_prompt)
-        self.own_states: list[Buffers] = []
+        self.answer_states: list[Buffers] = []
 
     def make_room(self, max_rows: int, longest_prompt: int) -> None:
         """Makes room for more rows, or longer prompts, beside what is there."""
@@ -46,7 +46,7 @@ class RowDecoder:
         self.prompt_states = self._moved(
             self.prompt_states, self._buffers(self.prompt_states[0].shape[1], longest_prompt)
         )
-        self.own_states = [self._moved(block, self._buffers(max_rows, self.width)) for block in self.own_states]
+        self.answer_states = [self._moved(block, self._buffers(max_rows, self.width)) for block in self.answer_states]
 
     def add_prompts(self, prompts: Sequence[Sequence[int]], num_completions: int) -> Tensor:
         """Prefills prompts, once each, and appends their completions' rows; each prompt's last hidden state [p, D]."""
@@ -60,8 +60,8 @@ class RowDecoder:
         num_key_heads = self.decoder.num_key_heads
 
         def attend(layer: int, states: Tensor) -> Tensor:
-            of_layer = states[:, -2 * num_key_heads :].unflatten(0, (-1, width)).transpose(1, 2)
-            keys[layer], values[layer] = of_layer.chunk(2, dim=1)
+            layer_states = states[:, -2 * num_key_heads :].unflatten(0, (-1, width)).transpose(1, 2)
+            keys[layer], values[layer] = layer_states.chunk(2, dim=1)
             return within(layer, states)
 
         hidden = self.decoder(tokens.flatten(), positions.flatten(), attend).unflatten(0, (-1, width))
@@ -80,11 +80,11 @@ class RowDecoder:
 
         def attend(layer: int, states: Tensor) -> Tensor:
             keys_and_values = states[:, -2 * self.decoder.num_key_heads :].transpose(0, 1).chunk(2)
-            for part, of_layer in enumerate(keys_and_values):
-                of_prompt, *of_answers = of_layer.split([start, *lengths], dim=1)
-                self.prompt_states[part][layer, self.num_prompts, :, :start] = of_prompt
-                for row, of_answer in enumerate(of_answers, place):
-                    for block, columns in zip(self.own_states, of_answer.split(self.width, dim=1), strict=False):
+            for part, layer_states in enumerate(keys_and_values):
+                prompt_part, *answer_parts = layer_states.split([start, *lengths], dim=1)
+                self.prompt_states[part][layer, self.num_prompts, :, :start] = prompt_part
+                for row, answer_part in enumerate(answer_parts, place):
+                    for block, columns in zip(self.answer_states, answer_part.split(self.width, dim=1), strict=False):
                         block[part][layer, row, :, : columns.shape[1]] = columns
             return within(layer, states)
 
@@ -95,7 +95,7 @@ class RowDecoder:
     def decode(self, tokens: Tensor) -> Tensor:
         """Appends a token [n] to every row; the last hidden states [n, D]."""
         self._make_room_for_tokens(max(row.length for row in self.rows) + 1)
-        attend = decode_attention(self.decoder, self.rows, self.prompt_states, self.own_states)
+        attend = decode_attention(self.decoder, self.rows, self.prompt_states, self.answer_states)
         positions = torch.tensor([row.prompt_length + row.length for row in self.rows])
         hidden = self.decoder(tokens, positions, attend)
         for row in self.rows:
@@ -107,7 +107,7 @@ class RowDecoder:
         removed, last = self.rows[index], self.rows.pop()
         if last is not removed:
             self.rows[index] = last
-            for block in self.own_states[: -(-last.length // self.width)]:
+            for block in self.answer_states[: -(-last.length // self.width)]:
                 for states in block:
                     states[:, index] = states[:, len(self.rows)]
         if not any(row.prompt == removed.prompt for row in self.rows):
@@ -122,8 +122,8 @@ class RowDecoder:
                 row.prompt = index
 
     def _make_room_for_tokens(self, number: int) -> None:
-        while number > self.width * len(self.own_states):
-            self.own_states.append(self._buffers(self.max_rows, self.width))
+        while number > self.width * len(self.answer_states):
+            self.answer_states.append(self._buffers(self.max_rows, self.width))
 
     def _make_room_for_prompts(self, number: int) -> None:
         if number > self.prompt_states[0].shape[1]:

@@ -64,12 +64,12 @@ def _blocks(segments: Sequence[Sequence[tuple[int, int]]], question_seen: Tensor
     """Blocks of all segments' first BLOCK tokens, of the longer ones' next, and so on; (start, length) by row."""
     longest = max((length for row in segments for _, length in row), default=0)
     for first in range(0, longest, BLOCK):
-        longer = {row: [s for s in own if s[1] > first] for row, own in enumerate(segments)}
-        longer = {row: own for row, own in longer.items() if own}
+        longer = {row: [s for s in ones if s[1] > first] for row, ones in enumerate(segments)}
+        longer = {row: ones for row, ones in longer.items() if ones}
         end = min(first + BLOCK, longest)
         grid = torch.zeros(len(longer), max(map(len, longer.values())), 2, dtype=torch.long)
-        for place, own in enumerate(longer.values()):
-            grid[place, : len(own)] = torch.tensor(own)
+        for place, ones in enumerate(longer.values()):
+            grid[place, : len(ones)] = torch.tensor(ones)
         starts, lengths = grid[..., :1], grid[..., 1:]
         places = torch.arange(end)
         is_key = places < lengths
@@ -127,48 +127,48 @@ class _Attention(torch.autograd.Function):
         rows, num_key_heads, scale = ctx.rows, ctx.num_key_heads, ctx.scale
         num_heads, upstream = result.shape[1], gradients[0]
         questions = _questions(states, rows, num_key_heads)
-        of_states = torch.zeros_like(states)
-        of_pairs = torch.zeros(len(states), 2 * num_key_heads, states.shape[2], dtype=_score_dtype(states))
-        of_questions = [torch.zeros_like(part) for part in questions]
+        grad_states = torch.zeros_like(states)
+        grad_pairs = torch.zeros(len(states), 2 * num_key_heads, states.shape[2], dtype=_score_dtype(states))
+        grad_questions = [torch.zeros_like(part) for part in questions]
         # Σ p·∂p over a query's keys is its gradient times its output
-        expected = (upstream.to(of_pairs.dtype) * result).sum(-1, keepdim=True)
+        expected = (upstream.to(grad_pairs.dtype) * result).sum(-1, keepdim=True)
         with bfloat16_products(states.dtype == torch.bfloat16):
             for block in rows.blocks:
                 queries, keys, values = _operands(states, questions, block, num_key_heads, scale)
-                of_attended, offset = (
+                grad_attended, offset = (
                     _queries(part, block, num_key_heads).mul_(block.is_query) for part in (upstream, expected)
                 )
                 probabilities = _probabilities(queries, keys, block)
-                of_values = _pair_gradient(probabilities, of_attended, values)
-                of_scores = values.against(of_attended).sub_(offset).mul_(probabilities)
-                of_keys = _pair_gradient(of_scores, queries, keys)
-                _put(of_states[:, :num_heads], keys.weighted(of_scores).mul_(scale), block)
-                own = torch.cat([of_keys.own, of_values.own], dim=1).permute(0, 2, 3, 1, 4).flatten(0, 2)
-                own = _rows_at(own, block.key_places)
+                grad_values = _pair_gradient(probabilities, grad_attended, values)
+                grad_scores = values.against(grad_attended).sub_(offset).mul_(probabilities)
+                grad_keys = _pair_gradient(grad_scores, queries, keys)
+                _put(grad_states[:, :num_heads], keys.weighted(grad_scores).mul_(scale), block)
+                pairs = torch.cat([grad_keys.segment, grad_values.segment], dim=1).permute(0, 2, 3, 1, 4).flatten(0, 2)
+                pairs = _rows_at(pairs, block.key_places)
                 if not block.is_first:
-                    own += _rows_at(of_pairs, block.key_tokens)
-                of_pairs.index_copy_(0, block.key_tokens, own)
-                for total, part in zip(of_questions, (of_keys.question, of_values.question), strict=True):
+                    pairs += _rows_at(grad_pairs, block.key_tokens)
+                grad_pairs.index_copy_(0, block.key_tokens, pairs)
+                for total, part in zip(grad_questions, (grad_keys.question, grad_values.question), strict=True):
                     if part is not None:
                         total.index_add_(0, block.rows, part)
-        by_row = of_pairs.unflatten(0, (rows.num_rows, -1))[:, : rows.longest_question]
-        by_row += torch.cat(of_questions, dim=1).transpose(1, 2)
-        of_states[:, num_heads:] = of_pairs
-        return of_states, None, None, None
+        by_row = grad_pairs.unflatten(0, (rows.num_rows, -1))[:, : rows.longest_question]
+        by_row += torch.cat(grad_questions, dim=1).transpose(1, 2)
+        grad_states[:, num_heads:] = grad_pairs
+        return grad_states, None, None, None
 
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """Keys or values of a block, float32: the questions' [B, Hkv, P, W], if any come before, and its own tokens'
+    """Keys or values of a block, float32: the questions' [B, Hkv, P, W], if any come before, and the segments'
     [B, Hkv, K, S, W]."""
 
     question: Tensor | None
-    own: Tensor
+    segment: Tensor
 
     def against(self, queries: Tensor) -> Tensor:
         """Each query's products with what it may see: [B, Hkv, K, G, Q, W] → [B, Hkv, K, G, Q, P + S]."""
         shape = queries.shape[2:5]
-        products = (queries.flatten(3, 4) @ self.own.mT).unflatten(3, shape[1:])
+        products = (queries.flatten(3, 4) @ self.segment.mT).unflatten(3, shape[1:])
         if self.question is None:
             return products
         before = (queries.flatten(2, 4) @ self.question.mT).unflatten(2, shape)
@@ -176,20 +176,20 @@ class _Pair:
 
     def weighted(self, weights: Tensor) -> Tensor:
         """Their sum, weighted for each query: [B, Hkv, K, G, Q, P + S] → [B, Hkv, K, G, Q, W]."""
-        shape, num_own = weights.shape[2:5], self.own.shape[-2]
-        total = weights[..., -num_own:].flatten(3, 4) @ self.own
+        shape, num_keys = weights.shape[2:5], self.segment.shape[-2]
+        total = weights[..., -num_keys:].flatten(3, 4) @ self.segment
         if self.question is not None:
-            total += (weights[..., :-num_own].flatten(2, 4) @ self.question).view(total.shape)
+            total += (weights[..., :-num_keys].flatten(2, 4) @ self.question).view(total.shape)
         return total.unflatten(3, shape[1:])
 
 
 def _pair_gradient(weights: Tensor, upstream: Tensor, pair: _Pair) -> _Pair:
-    """That of a pair whose weighted sum has the gradient `upstream`; the scores' gradient and the queries for keys."""
-    num_own = pair.own.shape[-2]
-    own = weights[..., -num_own:].flatten(3, 4).mT @ upstream.flatten(3, 4)
+    """The gradient of values with these weights and sums of gradient `upstream`; of keys: scores' gradient, queries."""
+    num_keys = pair.segment.shape[-2]
+    segment = weights[..., -num_keys:].flatten(3, 4).mT @ upstream.flatten(3, 4)
     if pair.question is None:
-        return _Pair(None, own)
-    return _Pair(weights[..., :-num_own].flatten(2, 4).contiguous().mT @ upstream.flatten(2, 4), own)
+        return _Pair(None, segment)
+    return _Pair(weights[..., :-num_keys].flatten(2, 4).contiguous().mT @ upstream.flatten(2, 4), segment)
 
 
 def _probabilities(queries: Tensor, keys: _Pair, block: _Block) -> Tensor:
@@ -201,10 +201,10 @@ def _operands(
 ) -> tuple[Tensor, _Pair, _Pair]:
     """A block's queries [B, Hkv, K, G, Q, W], scaled, its keys and its values."""
     num_heads = states.shape[1] - 2 * num_key_heads
-    own = _rows_at(states, block.tokens).permute(0, 3, 1, 2, 4).to(_score_dtype(states))  # [B, heads, K, S, W]
-    queries = own[:, :num_heads, :, -block.num_queries :].unflatten(1, (num_key_heads, -1)).transpose(2, 3)
+    gathered = _rows_at(states, block.tokens).permute(0, 3, 1, 2, 4).to(_score_dtype(states))  # [B, heads, K, S, W]
+    queries = gathered[:, :num_heads, :, -block.num_queries :].unflatten(1, (num_key_heads, -1)).transpose(2, 3)
     before = [None, None] if block.rows is None else [part[block.rows] for part in questions]
-    pairs = zip(before, own[:, num_heads:].chunk(2, dim=1), strict=True)
+    pairs = zip(before, gathered[:, num_heads:].chunk(2, dim=1), strict=True)
     keys, values = (_Pair(question, part.contiguous()) for question, part in pairs)
     return queries.contiguous().mul_(scale), keys, values
 
@@ -217,13 +217,13 @@ def _questions(states: Tensor, rows: SharedRows, num_key_heads: int) -> list[Ten
 
 def _queries(tokens: Tensor, block: _Block, num_key_heads: int) -> Tensor:
     """A block's queries of [N, H, …] as [B, Hkv, K, G, Q, …], in the dtype of scores."""
-    own = _rows_at(tokens, block.tokens[..., -block.num_queries :]).unflatten(3, (num_key_heads, -1))
-    return own.permute(0, 3, 1, 4, 2, 5).to(_score_dtype(tokens)).contiguous()
+    queries = _rows_at(tokens, block.tokens[..., -block.num_queries :]).unflatten(3, (num_key_heads, -1))
+    return queries.permute(0, 3, 1, 4, 2, 5).to(_score_dtype(tokens)).contiguous()
 
 
-def _put(tokens: Tensor, of_queries: Tensor, block: _Block) -> None:
+def _put(tokens: Tensor, values: Tensor, block: _Block) -> None:
     """Writes a block's [B, Hkv, K, G, Q, W] where its queries are in [N, H, W]."""
-    by_place = of_queries.to(tokens.dtype).permute(0, 2, 4, 1, 3, 5).flatten(3, 4).flatten(0, 2)
+    by_place = values.to(tokens.dtype).permute(0, 2, 4, 1, 3, 5).flatten(3, 4).flatten(0, 2)
     tokens.index_copy_(0, block.query_tokens, _rows_at(by_place, block.query_places))
 
 

@@ -45,8 +45,8 @@ def block_mask(segments: Tensor) -> BlockMask:
     """
 
     def sees(row: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        of_key = segments[row, key]
-        return (query >= key) & ((of_key == segments[row, query]) | (of_key == 0))
+        key_segment = segments[row, key]
+        return (query >= key) & ((key_segment == segments[row, query]) | (key_segment == 0))
 
     num_rows, width = segments.shape
     return create_block_mask(sees, num_rows, None, width, width, device=segments.device)
