@@ -292,7 +292,8 @@ def setting_like(case: Case) -> Any:
             }
         )
         setting = setting_of(config, case.ranks, "cpu")
-    return setting if case.fused else replace(setting, model=replace(setting.model, is_llama_like=False))
+    setting.model.is_llama_like &= case.fused
+    return setting
 
 
 def made_group(num_answers: int, length: int, vocabulary: int) -> Any:

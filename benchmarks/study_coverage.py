@@ -24,7 +24,7 @@ from negaware.studies.components import (
     quantile,
     two_sided_p,
 )
-from negaware.studies.statistics import LEVEL, holm, improvement, share_estimate
+from negaware.studies.statistics import LEVEL, fraction_estimate, holm, improvement
 
 NUM_SEEDS, NUM_PROBLEMS, NUM_ANSWERS = (3, 5, 10), (30, 100, 500), (1, 4, 32)
 CELLS = 1_000_000  # at once: memory
@@ -123,7 +123,7 @@ def accuracy_intervals(shares: np.ndarray, k: int) -> list[tuple[float, float]]:
     """The product's interval of each trial's accuracy."""
     mean, sizes = crossed_mean(shares), [1] * shares.shape[2]
     each = zip(mean.value.tolist(), mean.variance.tolist(), quantile(mean, 0.025).tolist(), strict=True)
-    made = (share_estimate(*one, sizes, shares[0].size * k) for one in each)
+    made = (fraction_estimate(*one, sizes, shares[0].size * k) for one in each)
     return [(one.low, one.high) for one in made]  # type: ignore[misc]
 
 

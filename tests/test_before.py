@@ -45,5 +45,5 @@ def test_what_is_kept_and_broken_is_named(tmp_path: Path) -> None:
     assert read_before(kept) is None
     for text in ("{", '{"counts": {}}', "[]"):
         kept.write_text(text)
-        with pytest.raises(ValueError, match=r"before\.json can't be read .* delete it: it is made again"):
+        with pytest.raises(ValueError, match=r"before\.json can't be read .* delete it, and it is made again"):
             read_before(kept)

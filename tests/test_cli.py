@@ -348,7 +348,7 @@ def test_a_run_that_another_process_trains_is_left_alone(folder: Path, tmp_path:
     before = contents(run)
     with RunFolder(run).locked():
         ended = negaware("train", folder / "tiny.yaml", "--run.steps", 2, "--run.folder", run, option)
-    assert_refused(ended, f"another process is training in {run}; wait for its end or choose another run.folder")
+    assert_refused(ended, f"another process is training in {run}; wait until it ends, or choose another run.folder")
     assert contents(run) == before
     if option == "--resume":
         assert "loading" not in ended.out

@@ -15,7 +15,7 @@ from rich.console import Console
 from forked_command import Fault, negaware
 from negaware.cli import main
 from negaware.commands.evaluate import _reserved, results_table
-from negaware.evaluation.evaluate import Answer, EvaluationResult, ProblemResult
+from negaware.evaluation.evaluate import EvaluationResult, GradedAnswer, ProblemResult
 from negaware.files import aside_of
 from tiny_run import tiny_config, write_tiny_config
 
@@ -143,7 +143,7 @@ def test_evaluate_says_that_a_judge_fails(
 def test_evaluate_refuses_many_greedy_samples(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     options = ["--task", "arithmetic:test", "--samples", "4", "--temperature", "0"]
     assert main(["evaluate", str(tmp_path), *options]) == 2
-    assert "all of them would be the same answer" in capsys.readouterr().err
+    assert "all answers to a problem would be the same" in capsys.readouterr().err
 
 
 def test_evaluate_gives_an_answer_the_room_that_its_prompt_leaves(
@@ -202,7 +202,7 @@ def test_two_evaluations_side_by_side_write_no_common_file(
     monkeypatch.chdir(tmp_path)
     command = ["evaluate", "model", "--task", "test.jsonl"]
     monkeypatch.setattr("negaware.finished_model.load_policy", None)
-    said = "another evaluation is writing to {}; wait for its end, or give -o FILE to write elsewhere."
+    said = "another evaluation is writing to {}; wait until it ends, or give -o FILE to write elsewhere."
     for options, output in ([], Path(f"test-{tmp_path.name}-model-1.jsonl")), (["-o", "own.jsonl"], Path("own.jsonl")):
         with _reserved(output, is_new=True):
             assert main([*command, *options]) == 2
@@ -219,7 +219,7 @@ def test_two_evaluations_side_by_side_write_no_common_file(
 
 
 def test_one_sample_is_one_figure_with_a_word_of_caution() -> None:
-    answer = Answer("1", True, "correct", "1", "stop", 1)
+    answer = GradedAnswer("1", True, "correct", "1", "stop", 1)
     results = tuple(ProblemResult(str(n), str(n), "1", 8, (answer,)) for n in range(10))
     console = Console(file=io.StringIO(), width=160)
     console.print(results_table(EvaluationResult("ten", 1, 8, results)))

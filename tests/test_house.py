@@ -41,8 +41,8 @@ RULES: dict[str, tuple[str, str, str]] = {
     "studies": (
         "estimates runs config loop ranks complaint user_code objective_options verifiers tasks models "
         "rollout evaluation planning",
-        "rich pydantic yaml",
-        "matplotlib scipy numpy torch",
+        "rich pydantic yaml numpy",
+        "matplotlib scipy torch",
     ),
     "finished_model": ("tasks models rollout evaluation", "torch", ""),
     "planning": ("config models rollout", "torch transformers numpy yaml rich", ""),

@@ -10,7 +10,7 @@ import pytest
 
 from negaware.cli import main
 from negaware.planning.advice import fits
-from negaware.planning.cost import seconds
+from negaware.planning.cost import Seconds
 from negaware.planning.memory import memory
 from negaware.planning.setting import GIB, Machine
 from plan_settings import ROOT, recipe, tiny_setting
@@ -133,7 +133,7 @@ def test_the_pages_table_of_the_32b_recipe(ranks: int, monkeypatch: pytest.Monke
 
     (row,) = re.findall(rf"^\| {ranks} \| (.*) \|$", scaling_plans.PAGE.read_text(), re.MULTILINE)
     setting = recipe("32b", ranks)
-    spent = seconds(setting, Machine())
+    spent = Seconds(setting, Machine())
     training, sampling, trained, step, days = (re.match(r"[\d.]+", cell)[0] for cell in row.split(" | "))
     units = [3600 if "hour" in cell else 60 for cell in row.split(" | ")]
     assert fits(setting, Machine())

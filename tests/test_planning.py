@@ -19,9 +19,9 @@ from negaware.models.cuda.graphs import GraphDecoder
 from negaware.models.parallel import recompute_activations
 from negaware.models.residual import keep_residual_float32
 from negaware.planning.advice import advice, applied, fits
-from negaware.planning.cost import seconds, work
+from negaware.planning.cost import Seconds, Work
 from negaware.planning.memory import activations, memory, rows_at_once, sequence_bytes
-from negaware.planning.model import model_shape
+from negaware.planning.model import ModelShape
 from negaware.planning.setting import GIB, Machine, Sampler, setting_of
 from plan_settings import RECIPES, ROOT, recipe, tiny_setting
 from tiny_models import llama
@@ -98,7 +98,7 @@ def test_planned_activations_are_those_that_autograd_keeps(
     model.config.save_pretrained(tmp_path / "model")
     changes = {"training__compute_dtype": dtype, "training__activations": "recomputed" if recomputed else "kept"}
     setting = tiny_setting(tmp_path, training__micro_batch_tokens=256, **changes)
-    setting = replace(setting, model=replace(setting.model, is_llama_like=fused))
+    setting.model.is_llama_like = fused
     model.to(getattr(torch, dtype))
     positions = torch.arange(256)
     if fused:
@@ -137,7 +137,7 @@ def test_planned_keys_and_values_are_those_of_the_engine(tmp_path: Path, fused: 
     model.config.save_pretrained(tmp_path / "model")
     limits = {"rollout__max_prompt_tokens": 5, "rollout__max_new_tokens": 130, "rollout__max_sequences": 16}
     setting = tiny_setting(tmp_path, rollout__completions=4, **limits)
-    setting = replace(setting, model=replace(setting.model, is_llama_like=fused))
+    setting.model.is_llama_like = fused
     rows = RowDecoder(FusedDecoder(model)) if fused else GraphDecoder(model)
     with torch.inference_mode():
         rows.begin(16, 5, 130)
@@ -154,7 +154,7 @@ def test_planned_keys_and_values_are_those_of_the_engine(tmp_path: Path, fused: 
 
 def test_the_recipes_models() -> None:
     """Parameters as their model cards give them: 7.61 and 32.5 billion (31.0 without embeddings)."""
-    small, large = (model_shape(load_config(ROOT / f"configs/paper/nft_{size}.yaml", [
+    small, large = (ModelShape(load_config(ROOT / f"configs/paper/nft_{size}.yaml", [
         "--model", str(ROOT / "configs/models" / name)
     ])) for size, name in RECIPES.items())  # fmt: skip
     assert (small.num_parameters, large.num_parameters) == (7_615_616_512, 32_763_876_352)
@@ -239,7 +239,7 @@ def test_vllm_has_room_for_an_answer_or_it_does_not_fit(capsys: pytest.CaptureFi
 def test_a_tiny_steps_operations(tmp_path: Path) -> None:
     """4 questions × 6 answers of 6 tokens, 2 optimizer steps: a question a row, 3 rows a micro-batch."""
     setting = tiny_setting(tmp_path)
-    cut = work(setting)
+    cut = Work(setting)
     assert (cut.answers_a_row, cut.row_tokens, cut.rows, cut.rows_together, cut.micro_batches) == (6, 36, 2, 3, 1)
     assert cut.forward == 2 * 2 * LAYER * 36
     assert cut.attention == 4 * 2 * 32 * 6 * 6**2 / 2
@@ -253,21 +253,21 @@ def test_a_tiny_steps_operations(tmp_path: Path) -> None:
 
 def test_time_follows_the_machine() -> None:
     setting, machine = recipe("7b", 32), Machine()
-    spent = seconds(setting, machine)
-    cut = work(setting)
+    spent = Seconds(setting, machine)
+    cut = Work(setting)
     assert (cut.answers_a_row, cut.rows, cut.micro_batches, cut.balance(32)) == (4, 128, 4, 1.0)
     assert spent.training == pytest.approx(16 * 4 * cut.row(setting) / (0.4 * 989e12))
     assert spent.communication == 0
     assert spent.handover == 2 * setting.model.num_parameters / 40e9
-    slow = seconds(setting, replace(machine, network=1e9))
+    slow = Seconds(setting, replace(machine, network=1e9))
     gathered = 16 * 4 * 8 * setting.model.num_parameters / 1e9
     assert slow.communication + slow.training == pytest.approx(gathered)
-    again = seconds(replace(setting, extra_passes=1), replace(machine, network=1e9))  # a forward pass more
+    again = Seconds(replace(setting, extra_passes=1), replace(machine, network=1e9))  # a forward pass more
     assert again.communication + again.training == pytest.approx(gathered * 10 / 8)
-    assert seconds(setting, replace(machine, bandwidth=machine.bandwidth / 2)).sampling > 1.9 * spent.sampling
+    assert Seconds(setting, replace(machine, bandwidth=machine.bandwidth / 2)).sampling > 1.9 * spent.sampling
     # Half the ranks, twice the micro-batches; a rank too many has nothing to do.
-    assert seconds(replace(setting, ranks=16), machine).training == pytest.approx(2 * spent.training)
-    assert work(replace(setting, ranks=256)).balance(256) == 0.5
+    assert Seconds(replace(setting, ranks=16), machine).training == pytest.approx(2 * spent.training)
+    assert Work(replace(setting, ranks=256)).balance(256) == 0.5
 
 
 def test_vllm_shares_weights_and_keys() -> None:
@@ -300,4 +300,4 @@ def test_adapters_alone_are_trained(tmp_path: Path) -> None:
         8 * lora.model.num_trained // 8,
     ]
     assert lora.sampler.name == "vllm"
-    assert work(lora).head == 0.75 * work(whole).head
+    assert Work(lora).head == 0.75 * Work(whole).head

@@ -114,8 +114,8 @@ def test_a_finished_run_whose_model_is_not_whole_writes_it_again(folder: Path, t
 def test_a_garbled_file_is_met_before_anything_is_loaded_and_the_advice_holds(folder: Path, tmp_path: Path) -> None:
     run = shutil.copytree(folder / "killed", tmp_path / "run")
     advice = {
-        "config.yaml": "mend it by hand, or copy the config that the run was started with over it",
-        "environment.json": "mend it, or write {} into it: nothing that is computed needs it",
+        "config.yaml": "correct it by hand, or copy the config that the run was started with over it",
+        "environment.json": "correct it, or write {} into it: no computation needs it",
         "summary.json": "delete it: train --resume writes it again",
     }
     for name in advice:

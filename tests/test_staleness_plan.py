@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from negaware.cli import main
-from negaware.planning.cost import decode_seconds, prefill_seconds, work
+from negaware.planning.cost import Work, decode_seconds, prefill_seconds
 from negaware.planning.lengths import Lengths, log_normal
 from negaware.planning.sampling import Sampling, going_on
 from negaware.planning.setting import GIB, Machine, Setting
@@ -220,7 +220,7 @@ def test_bad_staleness(capsys: pytest.CaptureFixture, value: str) -> None:
 def test_a_batch_that_is_trained_has_the_mean_length(tmp_path: Path) -> None:
     setting = two_questions(tmp_path, 4)
     machine, lengths = Machine(), Lengths(np.array([2, 6]))
-    cut = work(replace(setting, answer_tokens=4))
+    cut = Work(replace(setting, answer_tokens=4))
     rows = cut.micro_batches * cut.rows_together
     expected = setting.optimizer_steps * rows * cut.row(setting) / (0.4 * 989e12)
     assert training_seconds(setting, machine, lengths) == pytest.approx(expected)

@@ -210,7 +210,7 @@ def test_a_kill_leaves_whole_lines_and_whole_files(tmp_path):
 def test_a_broken_config_is_named(tmp_path: Path, text: str) -> None:
     run = RunFolder.create(tmp_path / "run", {"model": "m"})
     (run.path / "config.yaml").write_text(text)
-    with pytest.raises(ValueError, match=r"config\.yaml (can't be read|holds no fields).*mend it by hand"):
+    with pytest.raises(ValueError, match=r"config\.yaml (can't be read|holds no fields).*correct it by hand"):
         run.read_config()
 
 

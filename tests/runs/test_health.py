@@ -18,7 +18,7 @@ def test_a_fall_is_blamed_on_the_training() -> None:
     said = what_became_of_it([*history(0.5625, 0.02), {"step": 3, "train/grad_norm": 310.0}], 0.0, 1.0)
     assert said == (
         "The pass rate was 56.2% at step 1 and is 0.0% now, after the weights moved at training.learning_rate 1, "
-        "gradient norms up to 310. It is what training did and not the questions: in a new run, lower "
+        "gradient norms up to 310. Training caused this, not the questions: in a new run, lower "
         "training.learning_rate"
     )
 

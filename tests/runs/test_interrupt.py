@@ -130,6 +130,6 @@ def test_of_ranks_each_waits_for_the_others() -> None:
         said: list[str] = []
         assert step_of(Interrupt(lambda flag: not asked.append(flag)), step, said)
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        waits = "torchrun waits 30 seconds (TORCH_ELASTIC_SHUTDOWN_TIMEOUT)"
-        assert said == [f"Stopping after this step, as {name} asks, for which {waits}."]
+        waits = "torchrun waits 30 seconds for it (TORCH_ELASTIC_SHUTDOWN_TIMEOUT)"
+        assert said == [f"Stopping after this step, as {name} asks; {waits}."]
     assert asked == [True] * 3

@@ -53,7 +53,7 @@ def test_a_mean_is_of_the_steps_that_all_runs_have_and_a_share_stays_one():
         [{"step": 0, "share": 1.0}, {"step": 1, "share": None}, {"step": 2, "share": 0.7}, {"step": 3, "share": 1.0}],
     ]
     assert mean_curve(runs, "share") == [MeanPoint(0, pytest.approx(0.95)), MeanPoint(2, pytest.approx(0.6))]
-    first, second = mean_curve([*runs, [{"step": 0, "share": 1.0}, {"step": 2, "share": 0.6}]], "share", share=True)
+    first, second = mean_curve([*runs, [{"step": 0, "share": 1.0}, {"step": 2, "share": 0.6}]], "share", fraction=True)
     half = 4.302653 * 0.1 / 3**0.5  # Student's t of two degrees at 97.5 %
     assert (second.low, second.high) == pytest.approx((0.6 - half, 0.6 + half), rel=1e-5)
     assert first.high == 1.0

@@ -147,7 +147,7 @@ def test_a_summary_of_another_step_is_pointed_out(write_run, tmp_path):
     run = write_run("resumed", num_groups=1)
     run.log(21, {"train/loss": 0.1})
     page = read(write_report([run.path], tmp_path / "report.html"))[0]
-    assert "summary.json tells of step 20, the metrics go to 21" in page
+    assert "summary.json is of step 20, the metrics go to 21" in page
 
 
 def test_curves_of_very_many_steps_are_thinned_but_for_their_evaluations(tmp_path):
@@ -162,7 +162,7 @@ def test_curves_of_very_many_steps_are_thinned_but_for_their_evaluations(tmp_pat
     assert (series["step"][0], series["step"][-1], len(series["step"])) == (1, 5000, 1050)
     evaluated = zip(series["step"], series["evaluation/accuracy"], strict=True)
     assert [step for step, value in evaluated if value is not None] == list(range(100, 5001, 100))
-    assert "curves show an even share of the 5,000 steps" in page
+    assert "curves show evenly chosen steps of the 5,000" in page
 
 
 def test_many_and_long_answers_are_cut_and_counted(tmp_path):

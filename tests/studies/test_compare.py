@@ -17,7 +17,7 @@ from negaware.studies import compare
 from negaware.studies.folder import read_results
 from negaware.studies.matrix import jobs_of
 from negaware.studies.options import read_study
-from negaware.studies.study import share_of_machine, study_command
+from negaware.studies.study import part_of_machine, study_command
 from tiny_run import write_tiny_config
 
 
@@ -91,7 +91,7 @@ def test_values_are_crossed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
         "grpo": {"objective": "grpo"},
     }
     said = [line for line in capsys.readouterr().out.splitlines() if " has no " in line]  # libraries speak too
-    assert said == [f"{name} has no epsilon: it has one variant for all its values." for name in ("rft", "grpo")]
+    assert said == [f"{name} has no epsilon: it has one variant for all values of epsilon." for name in ("rft", "grpo")]
     crossed = study_of(monkeypatch, config, *epsilon, "--vary", "training.learning_rate=1e-5,1e-6")
     assert crossed == {
         f"epsilon={epsilon}-learning_rate={rate}": {"objective.epsilon": epsilon, "training.learning_rate": rate}
@@ -114,7 +114,7 @@ def test_values_are_crossed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
         (["--vary", "objective.epsilon"], "--vary is 'objective.epsilon'; write a field and its values"),
         (["--vary", "objective.epsilon=1,1"], "--vary objective.epsilon is '1,1'; give different values"),
         (["--vary", "training.learning_rate=1e-5,0.00001"], "give different values with commas between"),
-        (["--vary", "model=./a,./b"], "which can't name a file; write a study's file, where you name them."),
+        (["--vary", "model=./a,./b"], "which can't name a file; write a study's file and choose the names."),
         (["--vary", "objective.epsylon=1,2"], "did you mean objective.epsilon?"),
         (["--vary", "run.steps=1,2", "--run.steps", "4"], "--run.steps would be lost: --vary run.steps sets it"),
         (["--vary", "run.folder=a,b"], "run.folder can't be set"),
@@ -147,7 +147,7 @@ STUDY = "base: tiny.yaml\nvariants: {nft: }\nseeds: 0\n"
         (STUDY.replace("seeds: 0", "seeds: [-1]"), "seeds.0 is -1; it should be at least 0."),
         (STUDY + "reference: rft\n", "reference is 'rft'; it must be one of nft."),
         (STUDY + "margins: {greedy_accuracy: 3}\n", "margins.greedy_accuracy is 3; it should be less than 1."),
-        (STUDY + "margins: {avg_at_8: 0.1}\n", "isn't judged by avg_at_8, but by greedy_accuracy and avg_at_2."),
+        (STUDY + "margins: {avg_at_8: 0.1}\n", "isn't measured by avg_at_8, but by greedy_accuracy and avg_at_2."),
         (STUDY.replace("nft: ", "nft: {run.seed: 3}"), "variants.nft: run.seed can't be set; a study takes the seeds"),
         (STUDY.replace("nft: ", "nft: {a: {b: 1}, a.b: 2}"), "variants.nft sets a.b twice; set it once"),
         (STUDY.replace("nft: ", "nft: {trainin.learning_rate: 3}"), "variant nft: trainin is no known field"),
@@ -186,7 +186,7 @@ def test_a_study_needs_a_folder_of_its_own(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "small.yaml").write_text(STUDY + "folder: run\n")
     for command in (["compare", str(config), "--objectives", "nft,rft"], ["study", str(tmp_path / "small.yaml")]):
         assert main(command) == 2
-        assert "run is the folder of a run, and a study needs one of its own" in capsys.readouterr().err
+        assert "run is the folder of a run, so it can't be a study's folder" in capsys.readouterr().err
     assert not (tmp_path / "run/runs").exists()
 
 
@@ -210,14 +210,14 @@ def test_a_runs_share_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {*range(9)}, raising=False)
-    assert share_of_machine(0, 1, 2) == {}
-    assert share_of_machine(1, 4, 0) == {"OMP_NUM_THREADS": "2"}
-    assert share_of_machine(0, 20, 0) == {"OMP_NUM_THREADS": "1"}
-    found = [share_of_machine(place, 3, 2)["CUDA_VISIBLE_DEVICES"] for place in range(3)]
+    assert part_of_machine(0, 1, 2) == {}
+    assert part_of_machine(1, 4, 0) == {"OMP_NUM_THREADS": "2"}
+    assert part_of_machine(0, 20, 0) == {"OMP_NUM_THREADS": "1"}
+    found = [part_of_machine(place, 3, 2)["CUDA_VISIBLE_DEVICES"] for place in range(3)]
     assert found == ["0", "1", "0"]
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,7")
-    assert share_of_machine(1, 2, 2) == {"CUDA_VISIBLE_DEVICES": "7"}
+    assert part_of_machine(1, 2, 2) == {"CUDA_VISIBLE_DEVICES": "7"}
 
 
 def test_fields_may_be_nested_and_an_objective_is_taken_whole(tmp_path: Path) -> None:
@@ -238,6 +238,6 @@ def test_fields_may_be_nested_and_an_objective_is_taken_whole(tmp_path: Path) ->
     assert len({job.beginning for job in jobs[:3]}) == 1
     assert len({job.beginning for job in jobs[:4]}) == 2
     for field, number in ("objective.loss", 1), ("task.path", 1), ("evaluation.task.path", 2), ("model.name", 2):
-        changed = replace(jobs[0], own_files=jobs[0].own_files | {field: "0" * 16})
+        changed = replace(jobs[0], user_files=jobs[0].user_files | {field: "0" * 16})
         assert len({jobs[0].beginning, changed.beginning}) == number  # what is trained on, and how, comes later
     assert len({job.config_hash for job in jobs}) == len(jobs)

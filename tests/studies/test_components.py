@@ -23,14 +23,14 @@ def test_an_analysis_of_variance_by_hand():
     assert (mean.value, mean.seed, mean.problem, mean.left) == pytest.approx((4, 12, 12, 1.5))
     assert mean.components() == pytest.approx((3.5, 3.5, 1.5))
     assert mean.variance == pytest.approx(22.5 / 9)
-    assert mean.seed_share == pytest.approx(12 / 22.5)
+    assert mean.seed_fraction == pytest.approx(12 / 22.5)
 
 
 def test_the_quantile_is_cochran_and_coxs():
     """Seeds and problems have Student's t each, weighed by the variance: more than Satterthwaite's in all."""
     unequal = crossed_mean(np.hstack([TABLE, TABLE + 1]))
     share = 2 * 12 / float(2 * 12 + max(unequal.problem, unequal.left) - unequal.left)
-    assert unequal.seed_share == pytest.approx(share)
+    assert unequal.seed_fraction == pytest.approx(share)
     expected = share * stats.t.ppf(0.975, 2) + (1 - share) * stats.t.ppf(0.975, 5)
     assert quantile(unequal, 0.025) == pytest.approx(expected)
     seeds_alone = crossed_mean(np.array([[0.1] * 9, [0.5] * 9, [0.6] * 9]))
@@ -52,14 +52,14 @@ def test_a_variance_below_zero_counts_as_zero():
     """Means of all seeds and of all problems are equal: A = B = 0, E = 2, and the variance is E / SC, not −E / SC."""
     mean = crossed_mean([[1.0, -1.0], [-1.0, 1.0], [0.0, 0.0]])
     assert mean.variance == pytest.approx(2 / 6)
-    assert mean.seed_share == 0
+    assert mean.seed_fraction == 0
     assert mean.components() == pytest.approx((0, 0, 2))
 
 
 def test_tables_one_by_one_or_all_at_once():
     tables = np.random.default_rng(0).normal(size=(2, 3, 4, 5))
     whole, one = crossed_mean(tables), crossed_mean(tables[1, 2])
-    for field in ("value", "variance", "seed_share", "seed", "problem", "left"):
+    for field in ("value", "variance", "seed_fraction", "seed", "problem", "left"):
         assert getattr(whole, field).shape == (2, 3)
         assert getattr(whole, field)[1, 2] == pytest.approx(getattr(one, field))
 
@@ -69,7 +69,7 @@ def test_the_order_of_seeds_and_problems_does_not_matter():
     table = generator.normal(size=(4, 30)).clip(-1, 1)
     mean, other = crossed_change(table), crossed_change(table[generator.permutation(4)][:, generator.permutation(30)])
     turned = crossed_change(-table)
-    for field in ("value", "variance", "seed_share"):
+    for field in ("value", "variance", "seed_fraction"):
         assert getattr(other, field) == pytest.approx(getattr(mean, field))
         assert getattr(turned, field) == pytest.approx(getattr(mean, field) * (-1 if field == "value" else 1))
 
@@ -77,8 +77,8 @@ def test_the_order_of_seeds_and_problems_does_not_matter():
 def test_clusters_of_one_size_are_a_table_of_their_means():
     means = np.random.default_rng(2).uniform(size=(3, 8))
     mean, of_pairs = crossed_mean(means), crossed_mean(2 * means, [2] * 8)
-    assert (mean.value, mean.variance, mean.seed_share) == pytest.approx(
-        (of_pairs.value, of_pairs.variance, of_pairs.seed_share)
+    assert (mean.value, mean.variance, mean.seed_fraction) == pytest.approx(
+        (of_pairs.value, of_pairs.variance, of_pairs.seed_fraction)
     )
 
 

@@ -62,8 +62,8 @@ def test_the_order_of_runs_and_problems_does_not_matter():
         for run in reversed(whole.runs)
     )
     (one,), (other,) = comparisons(whole), comparisons(replace(whole, runs=runs))
-    assert (one.change.low, one.p_value, one.seed_share) == pytest.approx(
-        (other.change.low, other.p_value, other.seed_share)
+    assert (one.change.low, one.p_value, one.seed_fraction) == pytest.approx(
+        (other.change.low, other.p_value, other.seed_fraction)
     )
 
 

@@ -94,7 +94,7 @@ def test_a_killed_study_goes_on_elsewhere_and_is_added_to(straight: Path) -> Non
     dry = negaware("study", path, "--dry-run")
     assert dry.code == 0, dry.err
     assert f"4 runs, {len(done)} done, {4 - len(done)} to do, 1 at a time\nabout " in dry.out
-    assert f" for what is to do, by the {len(done)} that are done" in dry.out
+    assert f" for the runs to do, by the {len(done)} that are done" in dry.out
     ended = negaware("study", path)
     assert ended.code == 0, ended.err
     assert timeless_results(folder) == timeless_results(straight)

@@ -1,1 +1,1 @@
-"""The commands of the command line, a file each; what is heavy they import when they run."""
+"""The commands of the command line, a file each. A command imports heavy packages only when it runs."""

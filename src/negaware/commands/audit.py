@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from negaware.commands.interrupted import imports
-from negaware.commands.task import TASK_HELP, add_data_dir
+from negaware.commands.shared import TASK_HELP, add_data_dir
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -13,7 +13,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "audit",
         help="check that a task's gold answers pass its own verifier",
-        epilog="The exit code is 1 if one doesn't.",
+        epilog="The exit code is 1 if a gold answer fails.",
     )
     parser.add_argument("task", metavar="TASK", help=TASK_HELP)
     add_data_dir(parser)

@@ -6,22 +6,26 @@ import argparse
 from pathlib import Path
 
 from negaware.commands.interrupted import imports
-from negaware.commands.jobs import add_jobs
+from negaware.commands.shared import add_jobs
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command's parser."""
     parser = commands.add_parser(
         "compare",
-        help="the same without a file: variants of a config × seeds",
-        epilog="All goes to runs/<config name>-compare; the same command goes on where it was. Fields of the config "
-        "can be given as for train.",
+        help="a study without a file: variants of a config × seeds",
+        epilog="All files go to runs/<config name>-compare. The same command again goes on with the unfinished runs. "
+        "Fields of the config can be given as for train.",
         allow_abbrev=False,
     )
     parser.add_argument("config", type=Path, metavar="CONFIG.yaml")
     parser.add_argument("--objectives", help="such as nft,rft,my_losses:my_loss")
     parser.add_argument(
-        "--vary", action="append", default=[], metavar="FIELD=A,B", help="a field's values; several: all combinations"
+        "--vary",
+        action="append",
+        default=[],
+        metavar="FIELD=A,B",
+        help="values of a field; with several fields: all combinations",
     )
     parser.add_argument("--seeds", default="0", help="such as 0,1,2 or 0-4 (default 0)")
     add_jobs(parser)

@@ -1,4 +1,4 @@
-"""`negaware evaluate MODEL --task NAME --samples K`: a finished model's figures on a task."""
+"""`negaware evaluate MODEL --task NAME --samples K`: evaluates a model on a task."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from negaware.arguments import positive
 from negaware.commands.interrupted import imports
-from negaware.commands.task import TASK_HELP, add_data_dir
+from negaware.commands.shared import TASK_HELP, add_data_dir
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,34 +28,37 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("evaluate", help="avg@k, pass@k and maj@k of a model on a task")
     parser.add_argument("model", metavar="MODEL", help="a folder, a hub name, or smollm2-135m-instruct")
     parser.add_argument("--task", required=True, help=TASK_HELP)
-    parser.add_argument("--samples", type=positive, default=1, metavar="K", help="answers a problem (default 1)")
+    parser.add_argument("--samples", type=positive, default=1, metavar="K", help="answers to each problem (default 1)")
     parser.add_argument("--temperature", type=float, help="default: 0 for one sample, 1 for more")
     parser.add_argument("--top-p", type=float, default=1.0, help="nucleus mass (default 1: all tokens)")
-    parser.add_argument("--top-k", type=int, default=0, help="most probable tokens kept (default 0: all)")
+    parser.add_argument("--top-k", type=int, default=0, help="sample from the K most probable tokens (default 0: all)")
     parser.add_argument("--max-new-tokens", type=positive, default=2048, help="longest answer (default 2048)")
-    parser.add_argument("--num-problems", type=positive, help="the first so many (default: all)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed samples other answers (default 0)")
+    parser.add_argument("--num-problems", type=positive, help="only the first so many problems (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sampled answers (default 0)")
     parser.add_argument("--dtype", choices=["auto", "bfloat16", "float32"], default="auto", help="default auto")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: a GPU if there is one")
     parser.add_argument(
-        "-o", "--output", type=Path, help="per-problem results as JSONL (default: a new TASK-MODEL-K.jsonl here)"
+        "-o",
+        "--output",
+        type=Path,
+        help="JSONL file of the results by problem (default: a new TASK-MODEL-K.jsonl here)",
     )
     add_data_dir(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> None:
-    """Writes the per-problem results, and prints the table and the same figures as JSON.
+    """Writes the results by problem, and prints the figures as a table and as JSON.
 
-    ValueError, with the results written, if no answer could be judged.
+    ValueError, after the results are written, if the answers couldn't be judged.
     """
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise ValueError("negaware evaluate runs in one process; start it without torchrun.")
     temperature = options.temperature if options.temperature is not None else float(options.samples > 1)
     if temperature == 0 and options.samples > 1:
         raise ValueError(
-            f"--temperature is 0 and --samples is {options.samples}: all of them would be the same answer; "
-            "take one sample or a temperature above 0."
+            f"--temperature is 0 and --samples is {options.samples}: all answers to a problem would be the same; "
+            "set one sample or a temperature above 0."
         )
     with imports(options):
         from rich.console import Console
@@ -85,20 +88,20 @@ def _run(options: argparse.Namespace) -> None:
         count = _token_counter(len(task.problems) * sampling.completions)
         with _reserved(output, is_new=options.output is None):
             result = evaluate_on(task, options.model, sampling, options.seed, options.dtype, options.device, count)
-            write_results(result, output)  # before anything is printed: whoever reads that may have gone
+            write_results(result, output)  # before printing, which fails if the reader of the output has ended
     finally:
         task.verifier.close()
     if result.is_judged:
         Console().print(results_table(result))
         print(json.dumps(result.summary()))
     print(f"per-problem results  {output}")
-    result.require_judged(f"Mend the judge, then start again with -o {output}")
+    result.require_judged(f"Correct the judge, then start again with -o {output}")
     for sentence in filter(None, (result.unjudged, result.all_truncated)):
         print(sentence)
 
 
 def _inputs(options: argparse.Namespace, task: AnyTaskOptions) -> list[Path]:
-    """The files here that an evaluation reads: its problems, its judge, its model (where results may lie, too)."""
+    """The local files that an evaluation reads: problems, judge, and model, whose folder may hold results too."""
     from negaware.tasks.benchmarks import file_name
     from negaware.tasks.options import BenchmarkOptions, DatasetOptions
 
@@ -113,7 +116,7 @@ def _inputs(options: argparse.Namespace, task: AnyTaskOptions) -> list[Path]:
 
 
 def _default_output(task_name: str, options: argparse.Namespace) -> Path:
-    """TASK-MODEL-K.jsonl, where MODEL has two names, since every run's model folder is called `model`."""
+    """TASK-MODEL-K.jsonl. MODEL is the last two names of the path, since every run calls its folder `model`."""
     model = Path(options.model)
     names = model.resolve().parts[1:] if model.is_dir() else model.parts
     return Path(f"{task_name}-{'-'.join(names[-2:])}-{options.samples}.jsonl")
@@ -121,10 +124,10 @@ def _default_output(task_name: str, options: argparse.Namespace) -> Path:
 
 @contextmanager
 def _reserved(output: Path, is_new: bool) -> Iterator[None]:
-    """Keeps other evaluations from writing the same file, from before the sampling on, by a lock on the file that
-    `write_results` writes aside and swaps in.
+    """Keeps other evaluations from writing the same file, already while this one samples.
 
-    ValueError if another one holds it, or if the output exists where it must be new: it takes hours to sample again.
+    It locks the file that `write_results` writes aside. ValueError if another evaluation holds the lock, or if the
+    output must be new and exists.
     """
     from negaware.files import aside_of
 
@@ -134,7 +137,7 @@ def _reserved(output: Path, is_new: bool) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(
-                f"another evaluation is writing to {output}; wait for its end, or give -o FILE to write elsewhere."
+                f"another evaluation is writing to {output}; wait until it ends, or give -o FILE to write elsewhere."
             ) from None
         try:
             if is_new and output.exists():
@@ -142,7 +145,7 @@ def _reserved(output: Path, is_new: bool) -> Iterator[None]:
             if not aside.exists() or not os.path.samestat(os.fstat(file.fileno()), aside.stat()):
                 raise ValueError(f"another evaluation has just written {output}; give -o FILE to write elsewhere.")
             yield
-        finally:  # still there: nothing was written
+        finally:  # the file is still there if nothing was written
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file.fileno()), aside.stat()):
                     aside.unlink()
@@ -150,7 +153,7 @@ def _reserved(output: Path, is_new: bool) -> Iterator[None]:
 
 @contextmanager
 def _token_counter(num_answers: int) -> Iterator[Callable[[int], None]]:
-    """A line on the terminal's standard error that says how many tokens were sampled so far, and for how long."""
+    """Shows on standard error, if it is a terminal, how many tokens were sampled and how long it has taken."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -162,7 +165,7 @@ def _token_counter(num_answers: int) -> Iterator[Callable[[int], None]]:
 
 
 def results_table(result: EvaluationResult) -> Table:
-    """avg@k, pass@k and maj@k with their intervals, and what was cut off or couldn't be verified."""
+    """The table of avg@k, pass@k and maj@k with intervals, and the numbers of truncated and unverifiable answers."""
     from rich.table import Table
     from rich.text import Text
 

@@ -10,8 +10,8 @@ from negaware.commands.interrupted import imports
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command's parser."""
-    parser = commands.add_parser("report", help="one self-contained page about one or several runs, or a study")
-    parser.add_argument("runs", nargs="+", metavar="FOLDER", help="of runs, or of one study")
+    parser = commands.add_parser("report", help="one self-contained page about runs or about a study")
+    parser.add_argument("runs", nargs="+", metavar="FOLDER", help="folders of runs, or of one study")
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("report.html"), help="the page to write (default report.html here)"
     )
@@ -27,7 +27,9 @@ def _run(options: argparse.Namespace) -> None:
         print(write_report(options.runs, options.output))
         return
     if len(options.runs) > 1:
-        raise ValueError(f"{study} is a study's folder, and a page is of one study or of runs; give it alone.")
+        raise ValueError(
+            f"{study} is a study's folder; a page is about one study or about runs, so give that folder alone."
+        )
     with imports(options):
         from negaware.studies.folder import read_results
         from negaware.studies.page import write_page

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from negaware.commands.interrupted import imports
-from negaware.commands.jobs import add_jobs
+from negaware.commands.shared import add_jobs
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -14,8 +14,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "study",
         help="variants of a config × seeds: runs, tables, figures",
-        epilog="docs/studies.md says what the file holds. The same command goes on where it was, also when variants or "
-        "seeds were added.",
+        epilog="docs/studies.md describes the file. The same command again goes on with the unfinished runs, also with "
+        "new variants or seeds.",
     )
     parser.add_argument("study", type=Path, metavar="STUDY.yaml")
     add_jobs(parser)

@@ -18,9 +18,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("train", help="run a config", epilog=TRAIN_EPILOG, allow_abbrev=False)
     parser.add_argument("config", type=Path, metavar="CONFIG.yaml")
     existing = parser.add_mutually_exclusive_group()
-    existing.add_argument("--resume", action="store_true", help="go on with the run in the run folder, if there is one")
+    existing.add_argument("--resume", action="store_true", help="resume the run in the run folder, if there is one")
     existing.add_argument("--force", action="store_true", help="delete the run in the run folder first")
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and a step's arithmetic")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and the plan of a step")
     parser.set_defaults(run=_run)
 
 
@@ -46,7 +46,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def print_outcome(folder: Path) -> None:
-    """What a finished run came to, and where its parts are."""
+    """Prints the results of a finished run, and where its report and model are."""
     from rich.console import Console
 
     from negaware.runs.folder import RunFolder

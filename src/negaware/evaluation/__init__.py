@@ -1,1 +1,1 @@
-"""How good a model is at a task: sampling, grading, and estimates with their intervals."""
+"""Evaluates a model on a task: sampling, grading, and estimates with intervals."""

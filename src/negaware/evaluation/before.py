@@ -1,4 +1,4 @@
-"""The evaluation before training, kept in a file: runs that begin with the same policy and questions need it once."""
+"""The evaluation before training, kept in a file: runs with the same policy and questions use the same one."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from negaware.evaluation.outcome import Counts
 
 @dataclass(frozen=True, slots=True)
 class Before:
-    """What was found before the first step."""
+    """The results of the evaluation before the first step."""
 
     counts: dict[str, Counts]
-    """Of each measure."""
+    """Measure → counts."""
     metrics: Mapping[str, float]
-    """Those of step 0: the first of the evaluations on the way."""
+    """The metrics of step 0, from the first evaluation during training."""
 
 
 @contextmanager
 def in_turn(path: Path) -> Iterator[None]:
-    """A block in which no two processes are at once for the same file: the second finds what the first has made."""
+    """A block that one process at a time enters for a file, so the second finds the file that the first has made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_suffix(".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -32,15 +32,15 @@ def in_turn(path: Path) -> Iterator[None]:
 
 
 def read_before(path: Path) -> Before | None:
-    """What is kept there; None if nothing is. ValueError if someone has broken it."""
+    """The evaluation in the file; None if there is no file. ValueError if it was damaged."""
     if not path.exists():
         return None
     try:
         return Before(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} can't be read ({error}); delete it: it is made again") from error
+        raise ValueError(f"{path} can't be read ({error}); delete it, and it is made again") from error
 
 
 def before_text(before: Before) -> str:
-    """What the file holds."""
+    """The text of the file."""
     return json.dumps(asdict(before)) + "\n"

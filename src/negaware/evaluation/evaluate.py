@@ -1,7 +1,4 @@
-"""Samples answers to a task's problems, verifies them, and sums up: the same for a finished model and in training.
-
-It knows neither models nor tokenizers.
-"""
+"""Samples answers to a task's problems, verifies them and computes the figures, also during training."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ UNVERIFIABLE: tuple[Reason, ...] = ("timeout", "error")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class GradedAnswer:
     """One sampled answer and its verdict."""
 
     text: str
@@ -36,8 +33,8 @@ class Answer:
     num_tokens: int
 
     def vote(self, judges_truncated: bool = False) -> Vote:
-        """Its vote in maj@k: none if it was truncated (unless such answers are judged as well), couldn't be verified,
-        or holds no value."""
+        """The answer's vote in maj@k: none if it holds no value, couldn't be verified, or was truncated, unless
+        truncated answers are judged too."""
         cut_off = self.finish_reason == "length" and not judges_truncated
         if self.extracted is None or cut_off or self.reason in UNVERIFIABLE:
             return Vote(None, self.correct)
@@ -46,70 +43,50 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class ProblemResult:
-    """One problem and the answers to it."""
+    """A problem and the answers to it."""
 
     id: str
     question: str
     gold: str
     room: int
-    """The longest answer that its prompt left room for, in tokens; with 0 it wasn't asked."""
-    answers: tuple[Answer, ...]
-
-    @property
-    def num_correct(self) -> int:
-        """How many answers are right."""
-        return sum(answer.correct for answer in self.answers)
+    """Tokens that the prompt left for an answer; with 0 the problem wasn't asked."""
+    answers: tuple[GradedAnswer, ...]
 
 
-@dataclass(frozen=True, slots=True)
 class EvaluationResult:
-    """What an evaluation found, problem by problem."""
+    """The results of an evaluation, problem by problem, with what follows from them."""
 
-    task: str
-    num_completions: int
-    max_new_tokens: int
-    results: tuple[ProblemResult, ...]
-    judges_truncated: bool = False
-    """Whether answers that were cut off were judged like others; they are wrong otherwise."""
-
-    @property
-    def num_correct(self) -> list[int]:
-        """How many answers to each problem are right."""
-        return [result.num_correct for result in self.results]
-
-    @property
-    def questions(self) -> list[str]:
-        """Each problem's question; equal ones are one cluster."""
-        return [result.question for result in self.results]
-
-    @property
-    def answers(self) -> list[Answer]:
+    def __init__(
+        self,
+        task: str,
+        num_completions: int,
+        max_new_tokens: int,
+        results: tuple[ProblemResult, ...],
+        judges_truncated: bool = False,
+    ) -> None:
+        """`judges_truncated`: whether truncated answers are judged like others; otherwise they are wrong."""
+        self.task, self.num_completions, self.results = task, num_completions, results
+        self.judges_truncated = judges_truncated
+        self.answers = [answer for result in results for answer in result.answers]
         """All answers, problem after problem."""
-        return [answer for result in self.results for answer in result.answers]
-
-    @property
-    def num_truncated(self) -> int:
-        """Answers cut off by the length limit."""
-        return sum(answer.finish_reason == "length" for answer in self.answers)
-
-    @property
-    def num_short_of_room(self) -> int:
-        """Problems whose prompt left an answer less than `max_new_tokens` in the model."""
-        return sum(result.room < self.max_new_tokens for result in self.results)
-
-    @property
-    def num_without_room(self) -> int:
-        """Those of them that weren't asked, since their prompt left no room; all their answers are wrong."""
-        return sum(result.room == 0 for result in self.results)
-
-    @property
-    def num_unverifiable(self) -> int:
-        """Answers on which the verifier ran out of time or failed; they count as wrong."""
-        return sum(answer.reason in UNVERIFIABLE for answer in self.answers)
+        self.num_correct = [sum(answer.correct for answer in result.answers) for result in results]
+        """The number of right answers to each problem."""
+        self.questions = [result.question for result in results]
+        """Each problem's question; equal questions are one cluster."""
+        self.num_truncated = sum(answer.finish_reason == "length" for answer in self.answers)
+        """The number of answers cut off by the length limit."""
+        self.num_unverifiable = sum(answer.reason in UNVERIFIABLE for answer in self.answers)
+        """The number of answers on which the verifier failed or ran out of time; they count as wrong."""
+        self.num_short_of_room = sum(result.room < max_new_tokens for result in results)
+        """The number of problems whose prompt left less than `max_new_tokens` for an answer."""
+        self.num_without_room = sum(result.room == 0 for result in results)
+        """The number of problems not asked, since their prompt left no room; their answers are wrong."""
+        self.avg_at_k = avg_at_k(self.num_correct, num_completions, self.questions)
+        """Mean fraction of right answers; with one completion a problem it is accuracy."""
 
     @property
     def unjudged(self) -> str | None:
-        """How many answers couldn't be judged, and why not the first of them; None if all could."""
+        """A sentence on how many answers couldn't be judged, and why; None if all could."""
         failed = [answer for answer in self.answers if answer.reason in UNVERIFIABLE]
         if not failed:
             return None
@@ -119,20 +96,15 @@ class EvaluationResult:
 
     @property
     def is_judged(self) -> bool:
-        """Whether accuracy says something: not where the verifier failed on most answers, and judged none."""
+        """Whether accuracy means something: not if the verifier failed on most answers and judged none."""
         return 2 * self.num_unverifiable <= len(self.answers) or any(
             answer.reason in ("correct", "wrong") for answer in self.answers
         )
 
     def require_judged(self, remedy: str) -> None:
-        """ValueError, with the remedy, unless it `is_judged`."""
+        """ValueError with this remedy unless `is_judged`."""
         if not self.is_judged:
             raise ValueError(f"{self.task}: {self.unjudged}. {remedy}")
-
-    @property
-    def avg_at_k(self) -> Estimate:
-        """Mean share of right answers; with one completion a problem it is accuracy."""
-        return avg_at_k(self.num_correct, self.num_completions, self.questions)
 
     @property
     def pass_at(self) -> dict[int, Estimate]:
@@ -145,13 +117,13 @@ class EvaluationResult:
 
     @property
     def maj_at_k(self) -> Estimate:
-        """Share of problems that the most frequent answer solves."""
+        """Fraction of problems whose most frequent answer is right."""
         votes = [[answer.vote(self.judges_truncated) for answer in result.answers] for result in self.results]
         return maj_at_k(votes, self.questions)
 
     @property
     def all_truncated(self) -> str | None:
-        """What to do where no answer ended by itself, else None."""
+        """A sentence on what to do if every answer was truncated, else None."""
         if self.num_truncated < len(self.answers):
             return None
         return (
@@ -162,7 +134,7 @@ class EvaluationResult:
 
     @property
     def estimates(self) -> dict[str, Estimate]:
-        """By name: `avg_at_4`, `pass_at_1` …, `maj_at_4`. With one answer a problem all are one figure, `avg_at_1`."""
+        """Name → estimate: `avg_at_4`, `pass_at_1` …, `maj_at_4`. With one answer a problem only `avg_at_1`."""
         k = self.num_completions
         average = {f"avg_at_{k}": self.avg_at_k}
         if k == 1:
@@ -171,7 +143,7 @@ class EvaluationResult:
         return average | passes | {f"maj_at_{k}": self.maj_at_k}
 
     def summary(self) -> dict[str, Any]:
-        """The figures and counts, ready for JSON; of each estimate its fields."""
+        """The estimates and counts, ready for JSON."""
         return {
             "task": self.task,
             "num_problems": len(self.results),
@@ -197,7 +169,7 @@ def evaluate(
     """Samples `num_completions` answers to each of the task's problems and grades them.
 
     A problem whose prompt leaves no room for an answer isn't asked; its answers are empty, truncated and wrong.
-    ValueError for a task without problems.
+    ValueError for a task without problems, or less than one completion.
     """
     if not task.problems or num_completions < 1:
         raise ValueError(
@@ -206,12 +178,12 @@ def evaluate(
         )
     prompts = [tuple(asker.encode(task.messages(problem))) for problem in task.problems]
     rooms = [params.room(len(prompt)) for prompt in prompts]
-    asked = [index for index, room in enumerate(rooms) if room]  # each keeps the answers it has among all
+    asked = [index for index, room in enumerate(rooms) if room]  # seeds depend on the index among all problems
     problems = [task.problems[index] for index in asked]
     groups = iter(
         asker.ask(task, problems, [prompts[i] for i in asked], num_completions, params, seed, on_progress, asked)
     )
-    unasked = (Answer("", False, "no_answer", None, "length", 0),) * num_completions
+    unasked = (GradedAnswer("", False, "no_answer", None, "length", 0),) * num_completions
     results = tuple(
         ProblemResult(problem.id, problem.question, problem.answer, room, _answers(next(groups)) if room else unasked)
         for problem, room in zip(task.problems, rooms, strict=True)
@@ -220,15 +192,15 @@ def evaluate(
 
 
 def write_results(result: EvaluationResult, path: Path) -> None:
-    """One JSON line a problem. Written aside and swapped in: a reader never sees half a file."""
+    """Writes one JSON line a problem, aside and swapped in: a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_aside(path) as aside, aside.open("w", encoding="utf-8") as file:
         for problem in result.results:
             file.write(json.dumps(dataclasses.asdict(problem)) + "\n")
 
 
-def _answers(group: Group) -> tuple[Answer, ...]:
+def _answers(group: Group) -> tuple[GradedAnswer, ...]:
     return tuple(
-        Answer(text, verdict.correct, verdict.reason, verdict.extracted, done.finish_reason, done.num_tokens)
+        GradedAnswer(text, verdict.correct, verdict.reason, verdict.extracted, done.finish_reason, done.num_tokens)
         for done, text, verdict in zip(group.completions, group.texts, group.verdicts, strict=True)
     )

@@ -1,6 +1,6 @@
-"""What K answers to each of n problems say of a model: avg@k, pass@k, maj@k, each with a 95 % interval.
+"""avg@k, pass@k and maj@k of K answers to each of n problems, each with a 95 % interval.
 
-Pure functions on counts and votes; they know neither engines nor texts. Problems of equal `questions` are one cluster.
+Pure functions on counts and votes. Problems with equal `questions` are one cluster.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ from negaware.estimates import Estimate, clustered_estimate
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """What one answer brings to a majority: its value in one spelling (None: no vote), and whether that is right."""
+    """One answer's vote: its value in a normal form (None: no vote), and whether it is right."""
 
     value: str | None
     correct: bool
 
 
 def avg_at_k(num_correct: Sequence[int], num_completions: int, questions: Sequence[Hashable] | None = None) -> Estimate:
-    """Mean share of right answers: mean_i c_i / K. With K = 1 it is plain accuracy."""
+    """Mean fraction of right answers: mean_i c_i / K. With K = 1 it is accuracy."""
     return clustered_estimate([count / num_completions for count in num_correct], num_completions, questions)
 
 
 def pass_at_k(
     num_correct: Sequence[int], num_completions: int, k: int, questions: Sequence[Hashable] | None = None
 ) -> Estimate:
-    """Chance that one of k answers is right, without bias from K ≥ k answers (Chen et al. 2021):
-    mean_i 1 − C(K − c_i, k) / C(K, k)."""
+    """Probability that at least one of k answers is right, unbiased from K ≥ k answers (Chen et al. 2021):
+    mean_i 1 − C(K − c_i, k) / C(K, k). ValueError for another k."""
     if not 1 <= k <= num_completions:
         raise ValueError(f"pass@k needs 1 <= k <= {num_completions} (answers a problem), got k={k}")
     draws = math.comb(num_completions, k)
     values = [1 - math.comb(num_completions - count, k) / draws for count in num_correct]
-    return clustered_estimate(values, num_completions // k, questions)  # so many draws of k, apart from each other
+    return clustered_estimate(values, num_completions // k, questions)  # so many disjoint draws of k answers
 
 
 def maj_at_k(votes: Sequence[Sequence[Vote]], questions: Sequence[Hashable] | None = None) -> Estimate:
-    """Share of problems whose most frequent value is right. Of values with equally many votes the one given first
-    counts: answers are drawn independently, so that is a fair draw, and the same one each time. No vote is wrong."""
+    """Fraction of problems whose most frequent value is right. Of equally frequent values the first one counts:
+    answers are drawn independently, so that choice is fair, and always the same. A problem without votes is wrong."""
     values = []
     for answers in votes:
         cast = [vote for vote in answers if vote.value is not None]

@@ -1,4 +1,4 @@
-"""What can be set about evaluation."""
+"""The options of evaluation."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from negaware.validation import Options
 
 
 class EvaluationSampling(SamplingOptions):
-    """How answers are sampled for an evaluation, and how many."""
+    """How many answers are sampled for an evaluation, and how."""
 
     completions: int = Field(1, ge=1)
     """Answers sampled to each problem."""
 
 
 class DuringTraining(EvaluationSampling):
-    """The evaluations on the way: often, and small."""
+    """The small, frequent evaluations during training."""
 
     every: int = Field(10, ge=1)
-    """Steps from one to the next."""
+    """Steps from one evaluation to the next."""
     num_problems: int | None = Field(None, ge=1)
-    """The first so many of the held-out problems; all by default."""
+    """Only the first so many held-out problems; by default all."""
 
 
 class EvaluationOptions(Options):
-    """How the policy is judged on held-out problems, with sampling settings of its own."""
+    """How the policy is evaluated on held-out problems; sampling has separate settings here."""
 
     task: TaskOptions
     """The held-out problems."""
     during: DuringTraining | None = None
-    """Evaluations on the way; none if left out."""
+    """Evaluations during training; none if left out."""
     final: EvaluationSampling
-    """avg@k before and after training; accuracy at temperature 0 is measured besides, with the same length limit."""
+    """avg@k before and after training; accuracy at temperature 0 is measured too, with the same length limit."""
     seed: int | None = Field(None, ge=0, lt=2**63)
-    """Decides which answers are sampled before training; by default run.seed, which decides those of all later
-    evaluations. The runs of a study have one, 0 by default, so that all begin alike."""
+    """The seed of the answers sampled before training; by default run.seed, which is the seed of all later evaluations.
+    All runs of a study have the same one, by default 0, so that they begin alike."""

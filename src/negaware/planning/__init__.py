@@ -1,1 +1,1 @@
-"""What a run takes, on paper: bytes a GPU, operations, seconds, and what to change where it doesn't fit."""
+"""Plans a run on paper: bytes of a GPU, operations, seconds, and what to change if it doesn't fit."""

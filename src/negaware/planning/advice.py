@@ -1,4 +1,4 @@
-"""What to change where a run doesn't fit: the least of some changes, in the order of what they cost."""
+"""What to change if a run doesn't fit: the smallest changes that are enough, the cheapest first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from negaware.planning.setting import GIB, Machine, Sampler, Setting
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One field of the setting, and the option that sets it."""
+    """A new value for a field of the setting, and the option that sets it."""
 
     option: str
     field: str
@@ -26,35 +26,35 @@ class Change:
 
 
 def fits(setting: Setting, machine: Machine) -> bool:
-    """Whether every moment fits what is usable of a GPU, engines fill the ranks, and each has room for an answer."""
+    """Whether every moment fits a GPU, the engines use all ranks, and each has room for an answer."""
     return (
-        _engines_fill_ranks(setting)
+        _engines_use_all_ranks(setting)
         and holds_an_answer(setting, machine)
         and memory(setting, machine).peak <= machine.usable
     )
 
 
-def _engines_fill_ranks(setting: Setting) -> bool:
+def _engines_use_all_ranks(setting: Setting) -> bool:
     return setting.ranks % setting.sampler.tensor_parallel == 0
 
 
 def holds_an_answer(setting: Setting, machine: Machine) -> bool:
-    """Whether what vLLM has for keys and values holds the longest answer; it waits with others, but not with one."""
+    """Whether vLLM has room for the keys and values of the longest answer. Several answers can wait for room."""
     room = vllm_cache(setting, machine) if setting.sampler.name == "vllm" else None
     return room is None or room >= sequence_bytes(setting)
 
 
 def advice(setting: Setting, machine: Machine, more_gpus: bool = True) -> tuple[Change, ...] | None:
-    """The mildest changes with which the run fits; empty if it does, None if nothing tried is enough.
+    """The cheapest changes with which the run fits; () if it already fits, None if no combination is enough.
 
-    vLLM is advised with room for a question's answers at once: with less it fits, but is hardly worth its GPU.
+    vLLM is only advised with room for all answers to a question at once: with less it would be too slow.
     """
-    # The first of all combinations: the dearest lever is the last to be touched, and each no further than it must be.
+    # The costliest option varies slowest, so it is changed last; each option changes as little as is needed.
     for values in product(*([None, *lever] for lever in reversed(_levers(setting, more_gpus)))):
         changes = tuple(change for change in reversed(values) if change is not None)
         changed = applied(setting, changes)
         if changed.sampler != setting.sampler:
-            sampler = _with_cache(changed, machine) if _engines_fill_ranks(changed) else None
+            sampler = _with_cache(changed, machine) if _engines_use_all_ranks(changed) else None
             if sampler is None:
                 continue
             changes = tuple(replace(one, value=sampler) if one.field == "sampler" else one for one in changes)
@@ -64,15 +64,14 @@ def advice(setting: Setting, machine: Machine, more_gpus: bool = True) -> tuple[
 
 
 def applied(setting: Setting, changes: tuple[Change, ...]) -> Setting:
-    """The setting with the changes."""
+    """The setting with these changes."""
     return replace(setting, **{change.field: change.value for change in changes})
 
 
 def _with_cache(setting: Setting, machine: Machine) -> Sampler | None:
-    """vLLM with room for the answers that fit, in hundredths of a GiB, as its option is given; None if a question's
-    don't."""
+    """vLLM with room for the answers that fit, in hundredths of a GiB; None without room for a question's answers."""
     room = vllm_cache(setting, machine)
-    assert room is not None  # the machine says
+    assert room is not None  # since there is a machine
     rows = max(setting.completions, rows_at_once(setting, machine))
     hundredths = min(-(-100 * rows * sequence_bytes(setting) // GIB), 100 * room // GIB)
     cache = int(hundredths / 100 * GIB)
@@ -80,7 +79,7 @@ def _with_cache(setting: Setting, machine: Machine) -> Sampler | None:
 
 
 def _levers(setting: Setting, more_gpus: bool) -> list[list[Change]]:
-    """Mild to dear; each with its values, mild to strong."""
+    """The options from cheap to costly, each with its values from small changes to large ones."""
     levers = []
     if setting.activations == "kept":
         levers.append([Change("--training.activations", "activations", "recomputed")])

@@ -1,12 +1,8 @@
-"""How long answers are: equally likely lengths, from answers that a run recorded or from a mean and a median.
-
-It knows nothing of what decodes them.
-"""
+"""The lengths of answers, as equally likely values: from the answers of a run, or from a mean and a median."""
 
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 from math import nan
 from pathlib import Path
 from statistics import NormalDist
@@ -15,44 +11,30 @@ import numpy as np
 
 from negaware.files import read_json_lines
 
-QUANTILES = 2_000
-"""Of a log-normal distribution that stand for it."""
+QUANTILES = 2_000  # the number of values that stand for a log-normal distribution
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Lengths:
-    """Tokens of answers, each as likely as the others, in ascending order."""
+    """Lengths of answers in tokens, equally likely, in ascending order."""
 
-    values: np.ndarray
-
-    @property
-    def mean(self) -> float:
-        """E[L]."""
-        return float(self.values.mean())
-
-    @property
-    def mean_square(self) -> float:
-        """E[L²]."""
-        return float(np.square(self.values, dtype=float).mean())
-
-    @property
-    def longest(self) -> int:
-        """The largest of them."""
-        return int(self.values[-1])
+    def __init__(self, values: np.ndarray) -> None:
+        self.values, self.longest = values, int(values[-1])
+        self.mean = float(values.mean())
+        self.mean_square = float(np.square(values, dtype=float).mean())
 
     def survival(self, ages: np.ndarray) -> np.ndarray:
         """P(L > age) for each age."""
         return 1 - np.searchsorted(self.values, ages, side="right") / len(self.values)
 
     def drawn(self, ages: np.ndarray) -> np.ndarray:
-        """E[min(L, age)]: the tokens that an answer has on average when it is so many decode steps old."""
+        """E[min(L, age)]: the mean number of tokens of an answer, `age` decode steps after it began."""
         summed = np.concatenate([[0.0], np.cumsum(self.values, dtype=float)])
         shorter = np.searchsorted(self.values, ages, side="right")
         return (summed[shorter] + ages * (len(self.values) - shorter)) / len(self.values)
 
 
 def read_lengths(text: str, limit: int) -> Lengths:
-    """Lengths from `MEAN,MEDIAN`, or from a JSONL file of answers as a run's folder has them. ValueError for others."""
+    """Lengths from `MEAN,MEDIAN`, or from a JSONL file of a run folder's answers/. ValueError for anything else."""
     mean, comma, median = text.partition(",")
     if comma and not Path(text).exists():
         numbers = nan, nan
@@ -66,8 +48,7 @@ def read_lengths(text: str, limit: int) -> Lengths:
 
 
 def log_normal(mean: float, median: float, limit: int) -> Lengths:
-    """A log-normal distribution cut at the limit, with this median, and this mean after the cut. ValueError if none
-    has them."""
+    """A log-normal distribution cut at the limit, with this median, and this mean after it. ValueError if none has."""
     if not 1 <= median < mean < limit:
         raise ValueError(
             f"give two numbers, the mean and the median of answers' lengths, with 1 ≤ median < mean < {limit} "
@@ -80,7 +61,7 @@ def log_normal(mean: float, median: float, limit: int) -> Lengths:
         with np.errstate(over="ignore"):
             return np.minimum(median * np.exp(sigma * deviations), limit)
 
-    sigmas = np.linspace(0, 10, 1_001)  # the mean rises with σ, and may fall again where the limit is near
+    sigmas = np.linspace(0, 10, 1_001)  # the mean rises with σ; near the limit it may fall again
     enough = next((index for index, sigma in enumerate(sigmas) if cut(sigma).mean() >= mean), None)
     if enough is None:
         raise ValueError(f"no log-normal distribution with that median has that mean when it is cut at {limit} tokens")

@@ -1,7 +1,4 @@
-"""What the plan says: `negaware train CONFIG --dry-run` of a run here, `negaware plan` of GPUs not yet paid for.
-
-It does no arithmetic but sums.
-"""
+"""Prints the plan of a run: on this machine for `negaware train CONFIG --dry-run`, on GPUs for `negaware plan`."""
 
 from __future__ import annotations
 
@@ -17,31 +14,29 @@ from rich.table import Table
 from negaware.config import Config, ConfigError, load_config
 from negaware.models.load import pick_device
 from negaware.planning.advice import advice, applied, fits, holds_an_answer
-from negaware.planning.cost import seconds, work
+from negaware.planning.cost import Seconds, Work
 from negaware.planning.lengths import Lengths, read_lengths
 from negaware.planning.memory import Memory, memory, sequence_bytes, vllm_cache
 from negaware.planning.setting import GIB, Machine, Setting, sampler_of, setting_of
 from negaware.planning.staleness import Pace, carried, in_turn, overlapped
-from negaware.rollout.options import require_split_heads
 
 WIDTH = 116
 
 
 def print_plan(config: Config) -> None:
-    """Prints the resolved config as YAML, then the arithmetic of a step of the fewest processes that it can have.
-
-    ValueError if the model's config can't be had.
-    """
+    """Prints the resolved config as YAML and the plan of a step. ValueError if the model's config can't be read."""
     print(yaml.safe_dump(config.resolved(), sort_keys=False), end="")
     num_ranks = sampler_of(config).tensor_parallel
     setting = setting_of(config, num_ranks, pick_device(config.device))
-    _require_split_heads(setting)
     print("\n# One step")
     for line in [*rollout_lines(config), *training_lines(setting)]:
         print(f"#   {line}")
-    of_each = f" of each of {num_ranks} processes, the fewest that share an engine" if num_ranks > 1 else ""
-    print(f"\n# Memory (GiB){of_each}")
-    for name, size in memory_lines(memory(setting)):
+    processes = f" of each of {num_ranks} processes, the fewest that share an engine" if num_ranks > 1 else ""
+    print(f"\n# Memory (GiB){processes}")
+    held = memory(setting)
+    lines = [*held.always.items()]
+    lines += [(f"{moment}: {name}", size) for moment, parts in held.moments.items() for name, size in parts.items()]
+    for name, size in [*lines, ("together at the worst moment", held.peak)]:
         print(f"#   {size / GIB:8.2f}  {name}")
     if setting.device == "cpu" and setting.activations == "recomputed":
         print("#   The process takes up to half as much again: holes in the C library's heap (docs/scaling.md).")
@@ -50,22 +45,21 @@ def print_plan(config: Config) -> None:
 def plan_command(
     path: Path, overrides: Sequence[str], gpus: int, machine: Machine, ahead: tuple[int, str] | None = None
 ) -> int:
-    """Prints the plan of a config on `gpus` such machines; 0 if it fits, 1 if not. Raises ValueError.
+    """Prints the plan of a config on `gpus` of these machines; returns 0 if it fits, 1 if not. Raises ValueError.
 
-    `ahead`: a staleness, and how long answers are (`read_lengths`), for a table of what sampling ahead gives.
+    `ahead`: a staleness and the lengths of answers (as `read_lengths` takes them), for a table of sampling ahead.
     """
     config = load_config(path, overrides)
     setting = setting_of(config, gpus, "cuda")
     if setting.sampler.name == "vllm_server":
         raise ConfigError(
-            "rollout.engine is vllm_server, whose GPUs are its own and unknown here; plan with --rollout.engine vllm."
+            "rollout.engine is vllm_server, whose GPUs aren't known here; plan with --rollout.engine vllm."
         )
     if gpus % setting.sampler.tensor_parallel:
         raise ConfigError(
             f"--gpus is {gpus}, but each engine takes {setting.sampler.tensor_parallel} "
             "(rollout.engine.tensor_parallel); give a multiple of that."
         )
-    _require_split_heads(setting)
     lengths = None if ahead is None else read_lengths(ahead[1], setting.answer_tokens)
     print(f"{path}: {config.model.name} on {gpus} GPUs of {machine.memory / GIB:g} GiB\n")
     held, console = memory(setting, machine), Console(width=WIDTH)
@@ -81,12 +75,8 @@ def plan_command(
     return 0 if fits(setting, machine) else 1
 
 
-def _require_split_heads(setting: Setting) -> None:
-    require_split_heads(setting.sampler.tensor_parallel, setting.model.num_heads, setting.model.num_key_heads)
-
-
 def rollout_lines(config: Config) -> list[str]:
-    """questions × answers → sequences → optimizer steps, with all answers as long as they may be."""
+    """Lines on questions, answers and optimizer steps, if every answer has the greatest length allowed."""
     rollout, training = config.rollout, config.training
     sequences = rollout.questions * rollout.completions
     tokens = sequences * rollout.max_new_tokens
@@ -104,8 +94,8 @@ def rollout_lines(config: Config) -> list[str]:
 
 
 def training_lines(setting: Setting) -> list[str]:
-    """How an optimizer step is cut into rows and micro-batches, and its operations."""
-    cut = work(setting)
+    """Lines on the rows and micro-batches of an optimizer step, and on its operations."""
+    cut = Work(setting)
     counted = "" if setting.prompt_tokens else ", questions not counted"
     answers = "1 answer" if cut.answers_a_row == 1 else f"{cut.answers_a_row} answers"
     balance = f", {cut.balance(setting.ranks):.0%} of them with a row to train on" if setting.ranks > 1 else ""
@@ -116,17 +106,9 @@ def training_lines(setting: Setting) -> list[str]:
     ]
 
 
-def memory_lines(held: Memory) -> list[tuple[str, int]]:
-    """Every purpose with its bytes, and what is there together at the worst moment."""
-    lines = list(held.always.items())
-    for moment, parts in held.moments.items():
-        lines += [(f"{moment}: {name}", size) for name, size in parts.items()]
-    return [*lines, ("together at the worst moment", held.peak)]
-
-
 def time_lines(setting: Setting, machine: Machine) -> list[str]:
-    """Seconds of a step and of the run, and what they assume."""
-    spent = seconds(setting, machine)
+    """Lines on the seconds of a step and of the run, and on their assumptions."""
+    spent = Seconds(setting, machine)
     parts: Mapping[str, float] = {
         "sampling": spent.sampling,
         "training": spent.training,
@@ -149,9 +131,9 @@ def time_lines(setting: Setting, machine: Machine) -> list[str]:
 def print_staleness(
     setting: Setting, is_recomputed: bool, machine: Machine, lengths: Lengths, staleness: int, console: Console
 ) -> None:
-    """A table of a step in turn, carried and overlapped, and what it assumes.
+    """Prints a table of a step in turn, carried and overlapped, and its assumptions.
 
-    `is_recomputed`: whether one of the setting's extra passes is for π_old, which answers of several policies record.
+    `is_recomputed`: one of the setting's extra passes is for π_old; with several policies π_old is recorded instead.
     """
     recorded = replace(setting, extra_passes=setting.extra_passes - is_recomputed)
     paces = {
@@ -165,12 +147,12 @@ def print_staleness(
     for line in [
         *(["overlapped: no split of the GPUs into servers and ranks fits"] if paces["overlapped"] is None else []),
         "in turn: a batch is sampled by one policy, then trained; carried: answers go on across updates, sampling and "
-        "training take turns; overlapped: vLLM servers on GPUs of their own, the split with the shortest step",
+        "training take turns; overlapped: vLLM servers sample on other GPUs while ranks train, the split of the GPUs "
+        "with the shortest step",
         f"assumed: answers' lengths are independent, every rank trains on answers of the mean length, "
         f"{setting.max_sequences} answers at once an engine at most, questions that fill it, all of them informative; "
         "carried keys and values are computed again after each update",
-        "of several ranks it is what sampling ahead would give: so far rollout.max_staleness takes one process",
-        "not known: ranks that wait because rows differ in length, the verifier's time, and what a GPU really takes: "
+        "not known: ranks that wait because rows differ in length, the verifier's time, and the real times of a GPU: "
         "no figure here was measured on one",
     ]:
         print(line)
@@ -198,7 +180,7 @@ def _staleness_table(title: str, gpus: int, paces: Mapping[str, Pace | None]) ->
 
 
 def verdict(setting: Setting, machine: Machine, held: Memory) -> str:
-    """Whether it fits; if not, which moments don't, and what to change."""
+    """Whether the run fits; if not, which moments don't, and what to change."""
     room = f"{machine.usable / GIB:.1f} GiB (nine tenths of a GPU)"
     if fits(setting, machine):
         host = f"; {_on_the_host(held)}" if held.on_the_host else ""
@@ -217,7 +199,7 @@ def verdict(setting: Setting, machine: Machine, held: Memory) -> str:
     else:
         change = f"It fits with {' '.join(map(str, changes))}"
         here = advice(setting, machine, more_gpus=False) if any(one.field == "ranks" for one in changes) else None
-        if here:  # then with offload, before which more GPUs are tried
+        if here:  # with offload, which costs more than GPUs
             host = _on_the_host(memory(applied(setting, here), machine))
             change += f"\nOr on {setting.ranks} GPUs, more slowly, with {' '.join(map(str, here))} ({host})"
     return f"It doesn't fit: {'; '.join(reasons)}.\n{change}"
@@ -242,7 +224,7 @@ def _memory_table(held: Memory, machine: Machine) -> Table:
 
 
 def _duration(value: float) -> str:
-    """Seconds as people say them."""
+    """Seconds in a readable unit."""
     for unit, size in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
         if value >= 2 * size:
             return f"{value / size:,.1f} {unit}"

@@ -1,14 +1,9 @@
-"""How fast engines sample answers of different lengths: a batch alone, or one after the other across updates.
-
-A closed form of averages, in which every answer's length is independent of the others'. It knows nothing of single
-answers, nor of what training takes.
-"""
+"""How fast engines sample answers of independent lengths, as averages in closed form: one batch, or across updates."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,58 +12,40 @@ from negaware.planning.lengths import Lengths
 from negaware.planning.memory import rows_at_once
 from negaware.planning.setting import Machine, Setting
 
-AGES = 512
-"""Parts in which the age of an answer is counted, from its first token to the longest answer's last."""
-WAVES = 16
-"""Answers a row after which a batch that is still full no longer changes."""
-TINY = 1e-9
-"""Answers that are none."""
-MOMENTS = 32
-"""At which questions begin that wait for a row."""
-MOST_UPDATES = 256
-"""That an answer is followed through."""
+AGES = 512  # the number of parts of an answer's age, from 0 to the greatest length
+WAVES = 16  # after so many answers in each row, the ages of a full batch no longer change
+TINY = 1e-9  # fewer answers count as none
+MOMENTS = 32  # the number of times at which questions that wait for a row are taken to begin
+MOST_UPDATES = 256  # an answer is followed through at most so many updates
 
 
-@dataclass(frozen=True)
 class Sampling:
-    """The engines' part of a step: what each decodes, how fast, and how long answers are."""
+    """The sampling of a step: what each engine decodes, how fast, and how long answers are."""
 
-    setting: Setting
-    machine: Machine
-    lengths: Lengths
-    batches: int
-    """Of questions that may be under way."""
-
-    @cached_property
-    def rows(self) -> int:
-        """Answers that an engine decodes at most."""
-        setting = replace(self.setting, questions=self.batches * self.setting.questions)
-        return min(rows_at_once(setting, self.machine), setting.sequences_an_engine)
-
-    @property
-    def answers(self) -> float:
-        """That an engine samples for a batch."""
-        return self.setting.questions * self.setting.completions / self.setting.engines
-
-    @cached_property
-    def context(self) -> float:
-        """Tokens behind a row's next one, on average over all decode steps: E[L²] / 2 E[L], with the question."""
-        return self.setting.prompt_tokens + self.lengths.mean_square / (2 * self.lengths.mean)
-
-    @cached_property
-    def questions_seconds(self) -> float:
-        """Prefill of a batch's questions."""
-        tokens = self.answers / self.setting.completions * self.setting.prompt_tokens
-        return float(prefill_seconds(self.setting, self.machine, tokens))
+    def __init__(self, setting: Setting, machine: Machine, lengths: Lengths, batches: int) -> None:
+        """`batches`: of questions, that may be under way."""
+        self.setting, self.machine, self.lengths, self.batches = setting, machine, lengths, batches
+        whole = replace(setting, questions=batches * setting.questions)
+        self.rows = min(rows_at_once(whole, machine), whole.sequences_an_engine)
+        """The most answers that an engine decodes at once."""
+        self.answers = setting.questions * setting.completions / setting.engines
+        """Answers that an engine samples for a batch."""
+        self.batch_tokens = setting.questions * setting.completions * lengths.mean
+        """Answer tokens of a batch, over all engines."""
+        self.context = setting.prompt_tokens + lengths.mean_square / (2 * lengths.mean)
+        """Mean number of tokens before a row's next one: the question, and E[L²] / 2 E[L]."""
+        questions = self.answers / setting.completions
+        self.questions_seconds = float(prefill_seconds(setting, machine, questions * setting.prompt_tokens))
+        """Seconds to prefill a batch's questions."""
 
     def step_seconds(self, rows: float) -> float:
-        """A decode step of so many rows, of every age."""
+        """Seconds of a decode step of so many rows, of all ages."""
         return float(decode_seconds(self.setting, self.machine, rows, rows * self.context))
 
     def alone(self) -> tuple[float, float]:
-        """Seconds until all engines have sampled a batch, of which each finishes its part; and the mean of its rows.
+        """Seconds until all engines have sampled their part of a batch, and the mean number of rows of an engine.
 
-        Answers are followed by their age, as averages: so many begin as rows are free, and P(L > age) of them go on.
+        It follows the mean number of answers of each age: answers begin in free rows, and P(L > age) of them go on.
         """
         answers: float = self.setting.sequences_an_engine
         rows = min(self.rows, answers)
@@ -92,99 +69,68 @@ class Sampling:
         return total + self.questions_seconds, answers * self.lengths.mean / float(steps.sum() + unfollowed)
 
 
-@dataclass(frozen=True)
 class GoingOn:
-    """Sampling that goes on across updates: `rows` of an engine on average, while ranks train for `pause` seconds.
+    """Sampling that goes on across updates: an engine decodes `rows` answers on average, ranks train `pause` seconds.
 
-    With `overlaps` engines sample in these seconds too; without, they wait.
+    With `overlaps` engines sample in these seconds too; without it they wait.
     """
 
-    sampling: Sampling
-    rows: float
-    pause: float
-    overlaps: bool
-
-    @cached_property
-    def decode_step(self) -> float:
-        """Seconds."""
-        return self.sampling.step_seconds(self.rows)
-
-    @cached_property
-    def prefills(self) -> float:
-        """Seconds: a batch's questions, and after the update everything that is under way."""
-        sampling = self.sampling
-        again = float(prefill_seconds(sampling.setting, sampling.machine, self.rows * sampling.context))
-        return sampling.questions_seconds + again
-
-    @cached_property
-    def busy(self) -> float:
-        """Seconds in which an engine samples a batch's tokens."""
-        sampling = self.sampling
-        return sampling.answers * sampling.lengths.mean / self.rows * self.decode_step + self.prefills
-
-    @cached_property
-    def period(self) -> float:
+    def __init__(self, sampling: Sampling, rows: float, pause: float, overlaps: bool) -> None:
+        self.sampling, self.rows, self.pause, self.overlaps = sampling, rows, pause, overlaps
+        answers, lengths = sampling.answers, sampling.lengths
+        self.decode_step = sampling.step_seconds(rows)
+        # A batch's questions, and after the update all answers that are under way.
+        prefills = sampling.questions_seconds
+        prefills += float(prefill_seconds(sampling.setting, sampling.machine, rows * sampling.context))
+        self.busy = answers * lengths.mean / rows * self.decode_step + prefills
+        """Seconds in which an engine samples the tokens of a batch."""
+        self.period = max(self.busy, pause) if overlaps else self.busy + pause
         """Seconds from one update to the next."""
-        return max(self.busy, self.pause) if self.overlaps else self.busy + self.pause
-
-    @cached_property
-    def steps(self) -> float:
+        self.steps = ((self.period if overlaps else self.busy) - prefills) / self.decode_step
         """Decode steps from one update to the next."""
-        return ((self.period if self.overlaps else self.busy) - self.prefills) / self.decode_step
+        self.is_full = rows == sampling.rows < sampling.batches * answers
+        """Whether every row is always in use, so that answers begin at any time."""
+        later = self.steps * np.arange(1, min(lengths.longest / self.steps + 1, MOST_UPDATES))
+        free = sampling.rows - answers * float(lengths.survival(later).sum())
+        self.at_once = 0.0 if self.is_full else min(1.0, max(0.0, free) / answers)
+        """The fraction of a batch's answers that find a free row when they are asked."""
+        late = (1 - self.at_once) * answers * lengths.mean / sampling.rows
+        self.begin_late = self.steps if self.is_full else late
+        """Decode steps until the last of a batch's answers begins."""
 
     def ages(self, first: float) -> np.ndarray:
-        """Decode steps [U, 1 + B] since questions began, those of the last update `first` steps after it, those of
-        each update before it a period more: of questions that begin at once, and of those that wait for a row."""
+        """Decode steps [U, 1 + B] since questions began, `first` steps after the last update.
+
+        A row of the array is an update, the last one first: questions asked at an earlier update are older by `steps`.
+        Column 0 is for questions that begin at once, the others are for questions that wait for a row of the engine.
+        """
         since = first + self.steps * np.arange(min(self.sampling.lengths.longest / self.steps + 2, MOST_UPDATES))
         return since[:, None] - self.begin_late * np.append(0, (np.arange(MOMENTS) + 0.5) / MOMENTS)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether every row is always taken, so that answers begin at any time."""
-        return self.rows == self.sampling.rows < self.sampling.batches * self.sampling.answers
-
-    @cached_property
-    def at_once(self) -> float:
-        """The part of a batch's answers that find a free row when they are asked."""
-        sampling = self.sampling
-        if self.is_full:
-            return 0.0
-        later = self.steps * np.arange(1, min(sampling.lengths.longest / self.steps + 1, MOST_UPDATES))
-        before = sampling.answers * float(sampling.lengths.survival(later).sum())
-        return min(1.0, max(0.0, sampling.rows - before) / sampling.answers)
-
-    @cached_property
-    def begin_late(self) -> float:
-        """Decode steps until the last of a batch's answers begins."""
-        sampling = self.sampling
-        if self.is_full:
-            return self.steps
-        return (1 - self.at_once) * sampling.answers * sampling.lengths.mean / sampling.rows
-
-    def mean(self, of_ages: np.ndarray) -> float:
-        """Of a batch: summed over updates, of what is asked at once and of what begins later."""
-        return float((self.at_once * of_ages[:, 0] + (1 - self.at_once) * of_ages[:, 1:].mean(1)).sum())
+    def mean(self, by_age: np.ndarray) -> float:
+        """The mean over a batch's answers, summed over updates, of a value given for each of `ages`."""
+        return float((self.at_once * by_age[:, 0] + (1 - self.at_once) * by_age[:, 1:].mean(1)).sum())
 
     def unfinished(self, ages: np.ndarray) -> float:
-        """Batches of questions with an answer that goes on or hasn't begun: P(the longest of K > age)."""
+        """Number of unfinished questions, in batches: P(the longest of K > age), summed over updates."""
         finished = 1 - self.sampling.lengths.survival(ages)
         return self.mean(1 - finished**self.sampling.setting.completions)
 
     def is_possible(self, staleness: int) -> bool:
-        """Whether a batch is finished when the ranks want it, though `staleness` more are under way."""
+        """Whether a batch is finished when the ranks need it, with at most `staleness` others under way."""
         waited = self.period - self.pause if self.overlaps else self.period
         return self.unfinished(self.ages(self.steps * waited / self.period)) <= staleness
 
     def held(self, ages: np.ndarray) -> float:
-        """Tokens of unfinished questions, over those of a batch: E[min(L, age); longest of K > age] / E[L]."""
+        """Tokens of unfinished questions, in batches: E[min(L, age); longest of K > age] / E[L]."""
         lengths = self.sampling.lengths
         ages = np.maximum(ages, 0)
         drawn, finished = lengths.drawn(ages), 1 - lengths.survival(ages)
-        of_finished = finished ** (self.sampling.setting.completions - 1) * (drawn - ages * (1 - finished))
-        return self.mean(drawn - of_finished) / lengths.mean
+        tokens_of_finished = finished ** (self.sampling.setting.completions - 1) * (drawn - ages * (1 - finished))
+        return self.mean(drawn - tokens_of_finished) / lengths.mean
 
     def staleness(self, limit: int) -> float:
-        """Mean updates that a token waits: tokens that are held at an update, over those that are trained in one."""
+        """Mean number of updates that a token waits: tokens held at an update, divided by those trained in a step."""
         ages = self.ages(self.steps)
         finished = 0.0
         if self.overlaps:  # batches that wait to be trained
@@ -193,7 +139,7 @@ class GoingOn:
 
 
 def going_on(sampling: Sampling, staleness: int, pause: float, overlaps: bool) -> GoingOn:
-    """The fullest that engines can be: as many rows as they have, unless questions are too few or ranks too slow."""
+    """Sampling with as many rows as possible: all of an engine's, unless questions are too few or ranks too slow."""
 
     def with_rows(rows: float) -> GoingOn:
         return GoingOn(sampling, rows, pause, overlaps)

@@ -1,4 +1,4 @@
-"""What of a config, and of the machines it is to run on, decides memory and time. It knows no arithmetic of either."""
+"""The parts of a config, and of the machines, that decide memory and time."""
 
 from __future__ import annotations
 
@@ -7,54 +7,54 @@ from typing import Literal
 
 from negaware.config import Config
 from negaware.models.load import compute_dtype
-from negaware.planning.model import ModelShape, model_shape
-from negaware.rollout.options import VLLMOptions
+from negaware.planning.model import ModelShape
+from negaware.rollout.options import VLLMOptions, require_split_heads
 
 GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A GPU by its data sheet, and what of that is reached. The defaults are an H100's (SXM, dense bfloat16)."""
+    """A GPU's data sheet, and the fraction of it that is reached. Defaults: an H100 (SXM, dense bfloat16)."""
 
     memory: int = 80 * GIB
     """Bytes."""
     operations: float = 989e12
-    """A second."""
+    """Operations a second."""
     bandwidth: float = 3.35e12
-    """Bytes a second, of its own memory."""
+    """Bytes a second of the GPU's memory."""
     network: float = 40e9
-    """Bytes a second to other GPUs, as they arrive (400 Gb/s a GPU give about that)."""
+    """Bytes a second between GPUs that are reached: a network of 400 Gb/s a GPU gives about 40 GB/s."""
     efficiency: float = 0.4
-    """The part of operations and bandwidth that is reached."""
+    """The fraction of operations and bandwidth that is reached."""
 
     @property
     def usable(self) -> int:
-        """Bytes that may be planned with: nine tenths, the rest for CUDA, communication buffers and fragmentation."""
+        """Bytes for the plan: nine tenths. CUDA, communication buffers and fragmentation need the rest."""
         return self.memory * 9 // 10
 
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """What samples: the local engine; vLLM in the trainer's process, which gives its memory back for training; or a
-    server, which has GPUs of its own."""
+    """The engine: local; vLLM in the trainer's process, which frees its memory for training; or a vLLM server, which
+    has other GPUs."""
 
     name: Literal["local", "vllm", "vllm_server"] = "local"
     tensor_parallel: int = 1
-    """GPUs that share one copy of the weights and one set of keys and values."""
+    """GPUs over which one copy of the weights, and its keys and values, is split."""
     cache: int | None = None
-    """Bytes of a GPU that vLLM keeps for keys and values; none: what the plan leaves it, or half of the GPU."""
+    """Bytes of a GPU for vLLM's keys and values; None: what the plan leaves, or see takes_half."""
     takes_half: bool = False
-    """Whether vLLM takes half of a GPU, weights counted, as it does where a config says nothing."""
+    """Whether vLLM takes half of a GPU for weights, keys and values, as it does if the config doesn't say."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A run as the plan sees it."""
+    """The values of a run that the plan needs."""
 
     model: ModelShape
     ranks: int
-    """Processes, one a GPU: sharded by FSDP2 where there are several."""
+    """Processes, one a GPU; several shard the model with FSDP2."""
     device: str
     itemsize: int
     """Bytes of the compute dtype."""
@@ -68,15 +68,15 @@ class Setting:
     optimizer_steps: int
     steps: int
     prompt_tokens: int
-    """At most; 0 where the config sets no limit: then questions aren't counted."""
+    """The longest question; 0 if the config sets no limit: then questions aren't counted."""
     answer_tokens: int
-    """At most."""
+    """The longest answer."""
     extra_passes: int
-    """Forward passes beside the one that trains: for π_old, and for an objective that sees groups whole."""
+    """Forward passes besides the one of training: for π_old, and for an objective that sees whole groups."""
 
     @property
     def is_fused(self) -> bool:
-        """Whether models/cpu/decoder.py trains, rather than transformers' own code."""
+        """Whether models/cpu/decoder.py trains, instead of transformers' code."""
         return self.device == "cpu" and self.ranks == 1 and self.model.is_llama_like
 
     @property
@@ -86,7 +86,7 @@ class Setting:
 
     @property
     def tokens_at_once(self) -> int:
-        """Tokens of the largest micro-batch: a row longer than the limit stands alone."""
+        """Tokens of the largest micro-batch: a row longer than the limit is one micro-batch."""
         return max(self.micro_batch_tokens, self.longest)
 
     @property
@@ -96,15 +96,17 @@ class Setting:
 
     @property
     def sequences_an_engine(self) -> int:
-        """Answers that one of them samples in a step, if every question is informative."""
+        """Answers that one engine samples in a step, if every question is informative."""
         return -(-self.questions * self.completions // self.engines)
 
 
 def setting_of(config: Config, ranks: int, device: str) -> Setting:
-    """The plan's view of a config. ValueError if the model's config can't be had."""
+    """The plan's part of a config. ValueError if the model's config can't be read, or its heads can't be split."""
     rollout, training = config.rollout, config.training
+    model, sampler = ModelShape(config), sampler_of(config)
+    require_split_heads(sampler.tensor_parallel, model.num_heads, model.num_key_heads)
     return Setting(
-        model=model_shape(config),
+        model=model,
         ranks=ranks,
         device=device,
         itemsize=compute_dtype(training.compute_dtype, device).itemsize,
@@ -112,7 +114,7 @@ def setting_of(config: Config, ranks: int, device: str) -> Setting:
         offload=training.offload,
         micro_batch_tokens=training.micro_batch_tokens,
         max_sequences=rollout.max_sequences,
-        sampler=sampler_of(config),
+        sampler=sampler,
         questions=rollout.questions,
         completions=rollout.completions,
         optimizer_steps=training.optimizer_steps,
@@ -124,7 +126,7 @@ def setting_of(config: Config, ranks: int, device: str) -> Setting:
 
 
 def sampler_of(config: Config) -> Sampler:
-    """The engine's part of the plan."""
+    """The config's engine."""
     engine = config.rollout.engine
     if not isinstance(engine, VLLMOptions):
         return Sampler(engine.name)

@@ -1,7 +1,4 @@
-"""Where and with what a run was started: versions, machine, commit of the code, command line.
-
-It reads package metadata and never imports the packages; it knows nothing of the run itself.
-"""
+"""The environment of a run: versions, machine, commit of the code, command line. It imports none of the packages."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ _PACKAGES = ("negaware", "torch", "transformers", "math-verify", "peft", "vllm",
 
 
 def describe_environment() -> dict[str, Any]:
-    """The facts that environment.json holds, as plain JSON values; what can't be found out is None."""
+    """The content of environment.json, as plain JSON values; None for what isn't known."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(sys.argv),
@@ -27,7 +24,7 @@ def describe_environment() -> dict[str, Any]:
         "packages": {name: _version(name) for name in _PACKAGES},
         "platform": platform.platform(),
         "num_ranks": int(os.environ.get("WORLD_SIZE", "1")),
-        "num_cpus": _num_cpus(),
+        "num_cpus": num_cpus(),
         "memory_bytes": _memory_bytes(),
         "gpus": _gpus(),
         "code": _commit(Path(__file__).resolve().parent),
@@ -41,8 +38,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _num_cpus() -> int | None:
-    # A container or taskset may allow fewer cores than the machine has.
+def num_cpus() -> int | None:
+    """CPUs that this process may use: a container or taskset may allow fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
@@ -54,21 +51,16 @@ def _memory_bytes() -> int | None:
 
 
 def _gpus() -> list[str]:
-    """Names of the NVIDIA GPUs, as the driver tells them."""
-    names = []
-    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        for line in path.read_text(errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key == "Model":
-                names.append(value.strip())
-    return names
+    """Names of the NVIDIA GPUs, from the driver."""
+    paths = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    lines = [line for path in paths for line in path.read_text(errors="replace").splitlines()]
+    return [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
 
 
 def _commit(folder: Path) -> dict[str, Any] | None:
-    """Commit of the checkout that tracks this very file, and whether tracked files differ from it.
+    """The commit of the checkout that tracks this file, and whether tracked files were changed since.
 
-    None where the code was installed, not checked out: a repository that merely encloses the environment says
-    nothing about this code.
+    None if git doesn't track this file: a repository around an installed package says nothing about this code.
     """
 
     def git(*arguments: str) -> str | None:

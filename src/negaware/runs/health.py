@@ -1,23 +1,22 @@
-"""Why isn't it learning? What a run's own history says of a pass rate that fell or rose. It reads metrics alone."""
+"""Why isn't a run learning? Sentences on a pass rate that fell or rose, from the run's metrics alone."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_LEAST = 0.05
-"""The least change of a pass rate that is spoken of."""
+_LEAST = 0.05  # smaller changes of the pass rate aren't reported
 
 
 def vital_signs(line: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a step's metrics the functions below look at."""
+    """The metrics of a step that the functions below read."""
     return {key: line.get(key) for key in ("step", "rollout/pass_rate", "train/grad_norm")}
 
 
 def what_became_of_it(metrics: Sequence[Mapping[str, Any]], pass_rate: float, learning_rate: float) -> str | None:
-    """What the pass rate of the steps so far says of a step in which it is this one and nothing could be learnt.
+    """A sentence on how the pass rate came to `pass_rate`, for a step in which nothing could be learnt.
 
-    None if it tells of no rise or fall: the questions were so from the beginning.
+    None if it neither rose nor fell: then the questions were too hard or too easy from the beginning.
     """
     rates = _pass_rates(metrics)
     if not rates:
@@ -25,8 +24,8 @@ def what_became_of_it(metrics: Sequence[Mapping[str, Any]], pass_rate: float, le
     first, best = rates[0], max(rates, key=lambda line: line[1])
     if best[1] - pass_rate >= _LEAST and pass_rate < best[1] / 2:
         return (
-            f"{_fall(metrics, best, pass_rate, learning_rate)} It is what training did and not the questions: in a new "
-            "run, lower training.learning_rate"
+            f"{_fall(metrics, best, pass_rate, learning_rate)} Training caused this, not the questions: in a new run, "
+            "lower training.learning_rate"
         )
     if pass_rate - first[1] >= _LEAST and pass_rate > 0.5:
         return (
@@ -37,7 +36,7 @@ def what_became_of_it(metrics: Sequence[Mapping[str, Any]], pass_rate: float, le
 
 
 def collapse(metrics: Sequence[Mapping[str, Any]], learning_rate: float) -> str | None:
-    """A sentence for the step in which the pass rate first falls below a quarter of the best before it, else None."""
+    """A sentence if the pass rate fell below a quarter of the best one in this step and not before, else None."""
     *before, last = _pass_rates(metrics) or [(0, 1.0)]
     if not before:
         return None

@@ -1,7 +1,4 @@
-"""Ctrl-C, and the signals by which a scheduler or a closed terminal asks: they end a run where it can go on from.
-
-It knows nothing of runs.
-"""
+"""Ctrl-C, and the signals of schedulers and closed terminals: they stop a run at a point from which it can go on."""
 
 from __future__ import annotations
 
@@ -13,23 +10,24 @@ from types import FrameType
 from typing import Self
 
 ASKS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-"""Ctrl-C, a scheduler's end, a closed terminal, a scheduler's warning (SLURM's --signal, say)."""
-_SHOW_CURSOR = b"\x1b[?25h"  # a live display hides it and has no time left to show it again
+"""Ctrl-C, a scheduler's end, a closed terminal, a scheduler's warning (such as SLURM's --signal)."""
+_SHOW_CURSOR = b"\x1b[?25h"  # a live display hides the cursor, and this process exits at once
 
 
 class Interrupt:
-    """Within `with Interrupt().watch() as interrupt`, the first signal raises KeyboardInterrupt; a second Ctrl-C exits,
-    and no other signal does, which schedulers may send in a row.
+    """In `with Interrupt().watch()`, the first signal raises KeyboardInterrupt; inside a `shield`, at the shield's end.
 
-    Inside a `shield` the first one waits for the shield's end. Of processes that work together none may leave by
-    itself: with `agree`, which says whether one of them was asked, each waits for a shield's end, however often it is
-    asked; and SIGTERM, which says that another has died, ends it at once.
+    A second Ctrl-C exits at once. A second of the other signals doesn't: schedulers may send several.
+
+    Processes that work together must stop together. `agree` tells them whether any of them was asked to stop: then each
+    stops at the end of a shield, however many signals it gets. SIGTERM, which tells them that another process has died,
+    ends them at once.
     """
 
     def __init__(self, agree: Callable[[bool], bool] | None = None) -> None:
         self._agree = agree
         self.announce: Callable[[str], object] = lambda sentence: None
-        """Says what an interrupt that must wait will do."""
+        """Called with a sentence for the user when a signal has to wait."""
         self._shielded = False
         self._asked = False
         self._heard_ctrl_c = False
@@ -37,9 +35,9 @@ class Interrupt:
 
     @contextmanager
     def watch(self) -> Iterator[Self]:
-        """Handles the signals until the block ends; one that was to be ignored, by nohup say, stays ignored.
+        """Handles the signals until the block ends. A signal that was ignored, as by nohup, stays ignored.
 
-        Shells start what goes to the background with SIGINT ignored, without having been asked: that one is heard.
+        SIGINT doesn't: shells ignore it for background processes without being asked to.
         """
         self._terminals = [stream for stream in (1, 2) if os.isatty(stream)]
         heard = [
@@ -57,7 +55,7 @@ class Interrupt:
 
     @contextmanager
     def shield(self) -> Iterator[None]:
-        """A block that the first signal doesn't break off: it is heard at the block's end."""
+        """A block that no signal interrupts: KeyboardInterrupt is raised at its end."""
         self._shielded = True
         try:
             yield
@@ -66,7 +64,7 @@ class Interrupt:
         self.stop_if_asked()
 
     def stop_if_asked(self) -> None:
-        """Raises KeyboardInterrupt if one was asked for; of processes that work together all come here, or none."""
+        """KeyboardInterrupt if a signal has come. Processes that work together must all call this."""
         if self._agree(self._asked) if self._agree else self._asked:
             raise KeyboardInterrupt
 
@@ -78,12 +76,14 @@ class Interrupt:
         if self._agree:
             if not was_asked:
                 seconds = os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30")
-                waits = f"torchrun waits {seconds} seconds (TORCH_ELASTIC_SHUTDOWN_TIMEOUT)"
-                self.announce(f"Stopping after this step, as {name} asks, for which {waits}.")
+                self.announce(
+                    f"Stopping after this step, as {name} asks; torchrun waits {seconds} seconds for it "
+                    "(TORCH_ELASTIC_SHUTDOWN_TIMEOUT)."
+                )
             return
         if signal_number == signal.SIGINT:
             if self._heard_ctrl_c:
-                # What is on disk is whole: everything is written aside and swapped in.
+                # The files are whole: each is written aside and swapped in.
                 os.write(2, (_SHOW_CURSOR if os.isatty(2) else b"") + b"\nStopped at once.\n")
                 os._exit(130)
             self._heard_ctrl_c = True
@@ -95,7 +95,7 @@ class Interrupt:
         self.announce(f"Stopping after this step, as {name} asks; {more} stops at once.")
 
     def _leave_closed_terminals(self) -> None:
-        """Whoever prints to a terminal that is gone gets an error, which would end the run before its checkpoint."""
+        """Redirects output from closed terminals: an error of print would end the run before its checkpoint."""
         for stream in self._terminals:
             if not os.isatty(stream):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream)

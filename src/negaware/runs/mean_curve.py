@@ -1,4 +1,4 @@
-"""A metric's mean over the seeds of a variant, step by step, with an interval. It knows neither files nor pictures."""
+"""The mean of a metric over the seeds of a variant, step by step, with an interval."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from negaware.estimates import student_interval
+from negaware.estimates import Estimate, student_interval
 
 FEWEST_RUNS = 3
-"""Of fewer runs a curve has no interval: that of two is six times as wide as they lie apart, and hides the rest."""
+"""With fewer runs a curve has no interval: with two it is six times as wide as their distance, and hides the curves."""
 
 
 @dataclass(frozen=True, slots=True)
 class MeanPoint:
-    """The mean at a step, and its 95 % interval where there are runs enough."""
+    """The mean at a step, and its 95 % interval if there are enough runs."""
 
     step: int
     value: float
@@ -23,24 +23,25 @@ class MeanPoint:
     high: float | None = None
 
 
-def mean_curve(runs: Sequence[Sequence[Mapping[str, Any]]], key: str, *, share: bool = False) -> list[MeanPoint]:
-    """The mean of metric `key` over runs, each its logged lines, at every step where all of them have it.
+def mean_over_runs(values: Sequence[float], *, fraction: bool) -> Estimate:
+    """The mean, with Student's interval if there are enough runs; that of a `fraction` is cut to [0, 1]."""
+    mean = statistics.fmean(values)
+    if len(values) < FEWEST_RUNS:
+        return Estimate(mean)
+    low, high = student_interval(values)
+    return Estimate(mean, max(0.0, low), min(1.0, high)) if fraction else Estimate(mean, low, high)
 
-    A step that some runs lack is left out: there the mean would jump with who is in it. The interval is Student's, over
-    runs alone; that of a `share` stays between 0 and 1.
+
+def mean_curve(runs: Sequence[Sequence[Mapping[str, Any]]], key: str, *, fraction: bool = False) -> list[MeanPoint]:
+    """The mean of metric `key` over runs (lists of logged lines), at every step where all runs have the metric.
+
+    At other steps the mean would jump because fewer runs are in it. Its interval is that of `mean_over_runs`.
     """
     logged = [{line["step"]: line[key] for line in lines if line.get(key) is not None} for lines in runs]
     if not logged:
         return []
     points = []
     for step in sorted(set.intersection(*map(set, logged))):
-        values = [values[step] for values in logged]
-        mean = statistics.fmean(values)
-        if len(values) < FEWEST_RUNS:
-            points.append(MeanPoint(step, mean))
-            continue
-        low, high = student_interval(values)
-        points.append(
-            MeanPoint(step, mean, max(0.0, low), min(1.0, high)) if share else MeanPoint(step, mean, low, high)
-        )
+        mean = mean_over_runs([values[step] for values in logged], fraction=fraction)
+        points.append(MeanPoint(step, mean.value, mean.low, mean.high))
     return points

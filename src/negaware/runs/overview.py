@@ -1,12 +1,12 @@
-"""Many runs at a glance: a row a variant, and a row a run. Figures as text; it knows no HTML."""
+"""Tables of many runs, as text: one row a variant, and one row a run."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
 
-from negaware.estimates import Estimate, student_interval
-from negaware.runs.mean_curve import FEWEST_RUNS
+from negaware.estimates import Estimate
+from negaware.runs.mean_curve import mean_over_runs
 from negaware.runs.progress import format_seconds
 from negaware.runs.report_data import RunData, Variant
 from negaware.runs.summary import Table, measure_name, read_estimates
@@ -16,7 +16,7 @@ _LAST |= {"rollout/informative_share": "informative share"}
 
 
 def variants_table(variants: Sequence[Variant]) -> Table:
-    """A row a variant: the means of what its runs came to, with Student's interval over three runs or more."""
+    """One row a variant: the means over its runs, with Student's interval over three runs or more."""
     measures = _measures([run for variant in variants for run in variant.runs])
     rows = []
     for variant in variants:
@@ -24,7 +24,11 @@ def variants_table(variants: Sequence[Variant]) -> Table:
         for measure in measures:
             finals = [_final(run, measure) for run in variant.runs]
             known = [final for final in finals if final is not None]
-            cells.append(str(known[0] if len(finals) == 1 else _mean(known)) if len(known) == len(finals) else "–")
+            if len(known) < len(finals):
+                cells.append("–")
+                continue
+            mean = known[0] if len(finals) == 1 else mean_over_runs([one.value for one in known], fraction=True)
+            cells.append(str(mean))
         for key in _LAST:
             cells.append(_number(_average([_last(run, key) for run in variant.runs])))
         cells.append(_time(_average([(run.summary or {}).get("train_seconds") for run in variant.runs])))
@@ -34,7 +38,7 @@ def variants_table(variants: Sequence[Variant]) -> Table:
 
 
 def runs_table(variants: Sequence[Variant]) -> Table:
-    """A row a run, with the intervals of its own evaluations."""
+    """One row a run, with the intervals of its evaluations."""
     measures = _measures([run for variant in variants for run in variant.runs])
     rows = []
     for variant in variants:
@@ -49,7 +53,7 @@ def runs_table(variants: Sequence[Variant]) -> Table:
 
 
 def _measures(runs: Sequence[RunData]) -> list[str]:
-    """What the runs were measured by at the end; "" is the last accuracy on the way, where one has no such end."""
+    """The measures at the end of the runs; "" for the last accuracy during training, if a run isn't finished."""
     names = dict.fromkeys(name for run in runs for name in read_estimates(run.summary, "after"))
     return [*names, *([] if all(run.summary for run in runs) else [""])]
 
@@ -64,15 +68,6 @@ def _final(run: RunData, measure: str) -> Estimate | None:
 
 def _last(run: RunData, key: str) -> float | None:
     return next((line[key] for line in reversed(run.metrics) if line.get(key) is not None), None)
-
-
-def _mean(finals: Sequence[Estimate]) -> Estimate:
-    values = [final.value for final in finals]
-    mean = statistics.fmean(values)
-    if len(values) < FEWEST_RUNS:
-        return Estimate(mean)
-    low, high = student_interval(values)
-    return Estimate(mean, max(0.0, low), min(1.0, high))
 
 
 def _average(values: Sequence[float | None]) -> float | None:

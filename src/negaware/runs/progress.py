@@ -1,8 +1,4 @@
-"""What a person sees while a run goes on: a live display on a terminal, one plain line a step elsewhere.
-
-It counts and prints; it refuses to know what a phase does or how a metric is made. Nothing else in the project prints
-progress.
-"""
+"""The progress of a run: a live display on a terminal, elsewhere one plain line a step. It only counts and prints."""
 
 from __future__ import annotations
 
@@ -23,11 +19,11 @@ from rich.text import Text
 
 
 class Display:
-    """Lines that stay and, on a terminal, a live display below them while the `with` block lasts."""
+    """Prints lines and, on a terminal, a live display below them while the `with` block lasts."""
 
     def __init__(self, console: Console | None = None, *, silent: bool = False) -> None:
         """`silent` prints nothing."""
-        # The stream itself is asked, because FORCE_COLOR would make rich take a pipe for a terminal.
+        # FORCE_COLOR would make rich take a pipe for a terminal, so the stream is asked.
         self._console = console or Console(force_interactive=None if sys.stdout.isatty() and not silent else False)
         self._silent, self._on_terminal = silent, self._console.file.isatty()
         self._live: Live | None = None
@@ -49,7 +45,7 @@ class Display:
             self._live = None
 
     def note(self, text: str) -> None:
-        """A line that stays: above the live display, or among the plain lines."""
+        """Prints a line, above the live display if there is one."""
         if self._live is None:
             self._print(text)
         else:
@@ -57,14 +53,14 @@ class Display:
                 self._console.print(Text(text))
 
     def _print(self, line: str) -> None:
-        # Not through the console, which would wrap the line at 80 columns.
+        # Without rich's console, which would wrap the line at 80 columns.
         if not self._silent:
             with self._terminal_may_close():
                 print(line, file=self._console.file, flush=True)
 
     @contextmanager
     def _terminal_may_close(self) -> Iterator[None]:
-        """A block whose line may be lost: a terminal that closes is met by a write before its SIGHUP is heard."""
+        """A block in which a write may fail because the terminal was closed: that can precede its SIGHUP."""
         try:
             yield
         except OSError as error:
@@ -78,7 +74,7 @@ class Progress(Display):
     def __init__(
         self, num_steps: int, console: Console | None = None, *, start_step: int = 0, silent: bool = False
     ) -> None:
-        """`start_step` is the last step that was done before this process (0: a new run); `silent` prints nothing."""
+        """`start_step`: the last step finished before this process (0: a new run). `silent`: print nothing."""
         super().__init__(console, silent=silent)
         self._num_steps, self._start_step, self._step = num_steps, start_step, start_step
         self._metrics: dict[str, float] = {}
@@ -90,21 +86,21 @@ class Progress(Display):
         return Live(get_renderable=self._render, console=self._console, refresh_per_second=4)
 
     def phase(self, name: str, *, announce: bool = False) -> None:
-        """What goes on from now ("sampling", "training" …).
+        """Sets the phase that begins now ("sampling", "training" …).
 
-        `announce` gives it a line of its own where output isn't a terminal: for the long ones outside of the steps.
+        `announce` prints a line for it where output isn't a terminal: for long phases outside the steps.
         """
         self._phase, self._items_done, self._tokens, self._phase_began = name, 0, 0, time.monotonic()
         if announce and self._live is None:
             self._print(name)
 
     def advance(self, tokens: int = 0, items: int = 1) -> None:
-        """So many more tokens and items of this phase are done."""
+        """Adds tokens and items to those that this phase has done."""
         self._tokens += tokens
         self._items_done += items
 
     def step_done(self, step: int, metrics: Mapping[str, float]) -> None:
-        """A step is over, with its metrics; step 0 is the evaluation before training."""
+        """Shows the metrics of a finished step; step 0 is the evaluation before training."""
         now = time.monotonic()
         if step > self._start_step and self._first_step_began is None:
             self._first_step_began = now - metrics.get("time/step", now - self._step_ended)
@@ -115,7 +111,7 @@ class Progress(Display):
             self._print("  ".join([f"step {step}/{self._num_steps}", *_figures(metrics), *([left] if left else [])]))
 
     def _time_left(self) -> str | None:
-        """By the steps of this process alone, since those before a resumption may have run elsewhere."""
+        """Estimated by the steps of this process alone: earlier ones may have run on another machine."""
         if self._first_step_began is None:
             return None
         seconds_per_step = (self._step_ended - self._first_step_began) / (self._step - self._start_step)
@@ -148,17 +144,19 @@ def format_seconds(seconds: float) -> str:
 
 
 def _figures(metrics: Mapping[str, float]) -> list[str]:
-    """The few numbers of a step that tell a person how it goes, those that are there."""
+    """A step's most important metrics, as text; without those that are missing or not finite."""
 
     def shown(key: str, form: str) -> list[str]:
         value = metrics.get(key)
         return [form.format(value)] if value is not None and math.isfinite(value) else []
 
-    interval = [text for key in ("low", "high") for text in shown(f"evaluation/accuracy_{key}", "{:.1%}")]
     held_out = shown("evaluation/accuracy", "held-out {:.1%}")
+    interval = [text for key in ("low", "high") for text in shown(f"evaluation/accuracy_{key}", "{:.1%}")]
+    if held_out and len(interval) == 2:
+        held_out = [f"{held_out[0]} [{', '.join(interval)}]"]
     return [
         *shown("rollout/pass_rate", "pass rate {:.1%}"),
-        *([f"{held_out[0]} [{', '.join(interval)}]" if len(interval) == 2 else held_out[0]] if held_out else []),
+        *held_out,
         *shown("train/loss", "loss {:.4f}"),
         *shown("rollout/tokens_per_second", "{:,.0f} tokens/s"),
         *shown("time/step", "{:.1f} s"),

@@ -1,9 +1,8 @@
-"""Runs → one self-contained HTML page: outcome, curves, config, sampled answers.
+"""Writes one self-contained HTML page about runs: outcome, curves, config, sampled answers.
 
-A few runs have a card each; many are grouped by variant, in a table. What the runs hold comes from `report_data`;
-curves and the answer browser are drawn by report.js, tables are sorted by tables.js. This module only puts the page
-together, and everything that came out of a run or a model is escaped here. The page loads nothing: a
-policy in its head forbids it.
+Few runs have a card each; many are grouped to variants in a table. `report_data` reads the runs, report.js draws curves
+and answers, tables.js sorts tables. Every text of a run or a model is escaped here. The page loads nothing, which a
+policy in its head enforces.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from negaware.runs.palette import look
 from negaware.runs.progress import format_seconds
 from negaware.runs.report_data import (
     FEW_RUNS,
-    OWN_FIELDS,
+    RUN_FIELDS,
     RunData,
     Variant,
     charts_of,
@@ -45,40 +44,38 @@ _TITLE_END = " – negaware report"
 
 
 def write_report(run_paths: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> Path:
-    """Writes the report of these runs to `output` and gives its path. ValueError where a path isn't a run folder."""
+    """Writes the report of these runs to `output` and returns its path. ValueError if a path isn't a run folder."""
     if not run_paths:
         raise ValueError("report: no run folder was given; name at least one")
     runs = read_runs([Path(path) for path in run_paths])
     variants = group_runs(runs)
-    grouped = len(runs) > FEW_RUNS
-    plural = "s" * (len(runs) > 1)
     content = Content(
         title=", ".join(run.label for run in runs)[:80],
         heading=_outcome_sentence(runs[0]) if len(runs) == 1 else f"{len(runs)} runs compared",
-        source=f"{len(runs)} run folder{plural}",
+        source=f"{len(runs)} run folder{'s' * (len(runs) > 1)}",
         variants=tuple(variants),
-        tables=(variants_table(variants),) if grouped else (),
+        tables=(variants_table(variants),) if len(runs) > FEW_RUNS else (),
     )
     return write_content(content, Path(output))
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a page shows. Without tables each run has a card; with them the first has a row a variant, in order."""
+    """The content of a page. Without tables each run has a card. The first table has one row a variant, in order."""
 
     title: str
     heading: str
     source: str
-    """What it was made from."""
+    """What the page was made from."""
     variants: tuple[Variant, ...]
     tables: tuple[Table, ...] = ()
     notes: tuple[str, ...] = ()
     documents: Mapping[str, str] = field(default_factory=dict)
-    """Further texts for the section on the config, by name."""
+    """Name → a further text for the section on the config."""
 
 
 def write_content(content: Content, output: Path) -> Path:
-    """Writes the page and gives its path."""
+    """Writes the page and returns its path."""
     from plotly.offline import get_plotlyjs
 
     variants = content.variants
@@ -99,11 +96,12 @@ def write_content(content: Content, output: Path) -> Path:
         "answers": answers,
         "questions": questions,
     }
+    cards = "".join(_card(run, number) for number, run in enumerate(runs))
     page = Template(_asset("report.html")).substitute(
         title=escape(f"{content.title}{_TITLE_END}"),
         heading=escape(content.heading),
         subheading=escape(f"Made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC from {content.source}."),
-        outcome=_tables(content) if content.tables else _cards(runs),
+        outcome=_tables(content) if content.tables else f'<div class="cards">{cards}</div>{_before_after(runs)}',
         config=_config(content),
         left_out=_notes(f"Left out of this page – {text}" for text in left_out),
         data=_embed(data),
@@ -117,7 +115,7 @@ def write_content(content: Content, output: Path) -> Path:
 
 
 def require_report(output: Path) -> None:
-    """ValueError if something lies at `output` that isn't a page of `write_report`."""
+    """ValueError if there is something at `output` that isn't a report page."""
     if not output.exists():
         return
     if output.is_file():
@@ -132,13 +130,13 @@ def _asset(name: str) -> str:
 
 
 def _embed(data: Mapping[str, Any]) -> str:
-    """JSON for a script element: without `<`, `>` and `&` no text can end the element or start a comment in it."""
+    """JSON for a script element. `<`, `>` and `&` are escaped, so no text can end the element or start a comment."""
     text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _verdict(before: Estimate | None, change: Estimate | None) -> tuple[str, str]:
-    """How the run came out: a class for the style, and words that claim no more than the change's interval allows."""
+    """A run's outcome: a CSS class, and words that claim no more than the interval of the change allows."""
     if before is None:
         return "level", "no held-out evaluation"
     if change is None:
@@ -166,21 +164,16 @@ def _outcome_sentence(run: RunData) -> str:
     return f"{run.label}: held-out accuracy {verb}{so_far} from {first} to {last}"
 
 
-def _cards(runs: Sequence[RunData]) -> str:
-    cards = "".join(_card(run, number) for number, run in enumerate(runs))
-    return f'<div class="cards">{cards}</div>{_before_after(runs)}'
-
-
 def _tables(content: Content) -> str:
-    """Tables that sort, then those of single runs and what is to be said of them, folded."""
+    """Sortable tables; then, folded, the table of single runs with their notes."""
     runs = [run for variant in content.variants for run in variant.runs]
-    said: dict[str, list[str]] = {}
+    labels: dict[str, list[str]] = {}
     for run in runs:
         for note in run.notes:
-            said.setdefault(note, []).append(run.label)
+            labels.setdefault(note, []).append(run.label)
     notes = [
-        note if len(of) == len(runs) else f"{', '.join(of[:3])}{' …' * (len(of) > 3)}: {note}"
-        for note, of in said.items()
+        note if len(names) == len(runs) else f"{', '.join(names[:3])}{' …' * (len(names) > 3)}: {note}"
+        for note, names in labels.items()
     ]
     first, *others = content.tables
     return (
@@ -220,7 +213,7 @@ def _other_measures(run: RunData, shown: str) -> str:
 
 
 def _facts(run: RunData) -> list[str]:
-    """Steps, times and what the run ran with, as far as they are known."""
+    """Steps, times, versions and commit of a run, as far as they are known."""
     summary = run.summary or {}
     facts = []
     if run.metrics:
@@ -244,7 +237,7 @@ def _notes(texts: Iterable[str]) -> str:
 
 
 def _before_after(runs: Sequence[RunData]) -> str:
-    """One table for all finished runs; each row says which run it is of where there are several."""
+    """One table for all finished runs; with several, each row names its run."""
     tables = [(run.label, before_after_table(run.summary)) for run in runs if run.summary]
     rows = [(label, *row) if len(runs) > 1 else row for label, table in tables for row in table.rows]
     if not rows:
@@ -268,13 +261,13 @@ def _html_table(table: Table, kind: str) -> str:
 
 
 def _config(content: Content) -> str:
-    """The differences between variants as a table, then the whole config and environment of each, folded."""
+    """The differences between variants as a table; then, folded, each one's config and environment."""
     parts = []
     first = [(variant.name, variant.runs[0]) for variant in content.variants if variant.runs]
     flat = [flatten(run.config) for _, run in first if run.config]
     if len(flat) == len(first) > 1:
         many = any(len(variant.runs) > 1 for variant in content.variants)
-        names = dict.fromkeys(name for config in flat for name in config if not (many and name in OWN_FIELDS))
+        names = dict.fromkeys(name for config in flat for name in config if not (many and name in RUN_FIELDS))
         cells = {name: tuple(_value(config, name) for config in flat) for name in names}
         rows = tuple((name, *values) for name, values in cells.items() if len(set(values)) > 1)
         if rows:

@@ -1,7 +1,6 @@
-"""What the report shows of run folders, read and cut to size, as plain values for the page's script.
+"""The data of a report page, read from run folders and reduced in size, as plain values for the page's script.
 
-It reads whatever is there, of a finished run, one that is still going or one that was killed, and says what is missing.
-It knows no HTML.
+A run may be finished, still going or killed: what is there is read, and notes say what is missing.
 """
 
 from __future__ import annotations
@@ -21,21 +20,21 @@ from negaware.runs.summary import cautions, logged_estimates, read_changes, read
 _Item = TypeVar("_Item")
 _Line = TypeVar("_Line", bound=Mapping[str, Any])
 
-FEW_RUNS = 4  # have a card and a curve each; of more, those that differ in their seed alone are one variant
-_MAX_ANSWERS = 4000  # in the page, over few runs: some 10 MB at the very most
-_MAX_ANSWERS_OF_MANY = 1500  # over more
+FEW_RUNS = 4  # so many runs have a card and a curve each; more are grouped to variants by their config
+_MAX_ANSWERS = 4000  # in the page of few runs: at most about 10 MB
+_MAX_ANSWERS_OF_MANY = 1500  # in the page of more runs
 _MAX_ANSWERS_A_STEP = 64
 _MIN_ANSWERS_A_STEP = 8
-_MAX_POINTS = 1000  # a curve, besides its evaluations
-_MAX_POINTS_OF_ALL = 15_000  # over all runs
-_DIGITS = 6  # of a charted value
-OWN_FIELDS = ("run.seed", "run.folder")  # in which the runs of one variant differ
-_MAX_CHARACTERS = 2000  # a text, its beginning and its end
+_MAX_POINTS = 1000  # of a curve, besides its evaluations
+_MAX_POINTS_OF_ALL = 15_000  # of all runs together
+_DIGITS = 6  # of a value in a chart
+RUN_FIELDS = ("run.seed", "run.folder")  # the fields in which runs of one variant differ
+_MAX_CHARACTERS = 2000  # of a text; its middle is left out
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """One chart: the metric it draws, its interval if it has one, and how its numbers are read."""
+    """One chart: its metric, the metric's interval if there is one, and how the values are read."""
 
     title: str
     key: str
@@ -44,9 +43,9 @@ class Chart:
     high: str | None = None
     percent: bool = False
     rare: bool = False
-    """Left out where no run has a value but 0."""
+    """Left out if no run has a value other than 0."""
     averaged: str = ""
-    """Its explanation where means over runs are drawn, for a chart with an interval of its own."""
+    """The explanation where means over runs are drawn, if the metric has an interval of its own."""
 
 
 CHARTS = (
@@ -73,7 +72,7 @@ CHARTS = (
 
 
 def charts_of(metrics: Iterable[Mapping[str, Any]]) -> list[Chart]:
-    """The charts that say something of runs with these metrics."""
+    """The charts for runs with these metrics."""
     lines = list(metrics)
     return [chart for chart in CHARTS if not chart.rare or any(line.get(chart.key) for line in lines)]
 
@@ -84,7 +83,7 @@ class RunData:
 
     label: str
     folder: RunFolder | None
-    """None: it is gone, and with it the sampled answers."""
+    """None if the folder is gone, and with it the sampled answers."""
     config: dict[str, Any]
     environment: dict[str, Any]
     summary: dict[str, Any] | None
@@ -93,7 +92,7 @@ class RunData:
     seed: int | None = None
 
     def headline(self) -> tuple[str, Estimate | None, Estimate | None, Estimate | None]:
-        """The measure that tells whether the run worked: its name, before, after (or so far), and its change."""
+        """The main measure: its name, its values before training and after it (or so far), and the change."""
         before, after = read_estimates(self.summary, "before"), read_estimates(self.summary, "after")
         names = [name for name in before if name in after]
         if names:
@@ -108,19 +107,19 @@ class RunData:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """Runs that differ in nothing but their seed, or a single one."""
+    """Runs that differ only in their seed, or a single run."""
 
     name: str
     runs: tuple[RunData, ...]
 
 
 def group_runs(runs: Sequence[RunData]) -> list[Variant]:
-    """Few runs are a variant each; of more, those whose configs differ in seed and folder alone are one."""
+    """Few runs are a variant each; of more runs, those whose configs differ only in seed and folder are one."""
     if len(runs) <= FEW_RUNS:
         return [Variant(run.label, (run,)) for run in runs]
     groups: dict[str, list[RunData]] = {}
     for run in runs:
-        fields = {name: value for name, value in flatten(run.config).items() if name not in OWN_FIELDS}
+        fields = {name: value for name, value in flatten(run.config).items() if name not in RUN_FIELDS}
         groups.setdefault(repr(sorted(fields.items())), []).append(run)
     variants: list[Variant] = []
     for members in groups.values():
@@ -132,10 +131,7 @@ def group_runs(runs: Sequence[RunData]) -> list[Variant]:
 
 
 def read_runs(paths: Sequence[Path]) -> list[RunData]:
-    """The runs in these folders, each with a label of its own.
-
-    ValueError where one isn't a run folder, or is given twice.
-    """
+    """The runs in these folders, each with a different label. ValueError for another folder, or one given twice."""
     given: dict[Path, Path] = {}
     for path in paths:
         place = path.resolve()
@@ -147,7 +143,7 @@ def read_runs(paths: Sequence[Path]) -> list[RunData]:
 
 
 def _labels(folders: Sequence[RunFolder]) -> list[str]:
-    """Folder names, with as many parents before them as tell them apart."""
+    """Folder names, with as many parents as make them different."""
     parts = [folder.path.resolve().parts for folder in folders]
     depth = 1
     while len({part[-depth:] for part in parts}) < len(set(parts)):
@@ -165,7 +161,7 @@ def _read_run(folder: RunFolder, label: str, num_runs: int) -> RunData:
         last = f"its last logged step is {metrics[-1]['step']}" if metrics else "it has logged no step yet"
         notes.append(f"not finished (no summary.json): {last}")
     elif trained and summary.get("steps") not in (None, trained[-1]["step"]):
-        notes.append(f"summary.json tells of step {summary['steps']}, the metrics go to {trained[-1]['step']}")
+        notes.append(f"summary.json is of step {summary['steps']}, the metrics go to {trained[-1]['step']}")
     if torn:
         notes.append("the last line of metrics.jsonl is torn and left out")
     expected = [chart for chart in CHARTS if not chart.rare]
@@ -173,9 +169,8 @@ def _read_run(folder: RunFolder, label: str, num_runs: int) -> RunData:
     if metrics and missing:
         notes.append(f"never logged: {', '.join(missing)}")
     if len(_thinned(metrics, num_runs)) < len(metrics):
-        notes.append(f"curves show an even share of the {len(metrics):,} steps")
-    estimates = [*read_estimates(summary, "before").values(), *read_estimates(summary, "after").values()]
-    notes += cautions(estimates)
+        notes.append(f"curves show evenly chosen steps of the {len(metrics):,}")
+    notes += cautions([*read_estimates(summary, "before").values(), *read_estimates(summary, "after").values()])
     notes += [f"held-out accuracy on the way: {text}" for text in cautions(logged_estimates(metrics))]
     if not folder.answer_steps():
         notes.append("no sampled answers are kept")
@@ -185,22 +180,19 @@ def _read_run(folder: RunFolder, label: str, num_runs: int) -> RunData:
 
 
 def series(metrics: Sequence[Mapping[str, Any]], num_runs: int) -> dict[str, list[Any]]:
-    """Steps, seconds and every charted metric, as columns; of very many steps over all the runs an even share."""
+    """Steps, seconds and every metric in a chart, as columns; of very many steps, evenly chosen ones."""
     keys = [key for chart in CHARTS for key in (chart.key, chart.low, chart.high) if key]
     lines = _thinned(metrics, num_runs)
     return {key: [_short(line.get(key)) for line in lines] for key in ("step", "seconds", *keys)}
 
 
 def mean_series(variant: Variant, num_runs: int) -> dict[str, list[Any]] | None:
-    """The means of a variant's runs, with "key:low" and "key:high" the ends of a mean's interval over runs.
-
-    None of a single run.
-    """
+    """Means over a variant's runs as columns, their interval as "key:low" and "key:high"; None for a single run."""
     if len(variant.runs) == 1:
         return None
     lines: dict[int, dict[str, Any]] = {}
     for chart in CHARTS:
-        for point in mean_curve([run.metrics for run in variant.runs], chart.key, share=chart.percent):
+        for point in mean_curve([run.metrics for run in variant.runs], chart.key, fraction=chart.percent):
             line = lines.setdefault(point.step, {"step": point.step})
             line |= {chart.key: point.value, f"{chart.key}:low": point.low, f"{chart.key}:high": point.high}
     for point in mean_curve([run.metrics for run in variant.runs], "seconds"):
@@ -213,12 +205,12 @@ def mean_series(variant: Variant, num_runs: int) -> dict[str, list[Any]] | None:
 
 
 def _short(value: Any) -> Any:
-    """A number with so many digits as a picture needs."""
+    """A number with as many digits as a chart needs."""
     return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
 
 
 def _thinned(metrics: Sequence[_Line], num_runs: int) -> list[_Line]:
-    """So many steps that a page stays quick; those with an evaluation are few and go first."""
+    """Evenly chosen lines, few enough for a quick page; lines with an evaluation are chosen separately."""
     limit = min(_MAX_POINTS, max(100, _MAX_POINTS_OF_ALL // num_runs))
     evaluated = [line for line in metrics if line.get("evaluation/accuracy") is not None]
     others = [line for line in metrics if line.get("evaluation/accuracy") is None]
@@ -226,9 +218,9 @@ def _thinned(metrics: Sequence[_Line], num_runs: int) -> list[_Line]:
 
 
 def sampled_answers(runs: Sequence[RunData]) -> tuple[list[dict[str, Any]], list[str], list[str]]:
-    """Answers for the browser (question by its number), the questions, and what was left out, in words.
+    """Answers for the page's browser (with the number of their question), the questions, and notes on what is left out.
 
-    Bounded however many there are: steps evenly over the run, answers evenly over a step, long texts cut in the middle.
+    The number is limited: evenly chosen steps, in them evenly chosen answers; long texts lose their middle.
     """
     answers: list[dict[str, Any]] = []
     questions: dict[str, int] = {}
@@ -264,7 +256,7 @@ def _shown(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cut(text: object) -> str:
-    """At most so many characters of a text: its beginning, and its end, where the final answer stands."""
+    """The beginning and the end of a long text: the final answer is at the end."""
     text = "" if text is None else str(text)
     if len(text) <= _MAX_CHARACTERS:
         return text
@@ -273,7 +265,7 @@ def _cut(text: object) -> str:
 
 
 def _evenly(items: Sequence[_Item], limit: int) -> list[_Item]:
-    """At most `limit` of the items, evenly over them, the first and the last included."""
+    """At most `limit` items, evenly chosen, with the first and the last."""
     if len(items) <= limit:
         return list(items)
     if limit == 1:

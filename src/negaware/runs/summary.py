@@ -1,7 +1,4 @@
-"""The figures that a finished run is judged by, as tables: before and after, and runs side by side.
-
-A table is made once, as text cells, and shown on a terminal, as Markdown or in the report. Nothing is measured here.
-"""
+"""Tables of text for terminal, Markdown, LaTeX and report, and the results in summary.json as such a table."""
 
 from __future__ import annotations
 
@@ -19,16 +16,16 @@ from negaware.estimates import Estimate
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of text: the first column names its row, the others hold figures."""
+    """A table of text: the first column names the row, the others hold figures."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
-    """Sentences below it."""
+    """Sentences below the table."""
 
     def rich(self) -> RichTable:
-        """For a terminal; what it prints is Markdown, where the terminal is wide enough to break no cell."""
+        """The table for a terminal, printed as Markdown if no cell must be broken."""
         caption = "\n".join(self.notes) or None
         table = RichTable(
             box=box.MARKDOWN,
@@ -44,13 +41,13 @@ class Table:
         return table
 
     def markdown(self) -> str:
-        """For a log or a page: a Markdown table."""
+        """The table as Markdown."""
         lines = [self.columns, ("---", *["---:"] * (len(self.columns) - 1)), *self.rows]
         cells = ([cell.replace("|", "\\|") for cell in line] for line in lines)
         return "\n".join([*(f"| {' | '.join(line)} |" for line in cells), *(f"\n{note}" for note in self.notes)])
 
     def latex(self) -> str:
-        """For a paper: a table over both columns, as wide as the page; needs the packages booktabs and graphicx."""
+        """The table as LaTeX, over both columns of a paper; needs the packages booktabs and graphicx."""
         head, *rows = (f"{' & '.join(map(latex_text, line))} \\\\" for line in (self.columns, *self.rows))
         return "\n".join(
             [
@@ -69,7 +66,7 @@ class Table:
 
 _LATEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-    **{sign: f"{{{sign}}}" for sign in "[]*"},  # at the start of a row they would be an option of the line's end
+    **{sign: f"{{{sign}}}" for sign in "[]*"},  # at the start of a row they would be an option of the \\ before it
     **{sign: f"${sign}$" for sign in "<>|"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
     **{"−": "$-$", "–": "--", "×": r"$\times$", "±": r"$\pm$", "“": "``", "”": "''", "\n": " "},
@@ -79,13 +76,13 @@ _LATEX = {
 
 
 def latex_text(text: str) -> str:
-    """Text as LaTeX shows it: signs escaped, and a hyphen before a number the minus that it stands for."""
+    """Text with the signs of LaTeX escaped; a hyphen before a number becomes a minus."""
     signed = re.sub(r"(?<![\w.])-(?=[\d.])", "−", text)
     return "".join(_LATEX.get(sign, sign) for sign in signed)
 
 
 def read_estimates(summary: Mapping[str, Any] | None, part: str) -> dict[str, Estimate]:
-    """The estimates of summary.json's "before", "after" or "change", by name; without those that aren't finite."""
+    """Name → estimate in the "before", "after" or "change" of summary.json; without those that aren't finite."""
     found = (summary or {}).get(part) or {}
     return {
         name: Estimate(figures["value"], *map(figures.get, ("low", "high", "num_problems", "num_questions")))
@@ -102,41 +99,35 @@ def measure_name(name: str) -> str:
 
 
 def read_changes(summary: Mapping[str, Any] | None) -> dict[str, Estimate]:
-    """The changes of all that was measured before and after; without interval where summary.json has none."""
+    """Name → change of everything measured before and after; without an interval if summary.json has none."""
     before, after = read_estimates(summary, "before"), read_estimates(summary, "after")
     plain = {name: Estimate(after[name].value - before[name].value) for name in before if name in after}
     return plain | read_estimates(summary, "change")
 
 
 def cautions(estimates: Iterable[Estimate | None]) -> tuple[str, ...]:
-    """The words of caution that these figures need, each once."""
+    """The cautions of these estimates, each once."""
     return tuple(dict.fromkeys(one.caution for one in estimates if one and one.caution))
 
 
 def before_after_table(summary: Mapping[str, Any]) -> Table:
-    """What training changed on held-out problems, from summary.json's content."""
+    """The table of held-out problems before and after training, from the content of summary.json."""
     before, after = read_estimates(summary, "before"), read_estimates(summary, "after")
     changes = read_changes(summary)
     rows = []
     for name in dict.fromkeys([*before, *after]):
         first, last = before.get(name), after.get(name)
         number = (last or first or Estimate(0.0)).num_problems
-        rows.append(
-            (
-                measure_name(name),
-                str(first or "–"),
-                str(last or "–"),
-                changes[name].points if name in changes else "–",
-                "–" if number is None else f"{number:,}",
-            )
-        )
+        change = changes[name].points if name in changes else "–"
+        problems = "–" if number is None else f"{number:,}"
+        rows.append((measure_name(name), str(first or "–"), str(last or "–"), change, problems))
     columns = ("measure", "before [95%]", "after [95%]", "change [95%, paired]", "problems")
     notes = cautions([*before.values(), *after.values()])
     return Table("Held-out problems, before and after training", columns, tuple(rows), notes)
 
 
 def logged_estimates(metrics: Sequence[Mapping[str, Any]]) -> list[Estimate]:
-    """The held-out accuracies that were measured on the way, in order: one measure, from step 0 to the last."""
+    """The held-out accuracies measured during training, in order of steps; the first is that of step 0."""
     key = "evaluation/accuracy"
     numbers = [line.get("evaluation/num_questions") for line in metrics]
     return [

@@ -1,7 +1,6 @@
-"""The experiment trackers that a run may also log to: TensorBoard, Weights & Biases, trackio.
+"""Experiment trackers that a run may also log to: TensorBoard, Weights & Biases, trackio.
 
-metrics.jsonl is always written, by the run folder; these are copies for people who live in such a tool. Each package
-is imported when it is asked for and not before. Nothing here chooses what is logged.
+The run folder's metrics.jsonl is always written. A tracker's package is imported only when that tracker is opened.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,18 +23,18 @@ _PROJECT = "negaware"
 
 
 class Tracker(Protocol):
-    """Somewhere that numbers go, step by step."""
+    """A place that gets the metrics of each step. It is opened with the run folder, the config and the start step."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Records the numbers of one step."""
+        """Records the metrics of one step."""
         ...
 
     def close(self) -> None:
-        """Writes what is pending and lets go of files, threads and connections."""
+        """Writes what is pending and closes files, threads and connections."""
         ...
 
 
-class TensorBoardTracker:
+class _TensorBoard:
     """Event files in `tensorboard/` of the run folder; written without TensorFlow and without torch."""
 
     def __init__(self, path: Path, config: Mapping[str, Any], start_step: int) -> None:
@@ -43,23 +43,21 @@ class TensorBoardTracker:
         self._summary = importlib.import_module("tensorboard.compat.proto.summary_pb2")
         self._writer = writer.EventFileWriter(str(path / "tensorboard"))
         if start_step:
-            # Tells TensorBoard to drop what an earlier process logged after the checkpoint that we resume from.
+            # TensorBoard then drops what an earlier process logged after the checkpoint that this one resumes from.
             session = self._event.SessionLog(status=self._event.SessionLog.START)
             self._writer.add_event(self._event.Event(wall_time=time.time(), step=start_step + 1, session_log=session))
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Records the numbers of one step."""
         values = [self._summary.Summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
         summary = self._summary.Summary(value=values)
         self._writer.add_event(self._event.Event(wall_time=time.time(), step=step, summary=summary))
         self._writer.flush()
 
     def close(self) -> None:
-        """Flushes and closes the event file."""
         self._writer.close()
 
 
-class WandbTracker:
+class _Wandb:
     """A Weights & Biases run, in `wandb/` of the run folder; WANDB_MODE=offline keeps it there."""
 
     def __init__(self, path: Path, config: Mapping[str, Any], start_step: int) -> None:
@@ -71,25 +69,22 @@ class WandbTracker:
             config=dict(config),
             id=_stable_id(path),
             resume="allow" if start_step else None,
-            # Their capture of stdout would tear the live display.
-            settings=wandb.Settings(console="off"),
+            settings=wandb.Settings(console="off"),  # capturing stdout would disturb the live display
         )
-        # Our own step as the axis: theirs must grow, and a resumed run logs some steps again.
+        # The run's step is the axis: wandb's own must grow, but a resumed run logs some steps again.
         self._run.define_metric("*", step_metric="step")
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Records the numbers of one step."""
         self._run.log({"step": step, **metrics})
 
     def close(self) -> None:
-        """Ends the run and waits for its files."""
         self._run.finish()
 
 
-class TrackioTracker:
-    """A trackio run, in `trackio/` of the run folder, or in TRACKIO_DIR where that is set.
+class _Trackio:
+    """A trackio run, in `trackio/` of the run folder, or in TRACKIO_DIR if that is set.
 
-    trackio reads that folder's name once a process: further runs of one process join the first one's folder.
+    trackio reads TRACKIO_DIR once in a process: further runs of one process go to the first run's folder.
     """
 
     def __init__(self, path: Path, config: Mapping[str, Any], start_step: int) -> None:
@@ -106,28 +101,27 @@ class TrackioTracker:
         )
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Records the numbers of one step; what isn't finite is left out, which trackio would refuse."""
+        # trackio refuses values that aren't finite.
         self._run.log({name: value for name, value in metrics.items() if math.isfinite(value)}, step=step)
 
     def close(self) -> None:
-        """Ends the run and waits for its files."""
         self._run.finish()
 
 
 TRACKERS: dict[str, Callable[[Path, Mapping[str, Any], int], Tracker]] = {
-    "tensorboard": TensorBoardTracker,
-    "wandb": WandbTracker,
-    "trackio": TrackioTracker,
+    "tensorboard": _TensorBoard,
+    "wandb": _Wandb,
+    "trackio": _Trackio,
 }
 
 
 def require_trackers(names: Sequence[str]) -> None:
-    """ValueError for an unknown name or a package that isn't installed. It imports and opens nothing."""
+    """ValueError for an unknown name or a package that isn't installed. Nothing is imported or opened."""
     for name in names:
         if name not in TRACKERS:
             raise ValueError(f"trackers: unknown tracker {name!r}; known are {', '.join(TRACKERS)}")
         spec = importlib.util.find_spec(name)
-        # No origin: a folder of that name (wandb makes one where it runs) that merely looks like the package.
+        # Without an origin it is only a folder of that name; wandb makes one where it runs.
         if spec is None or spec.origin is None:
             raise ValueError(f"trackers: {name!r} needs a package that isn't installed; pip install 'negaware[{name}]'")
 
@@ -135,28 +129,27 @@ def require_trackers(names: Sequence[str]) -> None:
 def open_trackers(
     names: Sequence[str], run_folder: RunFolder, config: Mapping[str, Any], *, start_step: int = 0
 ) -> list[Tracker]:
-    """The named trackers, opened for this run; `start_step` is the step that a resumed run goes on from.
+    """Opens trackers for a run; `start_step` is the step from which a resumed run goes on.
 
-    ValueError where `require_trackers` raises it, before any tracker is opened.
+    ValueError for an unknown tracker or a missing package, before any tracker is opened; or if one can't be opened.
     """
     require_trackers(names)
     trackers: list[Tracker] = []
-    try:
+    with ExitStack() as opened:
         for name in names:
-            trackers.append(TRACKERS[name](run_folder.path, config, start_step))
-    except BaseException as error:
-        for tracker in trackers:
-            tracker.close()
-        if isinstance(error, Exception):  # whatever someone else's client may raise
-            raise ValueError(
-                f"trackers: {name} can't be opened ({reason(error)}); mend that or leave it out of run.trackers, then "
-                "start again with --resume."
-            ) from error
-        raise
+            try:
+                trackers.append(TRACKERS[name](run_folder.path, config, start_step))
+            except Exception as error:  # a tracker's package may raise anything
+                raise ValueError(
+                    f"trackers: {name} can't be opened ({reason(error)}); correct that or leave {name} out of "
+                    "run.trackers, then start again with --resume."
+                ) from error
+            opened.callback(trackers[-1].close)
+        opened.pop_all()
     return trackers
 
 
 def _stable_id(path: Path) -> str:
-    """The same for a run and its resumptions, another for another run: from its path and when it was started."""
+    """An id that a resumed run keeps, from the run's path and environment.json, which has its start time."""
     identity = str(path.resolve()).encode() + (path / "environment.json").read_bytes()
     return hashlib.sha256(identity).hexdigest()[:12]

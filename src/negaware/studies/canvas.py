@@ -1,6 +1,6 @@
-"""A figure for a column of a two-column paper: its size, its fonts, its files. It knows nothing of studies.
+"""A figure for one column of a two-column paper: its size, fonts and files. It knows nothing of studies.
 
-matplotlib is used through its objects alone: `pyplot` would keep figures and choose a window system.
+matplotlib's objects are used without `pyplot`, which would keep figures and choose a window system.
 """
 
 from __future__ import annotations
@@ -17,16 +17,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MATPLOTLIB = "matplotlib>=3.9"
-WIDTH = 3.3
-"""Inches: a column of a two-column paper."""
-FULL_HEIGHT = 9.0
-"""Inches: what a page holds."""
+WIDTH = 3.3  # inches: one column of a two-column paper
+FULL_HEIGHT = 9.0  # inches: the height of a page
 GREY, PALE = "#5f6772", "#c9ced6"
 FORMATS = ("svg", "png", "pdf")
 _MAX_NAME = 26  # characters of a name that fit beside a plot
 
 _STYLE: dict[str, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so that a figure is the same everywhere
+    "font.family": "DejaVu Sans",  # part of matplotlib, so figures are the same everywhere
     "font.size": 7.5,
     "axes.labelsize": 7.5,
     "axes.titlesize": 7.5,
@@ -53,9 +51,9 @@ _STYLE: dict[str, Any] = {
     "lines.scale_dashes": False,
     "text.parse_math": False,  # a variant's name may hold a dollar sign
     "savefig.dpi": 300,
-    "pdf.fonttype": 42,  # TrueType, whole words: type 3, the default, is refused by some publishers
+    "pdf.fonttype": 42,  # TrueType: some publishers refuse type 3, the default
     "svg.fonttype": "path",
-    "svg.hashsalt": "negaware",  # else the names of clip paths are drawn at random
+    "svg.hashsalt": "negaware",  # or the names of clip paths would be random
 }
 _NO_DATES: dict[str, dict[str, Any]] = {
     "svg": {"Date": None},
@@ -66,29 +64,29 @@ _NO_DATES: dict[str, dict[str, Any]] = {
 
 @contextmanager
 def paper_style() -> Iterator[None]:
-    """Fonts and lines for print, and nothing of the user's own settings. UntestedVersionError without matplotlib."""
+    """A block with fonts and lines for print, without the user's settings. UntestedVersionError without matplotlib."""
     require_installed(MATPLOTLIB, "a study's figures")
     import matplotlib
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        parameters: Any = matplotlib.rcParams  # whose type lists every name
+        parameters: Any = matplotlib.rcParams  # its type allows literal names alone
         parameters.update(_STYLE)
         yield
 
 
 def new_figure(height: float) -> Figure:
-    """An empty figure of one column's width, this many inches high (a page's, at most)."""
+    """An empty figure, one column wide and `height` inches high, at most a page."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(WIDTH, min(height, FULL_HEIGHT)), layout="constrained")
 
 
 def write_figure(figure: Figure, stem: Path) -> list[Path]:
-    """The figure as stem.svg, stem.png and stem.pdf: the same bytes each time with one version of matplotlib."""
+    """Writes stem.svg, stem.png and stem.pdf. With one version of matplotlib the bytes are always the same."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # it stays as laid out: once, not for each of the files
+    figure.set_layout_engine("none")  # lay out once, not for each file
     written = []
     for kind in FORMATS:
         path = stem.with_suffix(f".{kind}")
@@ -99,27 +97,34 @@ def write_figure(figure: Figure, stem: Path) -> list[Path]:
 
 
 def add_legend(figure: Figure, entries: Sequence[tuple[Any, str]]) -> None:
-    """The legend below all axes, of (artist, words) pairs, in as many columns as the figure's width holds."""
+    """Adds a legend of (artist, text) pairs below all axes, in as many columns as fit the figure's width."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     for columns in (3, 2, 1):
-        made = figure.legend(
+        legend = figure.legend(
             [artist for artist, _ in entries],
             [str(number) for number in range(len(entries))],
             loc="outside lower center",
             ncols=columns,
         )
-        # Set afterwards: words that begin with an underscore would be left out of it.
-        for text, (_, words) in zip(made.get_texts(), entries, strict=True):
+        # Texts are set afterwards: the legend would leave out one that begins with an underscore.
+        for text, (_, words) in zip(legend.get_texts(), entries, strict=True):
             text.set_text(words)
-        width = made.get_window_extent(FigureCanvasAgg(figure).get_renderer()).width
+        width = legend.get_window_extent(FigureCanvasAgg(figure).get_renderer()).width
         if columns == 1 or width <= figure.bbox.width:
             return
-        made.remove()
+        legend.remove()
+
+
+def legend_line(**style: Any) -> Any:
+    """A line that is shown in the legend alone."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], **style)
 
 
 def printable(name: str) -> str:
-    """A name cut to what fits; "?" for characters that the font doesn't have."""
+    """A name cut to the length that fits; "?" for characters that the font doesn't have."""
     from matplotlib.font_manager import findfont, get_font
 
     font = get_font(findfont("DejaVu Sans"))

@@ -1,10 +1,11 @@
-"""Before a study's first run: whether every run can begin, and which are done. It trains nothing."""
+"""Checks a study before its first run: whether every run can begin, and which runs are finished."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from negaware.config import Config, ConfigError, parse_config
 from negaware.libraries import require_installed
@@ -17,108 +18,99 @@ from negaware.studies.canvas import MATPLOTLIB
 from negaware.studies.folder import Stored, StudyFolder
 from negaware.studies.matrix import Job, change, depends_on, jobs_of
 from negaware.studies.options import StudyError, StudyOptions
-from negaware.studies.own_files import MODEL
+from negaware.studies.user_files import MODEL
 from negaware.tasks.load import load_task
 
-NEEDED = (MATPLOTLIB, "scipy>=1.14")
-"""What figures and intervals are made with."""
+NEEDED = (MATPLOTLIB, "scipy>=1.14")  # for figures and intervals
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What a study comes to."""
+    """The runs of a study in their order, the names of the finished runs, and the GPUs that torch sees."""
 
     jobs: list[Job]
-    """All runs, in the order in which they are done."""
     done: set[str]
-    """The names of those that are."""
-    num_gpus: int
-    """Those that torch sees, unless no run uses one."""
+    num_gpus: int  # 0 if no run uses one
 
     @property
     def waiting(self) -> list[Job]:
-        """The runs that are to be done."""
+        """The runs that aren't finished."""
         return [job for job in self.jobs if job.name not in self.done]
 
 
 def check(study: StudyOptions, base: Path, path: Path) -> Checked:
-    """The study's runs. ValueError where one can't begin, has changed since it began or was done, or can't be compared
-    with the others."""
+    """The study's runs. ValueError if a run can't begin, has changed since it began, or can't be compared with the
+    others."""
     for library in NEEDED:
         require_installed(library, "a study")
-    folder, own = StudyFolder(path), (base.parent, Path())
+    folder, code_folders = StudyFolder(path), (base.parent, Path())
     jobs = jobs_of(study, base, path)
     stored = {job.name: folder.read_stored(job.name) for job in jobs}
     jobs = _with_their_models(jobs, stored)
     for job in jobs:
-        _require_unchanged(job, stored[job.name], folder, own)
+        _require_unchanged(job, stored[job.name], folder, code_folders)
     waiting = [job for job in jobs if stored[job.name] is None]
-    configs = {job.name: parse_config(dict(job.config), folders=own) for job in waiting}
-    num_gpus, problems = _require_parts(configs, own)
-    problems |= {name: _problems(one) for name, one in stored.items() if one}
+    configs = {job.name: parse_config(dict(job.config), folders=code_folders) for job in waiting}
+    problems = _held_out_problems(configs, code_folders)
+    for name, one in stored.items():
+        if one:
+            problems[name] = {id: one.result.questions[id] for id in next(iter(one.result.after.values()), {})}
     _require_same_evaluation(jobs, problems)
     for job in waiting:
-        place = path / "runs" / job.name
-        if not (place / "config.yaml").exists():
-            RunFolder.require_free(place)
+        run_path = path / "runs" / job.name
+        if not (run_path / "config.yaml").exists():
+            RunFolder.require_free(run_path)
     for job in jobs:
         if (one := stored[job.name]) and any(job.beginning == other.beginning for other in waiting):
             folder.keep_beginning(job, one)
-    return Checked(jobs, {name for name, one in stored.items() if one}, num_gpus)
+    return Checked(jobs, {name for name, one in stored.items() if one}, _num_gpus(configs))
 
 
 def _with_their_models(jobs: Sequence[Job], stored: Mapping[str, Stored | None]) -> list[Job]:
-    """The runs; those of a seed that is done in all variants, with the model's content that they began with.
+    """The runs. Where a seed is finished in all variants, its runs keep the model hash that they were trained from.
 
-    Variants are compared within a seed, so a warm start may be made again, on another machine, between seeds.
+    Variants are compared within a seed, so between seeds a warm start may be made again, on another machine.
     """
     unfinished = {job.seed for job in jobs if not stored[job.name]}
     return [
-        replace(job, own_files=dict(job.own_files) | {MODEL: one.own_files[MODEL]})
-        if (one := stored[job.name]) and job.seed not in unfinished and MODEL in one.own_files
+        replace(job, user_files=dict(job.user_files) | {MODEL: one.user_files[MODEL]})
+        if (one := stored[job.name]) and job.seed not in unfinished and MODEL in one.user_files
         else job
         for job in jobs
     ]
 
 
-def _require_unchanged(job: Job, stored: Stored | None, folder: StudyFolder, own: Sequence[Path]) -> None:
-    """StudyError if the run was done, or begun, with another config."""
-    now, place = job.depends_on, folder.path / "runs" / job.name
+def _require_unchanged(job: Job, stored: Stored | None, folder: StudyFolder, code_folders: Sequence[Path]) -> None:
+    """StudyError if the run was finished, or begun, with another config."""
+    place = folder.path / "runs" / job.name
     if stored:
-        before = depends_on(_complete(stored.config, own), stored.own_files)
+        before = depends_on(_with_defaults(stored.config, code_folders), stored.user_files)
         made, remedy = "its result was made", f"delete {folder.result_path(job.name)}"
         if place.exists():
             remedy += f" and {place}"
     elif (place / "config.yaml").exists():
         run = RunFolder.open(place)
-        before = depends_on(_complete(run.read_config(), own), job.own_files)
+        before = depends_on(_with_defaults(run.read_config(), code_folders), job.user_files)
         made, remedy = "its run began", f"delete {run.path}"
     else:
         return
-    if difference := change(before, now):
+    if difference := change(before, depends_on(job.config, job.user_files)):
         raise StudyError(
             f"variant {job.variant} is not what it was when {made} with seed {job.seed}: {difference}; set it back, "
             f"give the variant a new name, or {remedy} to have it done again."
         )
 
 
-def _complete(config: object, own: Sequence[Path]) -> dict[str, object]:
-    """With the defaults of fields that came later."""
-    assert isinstance(config, dict)
+def _with_defaults(config: Mapping[str, Any], code_folders: Sequence[Path]) -> Mapping[str, Any]:
+    """The config with the defaults of fields that didn't exist yet when it was written."""
     try:
-        return parse_config(config, folders=own).resolved()
+        return parse_config(dict(config), folders=code_folders).resolved()
     except ConfigError:
         return config
 
 
-def _problems(stored: Stored) -> dict[str, str]:
-    result = stored.result
-    return {problem: result.questions[problem] for problem in next(iter(result.after.values()), {})}
-
-
 def _require_same_evaluation(jobs: Sequence[Job], problems: Mapping[str, Mapping[str, str]]) -> None:
-    """StudyError unless all runs are judged by the same measures on the same problems: `problems` are theirs, by name,
-    ids with questions."""
+    """StudyError unless all runs have the same measures and the same `problems` (run name → problem id → question)."""
     first = jobs[0]
     for job in jobs[1:]:
         both = f"{first.name} and {job.name} can't be compared"
@@ -128,46 +120,39 @@ def _require_same_evaluation(jobs: Sequence[Job], problems: Mapping[str, Mapping
                 f"{both}: evaluation.final.completions is {ways[0]} in the one and {ways[1]} in the other; give all "
                 "variants the same."
             )
-        ours, others = problems[first.name], problems[job.name]
-        if ours != others:
-            differ = [one for one in {**ours, **others} if ours.get(one) != others.get(one)]
+        expected, found = problems[first.name], problems[job.name]
+        if expected != found:
+            differ = [id for id in {**expected, **found} if expected.get(id) != found.get(id)]
             raise StudyError(
-                f"{both}: their held-out problems differ ({len(ours)} and {len(others)}, {differ[0]!r} is not the same "
-                "in both); give all variants the same evaluation.task."
+                f"{both}: their held-out problems differ ({len(expected)} and {len(found)}, {differ[0]!r} is not the "
+                "same in both); give all variants the same evaluation.task."
             )
 
 
-def _require_parts(configs: Mapping[str, Config], own: tuple[Path, ...]) -> tuple[int, dict[str, dict[str, str]]]:
-    """How many GPUs there are; and by run its held-out problems, ids with questions.
-
-    ValueError unless models, problems and packages are there.
-    """
-    seen: set[str] = set()
-
-    def is_new(what: object) -> bool:
-        text = repr(what)
-        return not (text in seen or seen.add(text))  # type: ignore[func-returns-value]
-
-    devices, held_out = set(), {}
-    loaded: dict[str, dict[str, str]] = {}
-    for name, config in configs.items():
-        devices.add(pick_device(config.device))
+def _held_out_problems(configs: Mapping[str, Config], code_folders: Sequence[Path]) -> dict[str, dict[str, str]]:
+    """Run name → its held-out problems, id → question. ValueError unless all models, tasks and packages are there."""
+    for config in configs.values():
         require_trackers(config.run.trackers)
         if config.model.lora:
             require_peft()
-        if is_new(config.model.name):
-            load_codec(config.model.name)
-        if config.rollout.engine.name == "vllm" and is_new("vllm"):
-            import_vllm()
-        for task in (config.task, config.evaluation.task):
-            place = repr((task, config.data_dir))
-            if place not in loaded:
-                found = load_task(task, config.data_dir, own)
-                found.verifier.close()
-                loaded[place] = {problem.id: problem.question for problem in found.problems}
-        held_out[name] = loaded[repr((config.evaluation.task, config.data_dir))]
-    if "cuda" not in devices:
-        return 0, held_out
+    for model in dict.fromkeys(config.model.name for config in configs.values()):
+        load_codec(model)
+    if any(config.rollout.engine.name == "vllm" for config in configs.values()):
+        import_vllm()
+    loaded: dict[str, dict[str, str]] = {}
+    for config in configs.values():
+        for options in (config.task, config.evaluation.task):
+            key = repr((options, config.data_dir))
+            if key not in loaded:
+                task = load_task(options, config.data_dir, code_folders)
+                task.verifier.close()
+                loaded[key] = {problem.id: problem.question for problem in task.problems}
+    return {name: loaded[repr((config.evaluation.task, config.data_dir))] for name, config in configs.items()}
+
+
+def _num_gpus(configs: Mapping[str, Config]) -> int:
+    if "cuda" not in {pick_device(config.device) for config in configs.values()}:
+        return 0
     import torch
 
-    return torch.cuda.device_count(), held_out
+    return torch.cuda.device_count()

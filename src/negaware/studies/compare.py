@@ -1,4 +1,4 @@
-"""`negaware compare`: a study written on the command line, variants of a config by some fields' values."""
+"""`negaware compare`: a study without a file; its variants are a config with different values of some fields."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Fields = Mapping[str, Any]
 
 
 def compare_command(options: Namespace) -> int:
-    """`negaware compare`; its exit code. Raises ValueError before the first run."""
+    """Runs `negaware compare` and returns its exit code. ValueError before the first run."""
     vary = _varied(options.objectives, options.vary)
     return _compare(options.config, vary, options.seeds, options.overrides, options.jobs, options.dry_run)[1]
 
@@ -35,12 +35,12 @@ def compare(
     overrides: Sequence[str] = (),
     jobs: int = 1,
 ) -> StudyResults:
-    """Runs a config's file with all combinations of some fields' values and each seed; what came of it.
+    """Runs a config with all combinations of some fields' values, each with each seed, and returns the results.
 
         compare("configs/demo.yaml", {"objective": ["nft", "rft"]}, seeds=[0, 1, 2])
 
-    `overrides` are fields for all runs, as on the command line: `["--run.steps", "20"]`. The same call goes on where it
-    was. ValueError for what a run would refuse, before the first; and after the last, if some have failed.
+    `overrides` are fields for all runs, as on the command line: `["--run.steps", "20"]`. The same call again goes on
+    with the unfinished runs. ValueError before the first run if a run can't begin, and after the last if runs failed.
     """
     for field, values in vary.items():
         if not _are_different(values):
@@ -49,7 +49,7 @@ def compare(
         raise ValueError('compare needs fields to vary, such as {"objective": ["nft", "rft"]}.')
     folder, exit_code = _compare(Path(config), vary, list(seeds), overrides, jobs, dry_run=False)
     if exit_code:
-        raise ValueError(f"Some runs of {folder} failed, as their logs there say; the same call goes on with them.")
+        raise ValueError(f"Some runs of {folder} failed; their logs there say why. The same call goes on with them.")
     return read_results(folder)
 
 
@@ -62,8 +62,8 @@ def _compare(
     folder = base.run.folder
     assert folder is not None
     given = parse_overrides(overrides)
-    _require_kept([field for field, _ in given], vary, base.objective.entry.name)
-    variants, sentences = _variants(vary, base.objective.entry.name, (path.parent, Path()))
+    _require_no_conflict([field for field, _ in given], vary, base.objective.entry.name)
+    variants, notes = _variants(vary, base.objective.entry.name, (path.parent, Path()))
     study = {
         "base": os.path.relpath(path, folder),
         "folder": ".",
@@ -72,14 +72,14 @@ def _compare(
         "seeds": seeds,
     }
     checked = checked_study(study)
-    for sentence in sentences:
-        print(sentence)
+    for note in notes:
+        print(note)
     text = yaml.safe_dump(study, sort_keys=False, allow_unicode=True)
     return folder, run_study(checked, text, path, folder, jobs, dry_run)
 
 
 def _varied(objectives: str | None, vary: Sequence[str]) -> dict[str, list[Any]]:
-    """The values of each field, the objective first: its options are an objective's own."""
+    """Field → values. Outer fields come first: which options there are depends on the objective."""
     found: dict[str, list[Any]] = {}
     if objectives is not None:
         found["objective"] = _values(objectives, "--objectives", "nft,rft")
@@ -106,58 +106,61 @@ def _values(text: str, option: str, example: str) -> list[Any]:
 
 
 def _are_different(values: Sequence[Any]) -> bool:
-    """Whether there are values, and no two equal ones: 1e-5 and 0.00001 are."""
+    """Whether there are values, and no two are equal, as 1e-5 and 0.00001 are."""
     return bool(values) and not any(value in values[:place] for place, value in enumerate(values))
 
 
-def _require_kept(given: Sequence[list[str]], vary: Mapping[str, Sequence[Any]], own: str) -> None:
+def _require_no_conflict(given: Sequence[list[str]], vary: Mapping[str, Sequence[Any]], base_objective: str) -> None:
     """ValueError for an override that no run would have."""
     for field in given:
         name = ".".join(field)
         if field == ["run", "seed"]:
             raise ValueError("--run.seed would be lost: compare takes the seeds from --seeds.")
-        objectives = vary.get("objective", [own])
-        if "objective" in vary and (name == "objective" or (field[0] == "objective" and own not in objectives)):
+        objectives = vary.get("objective", [base_objective])
+        is_lost = name == "objective" or (field[0] == "objective" and base_objective not in objectives)
+        if "objective" in vary and is_lost:
             raise ValueError(
                 f"--{name} would be lost: compare takes the objectives from --objectives or --vary, "
-                f"{', '.join(map(str, objectives))}; the config's own, if it is among them, keeps its options."
+                f"{', '.join(map(str, objectives))}; the config's objective, if it is among them, keeps its options."
             )
         if name in vary:
             raise ValueError(f"--{name} would be lost: --vary {name} sets it in each run.")
 
 
 def _variants(
-    vary: Mapping[str, Sequence[Any]], own: str, folders: Sequence[Path]
+    vary: Mapping[str, Sequence[Any]], base_objective: str, folders: Sequence[Path]
 ) -> tuple[dict[str, Fields], list[str]]:
-    """By name, the fields of each combination; and what is to be said about them."""
+    """Name → the fields of each combination; and notes for the user."""
     variants: dict[str, Fields] = {}
-    sentences: dict[str, None] = {}
+    notes: dict[str, None] = {}
     for values in product(*vary.values()):
         fields = dict(zip(vary, values, strict=True))
-        objective = str(fields.get("objective", own))
-        if objective == own:  # it keeps the options that the config gives it
+        objective = str(fields.get("objective", base_objective))
+        if objective == base_objective:  # the variant keeps the options that the config sets
             fields.pop("objective", None)
         for field in [*fields]:
-            place, _, option = field.partition(".")
-            if place == "objective" and option and objective != own and not _has(objective, option, folders):
-                sentences[f"{objective} has no {option}: it has one variant for all its values."] = None
+            parent, _, option = field.partition(".")
+            if parent == "objective" and option and objective != base_objective:
+                if _has(objective, option, folders):
+                    continue
+                notes[f"{objective} has no {option}: it has one variant for all values of {option}."] = None
                 del fields[field]
         shown = [objective.replace(":", ".")] if "objective" in vary else []
         shown += [f"{field.rpartition('.')[2]}={value}" for field, value in fields.items() if field != "objective"]
         name = "-".join(shown)
         if not NAME.fullmatch(name) or len(name) > MAX_NAME:
             raise ValueError(
-                f"--vary makes a variant called {name}, which can't name a file; write a study's file, where you name "
-                "them."
+                f"--vary makes a variant called {name}, which can't name a file; write a study's file and choose "
+                "the names."
             )
         if name in variants and variants[name] != fields:
-            raise ValueError(f"--vary makes two variants called {name}; write a study's file, where you name them.")
+            raise ValueError(f"--vary makes two variants called {name}; write a study's file and choose the names.")
         variants[name] = fields
-    return variants, [*sentences]
+    return variants, [*notes]
 
 
 def _has(objective: str, option: str, folders: Sequence[Path]) -> bool:
-    """Whether an objective has an option. True for one that isn't known: the config says so better."""
+    """Whether an objective has an option. True for an unknown objective, which the config refuses later."""
     try:
         model = user_loss_options(objective, folders) if ":" in objective else OPTIONS[objective]
     except (ValueError, KeyError) as error:

@@ -1,6 +1,6 @@
-"""A study's folder: its file, a small file a finished run, and the tidy tables made of those.
+"""A study's folder: the study's file, one small result file for each finished run, and CSV tables made of these.
 
-`study.yaml` and `results/` are all that tables, figures and page are made of; run folders may be gone.
+Tables, figures and page need `study.yaml` and `results/` alone: run folders may be gone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 from negaware.evaluation.before import Before, before_text, read_before
 from negaware.evaluation.outcome import Counts
 from negaware.files import read_json_lines, replace_file
+from negaware.runs.environment import num_cpus
 from negaware.runs.folder import RunFolder
 from negaware.studies.matrix import Job
 from negaware.studies.options import StudyOptions, read_study
@@ -27,16 +28,16 @@ from negaware.studies.results import RunResult, StudyResults, run_name
 
 STUDY = "study.yaml"
 PATIENCE = 600.0
-"""Seconds that a study waits for the runs of one that was killed: they end with their step."""
+"""Seconds to wait for the runs of a killed study: each ends after its step."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A finished run, and what its result depends on."""
+    """The result of a finished run, and what it depends on."""
 
     result: RunResult
     config: Mapping[str, Any]
-    own_files: Mapping[str, str]
+    user_files: Mapping[str, str]
 
 
 class StudyFolder:
@@ -44,45 +45,40 @@ class StudyFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-
-    @property
-    def study_path(self) -> Path:
-        """The study's file, as it was given."""
-        return self.path / STUDY
+        self.study_path = path / STUDY
 
     def result_path(self, name: str) -> Path:
-        """Of a run, by its name."""
+        """The result file of the run with this name."""
         return self.path / "results" / f"{name}.json"
 
     def log_path(self, name: str) -> Path:
-        """What a run said."""
+        """The log of the run with this name."""
         return self.path / "runs" / f"{name}.log"
 
     def before_path(self, job: Job) -> Path:
-        """The evaluation before training that this run has in common with others."""
+        """The file of the evaluation before training, which several runs may use."""
         return self.path / "runs" / f"{job.beginning}.json"
 
     def done(self, jobs: Iterable[Job]) -> set[str]:
-        """The names of those that have a result."""
+        """The names of the runs that have a result."""
         return {job.name for job in jobs if self.result_path(job.name).exists()}
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other processes from running this study. ValueError if one does; the runs of a killed one are waited
-        for: they share the lock."""
-        place = self.path / "runs" / "lock"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with place.open("a+") as file:
+        """Keeps other processes from running this study. ValueError if one does. Waits for runs of a killed study."""
+        lock_path = self.path / "runs" / "lock"
+        lock_path.parent.mkdir(parents=True, exist_ok=True)
+        with lock_path.open("a+") as file:
             deadline = time.monotonic() + PATIENCE
             while True:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
-                    holder = place.read_text().strip()
+                    holder = lock_path.read_text().strip()
                     if _is_alive(holder) or time.monotonic() > deadline:
                         raise ValueError(
-                            f"another process ({holder}) is running the study in {self.path}; wait for its end"
+                            f"another process ({holder}) is running the study in {self.path}; wait until it ends"
                         ) from None
                     time.sleep(0.2)
             file.truncate(0)
@@ -90,16 +86,21 @@ class StudyFolder:
             file.flush()
             yield
 
+    def write_study(self, text: str) -> None:
+        """Writes the study's file, if its text has changed."""
+        if not self.study_path.exists() or self.study_path.read_text(encoding="utf-8") != text:
+            replace_file(self.study_path, text)
+
     def write_result(self, job: Job, run: RunFolder) -> None:
-        """Writes what the finished run in its folder came to."""
+        """Writes the result of a finished run, from its run folder."""
         margins = read_study(self.study_path).margins if self.study_path.is_file() else None
         result = replace(collect(job, run), margins=margins)
-        content = asdict(result) | {"config": dict(job.config), "own_files": dict(job.own_files)}
+        content = asdict(result) | {"config": dict(job.config), "own_files": dict(job.user_files)}
         lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in content.items()]
         replace_file(self.result_path(job.name), "{\n" + ",\n".join(lines) + "\n}\n")
 
     def read_stored(self, name: str) -> Stored | None:
-        """A run's result; None where there is none. ValueError if someone has broken it."""
+        """The result of a run; None if there is none. ValueError if the file was damaged."""
         path = self.result_path(name)
         if not path.exists():
             return None
@@ -109,31 +110,31 @@ class StudyFolder:
             given["metrics"] = tuple(given["metrics"])
             return Stored(RunResult(**given), content["config"], content["own_files"])
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is no result of a run ({error}); delete it: it is made again") from error
+            raise ValueError(f"{path} is no result of a run ({error}); delete it, and it is made again") from error
 
     def keep_beginning(self, job: Job, stored: Stored) -> None:
-        """Writes the evaluation before training as a finished run's result holds it, where its file is gone."""
-        place = self.before_path(job)
-        if place.exists():
+        """Writes the file of the evaluation before training from a finished run's result, if that file is gone."""
+        path = self.before_path(job)
+        if path.exists():
             return
         result = stored.result
         counts: dict[str, Counts] = {}
         for measure, problems in result.before.items():
             number = result.completions[measure]
-            right = [round(share * number) for share in problems.values()]
+            right = [round(fraction * number) for fraction in problems.values()]
             counts[measure] = {"num_completions": number, "num_correct": right}
         times = ("step", "seconds", "processor_seconds")
         metrics = {name: value for name, value in result.metrics[0].items() if name not in times}
-        replace_file(place, before_text(Before(counts, metrics)))
+        replace_file(path, before_text(Before(counts, metrics)))
 
     def write_tables(self, results: StudyResults) -> None:
-        """`figures.csv`, every figure of every run, and `outcomes.csv`, every problem's."""
+        """Writes `figures.csv`, every figure of every run, and `outcomes.csv`, the outcome of every problem."""
         replace_file(self.path / "figures.csv", _csv(_FIGURES, _figures(results)))
         replace_file(self.path / "outcomes.csv", _csv(_OUTCOMES, _outcomes(results)))
 
 
 def read_results(path: Path) -> StudyResults:
-    """The study in a folder as far as it has come. ValueError where there is none, or for a file that can't be read."""
+    """The finished runs of the study in a folder. ValueError if it isn't a study's folder, or a file can't be read."""
     folder = StudyFolder(path)
     if not folder.study_path.is_file():
         raise ValueError(f"{path} is not a study's folder: there is no {STUDY} in it")
@@ -141,19 +142,18 @@ def read_results(path: Path) -> StudyResults:
 
 
 def results_of(folder: StudyFolder, study: StudyOptions) -> StudyResults:
-    """The runs of a study that are done."""
+    """The finished runs of a study."""
     names = [run_name(variant, seed) for variant in study.variants for seed in study.seeds]
-    stored = filter(None, map(folder.read_stored, names))
-    runs = tuple(one.result for one in stored)
+    runs = tuple(stored.result for stored in map(folder.read_stored, names) if stored)
     name = folder.path.resolve().name
     return StudyResults(name, tuple(study.variants), study.seeds, study.reference, runs, dict(study.margins))
 
 
 def collect(job: Job, run: RunFolder) -> RunResult:
-    """What a finished run came to, from its folder."""
+    """The result of the finished run in a run folder. ValueError if the run isn't finished."""
     summary, before = run.read_summary(), read_before(run.path / "evaluations" / "before.json")
     if summary is None or before is None:
-        raise ValueError(f"{run.path} is not the folder of a whole run; delete it, and the run is done again")
+        raise ValueError(f"{run.path} is not the folder of a finished run; delete it, and the run is done again")
     after: dict[str, dict[str, float]] = {}
     started: dict[str, dict[str, float]] = {}
     questions: dict[str, str] = {}
@@ -171,9 +171,7 @@ def collect(job: Job, run: RunFolder) -> RunResult:
         seed=job.seed,
         config_hash=job.config_hash,
         steps=job.steps,
-        metrics=tuple(
-            {name: value for name, value in line.items() if value is not None} for line in run.read_metrics()
-        ),
+        metrics=tuple({key: value for key, value in line.items() if value is not None} for line in run.read_metrics()),
         before=started,
         after=after,
         completions=completions,
@@ -186,26 +184,20 @@ def collect(job: Job, run: RunFolder) -> RunResult:
 
 
 def _machine() -> str:
-    """The processor's name, as far as the system tells it, and how many of it this process may use."""
+    """The processor's name, if the system tells it, and how many CPUs this process may use."""
     name = ""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            name = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "")
-    except OSError:
-        name = os.uname().machine
-    number = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{name or os.uname().machine}, {number} CPUs"
+    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+        name = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "")
+    return f"{name or os.uname().machine}, {num_cpus()} CPUs"
 
 
 def _is_alive(process: str) -> bool:
     if not process.isdecimal():
-        return True  # it has just been made, and not said who it is
+        return True  # the lock was just made, and its process hasn't written its id yet
     try:
         os.kill(int(process), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
+    except OSError as error:
+        return isinstance(error, PermissionError)  # it is alive, but another user's
     return True
 
 
@@ -227,7 +219,7 @@ def _figures(results: StudyResults) -> Iterator[Cells]:
                 found = run.estimate(measure, problems)
                 yield (*place, step, measure, found.value, found.low, found.high)
         times = {"train_seconds": run.train_seconds, "total_seconds": run.total_seconds}
-        if run.processor_seconds is not None:  # the last step's own line ends before the evaluation that follows it
+        if run.processor_seconds is not None:  # the last step's line is written before the evaluation after it
             times["total_processor_seconds"] = run.processor_seconds
         yield from ((*place, run.steps, name, value, "", "") for name, value in times.items())
 
@@ -237,8 +229,8 @@ def _outcomes(results: StudyResults) -> Iterator[Cells]:
         for moment, measures in ("before", run.before), ("after", run.after):
             for measure, problems in measures.items():
                 place = (results.name, run.variant, run.seed, moment, measure)
-                for problem, share in problems.items():
-                    yield (*place, problem, run.questions[problem], share, run.completions[measure])
+                for problem, fraction in problems.items():
+                    yield (*place, problem, run.questions[problem], fraction, run.completions[measure])
 
 
 def _csv(columns: tuple[str, ...], rows: Iterator[Cells]) -> str:

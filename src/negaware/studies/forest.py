@@ -1,4 +1,4 @@
-"""Forest plots: where each variant ended, and how far it lies from the reference. Estimates are made elsewhere."""
+"""Forest plots: the final accuracy of each variant, and its difference to the reference. It computes no estimate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from negaware.estimates import Estimate
 from negaware.runs.palette import look
 from negaware.runs.summary import measure_name
-from negaware.studies.canvas import GREY, PALE, add_legend, new_figure, printable
+from negaware.studies.canvas import GREY, PALE, add_legend, legend_line, new_figure, printable
 from negaware.studies.results import StudyResults
 from negaware.studies.statistics import before_training, comparisons, variant_figures
 
@@ -23,9 +23,8 @@ _ROW, _PANEL = 0.145, 0.3  # inches
 
 @dataclass(frozen=True, slots=True)
 class ForestRow:
-    """One line of a forest plot, in per cent or points: a variant's number and name, its estimate, and its seeds."""
+    """One line of a forest plot: a variant's name and estimate, and the value of each seed."""
 
-    number: int
     name: str
     estimate: Estimate
     seeds: tuple[float, ...] = ()
@@ -33,7 +32,7 @@ class ForestRow:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """The rows of one measure. `line` is drawn across them; `margin` is the half width of the margin of equivalence."""
+    """The rows of one measure. A vertical line is drawn at `line`, and a band from −`margin` to `margin`."""
 
     title: str
     rows: tuple[ForestRow, ...]
@@ -42,51 +41,54 @@ class Panel:
 
 
 def finals_figure(results: StudyResults) -> Figure | None:
-    """Final accuracy of every variant, a panel a measure, with a line where all were before; None without a run."""
-    if not results.runs:
-        return None
-    numbers = {variant: number for number, variant in enumerate(results.variants)}
+    """Final accuracy of every variant, a panel a measure, a line at the common accuracy before; None without a run."""
     figures, before = variant_figures(results), before_training(results).get(None, {})
     panels = []
     for measure in results.measures():
         rows = []
         for one in figures:
             seeds = tuple(statistics.fmean(run.after[measure].values()) for run in results.of(one.variant))
-            rows.append(ForestRow(numbers[one.variant], one.variant, one.accuracy[measure], seeds))
+            rows.append(ForestRow(one.variant, one.accuracy[measure], seeds))
         line = before[measure].value if measure in before else None
         panels.append(Panel(measure_name(measure), tuple(rows), line))
-    return _forest(panels, "final held-out accuracy (%)", _finals_legend) if panels else None
+    entries = [
+        (legend_line(color=GREY, marker="o", linewidth=1.1), "mean, 95 % interval"),
+        (legend_line(color=GREY, marker="|", linestyle="none"), "one seed"),
+    ]
+    if any(panel.line is not None for panel in panels):
+        entries.append((legend_line(color=GREY, linewidth=0.8, linestyle=(0, (3, 1.5))), "before training"))
+    return _forest(panels, "final held-out accuracy (%)", entries, results) if panels else None
 
 
 def differences_figure(results: StudyResults) -> Figure | None:
-    """Paired differences to the reference, with the margin of equivalence; None where there is nothing to compare."""
-    if not results.runs:
-        return None
-    numbers = {variant: number for number, variant in enumerate(results.variants)}
+    """Paired differences to the reference, with the margin of equivalence; None if there is nothing to compare."""
+    from matplotlib.patches import Patch
+
     found = comparisons(results)
     panels = []
     for measure in results.measures():
-        rows = tuple(
-            ForestRow(numbers[one.variant], one.variant, one.change) for one in found if one.measure == measure
-        )
+        rows = tuple(ForestRow(one.variant, one.change) for one in found if one.measure == measure)
         if rows:
             panels.append(Panel(measure_name(measure), rows, 0.0, results.margins.get(measure)))
     axis = f"difference to {printable(results.reference)} (points)"
-    return _forest(panels, axis, _differences_legend) if panels else None
+    entries = [(legend_line(color=GREY, marker="o", linewidth=1.1), "paired difference, 95 % interval")]
+    if any(panel.margin is not None for panel in panels):
+        entries.append((Patch(color=PALE, alpha=0.5, linewidth=0), "margin of equivalence"))
+    return _forest(panels, axis, entries, results) if panels else None
 
 
-def _forest(panels: Sequence[Panel], axis: str, entries: Any) -> Figure:
+def _forest(panels: Sequence[Panel], axis: str, entries: Sequence[tuple[Any, str]], results: StudyResults) -> Figure:
     heights = [len(panel.rows) * _ROW + _PANEL for panel in panels]
     figure = new_figure(sum(heights) + 0.75)
     figures = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)
     for axes, panel in zip(figures.flat, panels, strict=True):
-        _draw(axes, panel)
+        _draw(axes, panel, results.variants)
     figures.flat[-1].set_xlabel(axis)
-    add_legend(figure, entries(panels))
+    add_legend(figure, entries)
     return figure
 
 
-def _draw(axes: Axes, panel: Panel) -> None:
+def _draw(axes: Axes, panel: Panel, variants: Sequence[str]) -> None:
     axes.set_title(panel.title, loc="left", pad=3)
     axes.set_yticks(range(len(panel.rows)), [printable(row.name) for row in panel.rows])
     axes.set_ylim(len(panel.rows) - 0.4, -0.6)  # the first on top
@@ -98,7 +100,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
     if panel.line is not None:
         axes.axvline(100 * panel.line, color=GREY, linewidth=0.8, linestyle=(0, (3, 1.5)), zorder=1)
     for place, row in enumerate(panel.rows):
-        style, estimate = look(row.number), row.estimate
+        style, estimate = look(variants.index(row.name)), row.estimate
         axes.plot(
             [100 * seed for seed in row.seeds], [place] * len(row.seeds), "|",
             color=style.light, alpha=0.65, markersize=5, markeredgewidth=0.7,
@@ -106,28 +108,3 @@ def _draw(axes: Axes, panel: Panel) -> None:
         if estimate.low is not None and estimate.high is not None:
             axes.plot([100 * estimate.low, 100 * estimate.high], [place] * 2, color=style.light, linewidth=1.1)
         axes.plot(100 * estimate.value, place, style.marker, color=style.light, markersize=4.5, markeredgewidth=0)
-
-
-def _line(**style: Any) -> Any:
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], color=GREY, **style)
-
-
-def _finals_legend(panels: Sequence[Panel]) -> list[tuple[Any, str]]:
-    entries = [
-        (_line(marker="o", linewidth=1.1), "mean, 95 % interval"),
-        (_line(marker="|", linestyle="none"), "one seed"),
-    ]
-    if any(panel.line is not None for panel in panels):
-        entries.append((_line(linewidth=0.8, linestyle=(0, (3, 1.5))), "before training"))
-    return entries
-
-
-def _differences_legend(panels: Sequence[Panel]) -> list[tuple[Any, str]]:
-    from matplotlib.patches import Patch
-
-    entries: list[tuple[Any, str]] = [(_line(marker="o", linewidth=1.1), "paired difference, 95 % interval")]
-    if any(panel.margin is not None for panel in panels):
-        entries.append((Patch(color=PALE, alpha=0.5, linewidth=0), "margin of equivalence"))
-    return entries

@@ -1,4 +1,4 @@
-"""A study's file: a base config, named variants of it, seeds. Which runs that makes is `matrix`'s to say."""
+"""A study's file: a base config, named variants of it, seeds. `matrix.py` makes the runs from it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._,=+-]*")
 MAX_NAME = 100
 MAX_SEEDS = 1000
 ASSIGNMENTS = Sequence[tuple[list[str], Any]]
-"""Fields of a config with their values, as `config.set_field` takes them."""
+"""Fields of a config with values, as `config.set_field` takes them."""
 
 
 class StudyError(ValueError):
@@ -24,7 +24,7 @@ class StudyError(ValueError):
 
 
 def parse_seeds(value: object) -> object:
-    """`0-4`, `0,1,2` or `0-2,7` as whole numbers; what is no text as it is. ValueError for anything else."""
+    """`0-4`, `0,1,2` or `0-2,7` → a list of whole numbers. ValueError for other text; other values stay as they are."""
     if isinstance(value, int) and not isinstance(value, bool):
         return [value]
     if not isinstance(value, str):
@@ -43,41 +43,37 @@ def parse_seeds(value: object) -> object:
 
 
 def _plain(value: Any) -> Any:
-    """Without the marks that validation puts on true and false."""
+    """The value without the marks that validation puts on true and false."""
     if isinstance(value, Mapping):
         return {name: _plain(inner) for name, inner in value.items()}
     return [_plain(inner) for inner in value] if isinstance(value, list) else plain_switch(value)
 
 
-def _fields(value: object) -> object:
-    return {} if value is None else _plain(value)
-
-
-Fields = Annotated[dict[str, Any], BeforeValidator(_fields)]
+Fields = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value is None else _plain(value))]
 
 
 class StudyOptions(Options):
-    """What a study's file may say."""
+    """The fields of a study's file."""
 
     base: Path
-    """The config that all runs have in common; a path from the study's file."""
+    """Path of the config that all runs start from, relative to the study's file."""
     overrides: Fields = Field({})
-    """Fields that differ from it in all runs, dotted or nested."""
+    """Fields that replace the base config's in all runs, dotted or nested."""
     variants: dict[str, Fields] = Field(min_length=1)
-    """By name, the fields that differ in this variant; none: the base as it is."""
+    """Name → the fields that this variant sets; without fields it is the base config."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], BeforeValidator(parse_seeds)] = Field(
         min_length=1, max_length=MAX_SEEDS
     )
-    """Each variant is run under each: [0, 1, 2], or 0-4."""
+    """Each variant is run with each seed: [0, 1, 2], or 0-4."""
     reference: str = ""
-    """The variant that the others are compared with; the first by default."""
+    """The variant that all others are compared with; by default the first."""
     margins: dict[str, Annotated[float, Field(gt=0, lt=1)]] = Field({})
-    """By measure, such as greedy_accuracy, the difference below which two variants match. Choose it before you see a
+    """Measure, such as greedy_accuracy → the difference below which two variants match. Choose it before you see a
     result."""
     folder: Path | None = None
-    """Where all goes, a path from the study's file; by default beside it, under its name."""
+    """The study's folder, a path relative to the study's file; by default beside that file, with its name."""
     keep: Literal["model", "records"] = "model"
-    """What stays of a finished run's folder: all but its checkpoints, or not its model either."""
+    """What is kept of a finished run's folder. model: all but the checkpoints; records: not the model either."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -90,7 +86,7 @@ class StudyOptions(Options):
             _check_fields(fields, f"variants.{name}")
         _check_fields(self.overrides, "overrides")
         folded = [name.casefold() for name in self.variants]
-        if len({*folded}) < len(folded):  # some file systems would take them for one
+        if len({*folded}) < len(folded):  # some file systems ignore capitals
             raise ValueError("variants: two names differ in capitals alone; choose others")
         if len({*self.seeds}) < len(self.seeds):
             raise ValueError(f"seeds are {', '.join(map(str, self.seeds))}; give each once")
@@ -104,12 +100,12 @@ class StudyOptions(Options):
 def _check_fields(fields: Mapping[str, Any], place: str) -> None:
     for field, _ in assignments(fields, place):
         if field in (["run"], ["run", "seed"], ["run", "folder"]):
-            why = "a study takes the seeds from seeds and gives each run a folder of its own"
+            why = "a study takes the seeds from seeds and chooses a folder for each run"
             raise ValueError(f"{place}: {'.'.join(field)} can't be set; {why}")
 
 
 def assignments(fields: Mapping[str, Any], place: str) -> ASSIGNMENTS:
-    """Dotted or nested fields one by one, what holds others first. ConfigError for one that is set twice."""
+    """Dotted or nested fields one by one, outer fields first. ConfigError for a field that is set twice."""
     found = sorted(_assignments(fields), key=lambda one: len(one[0]))
     names = [".".join(field) for field, _ in found]
     for name in names:
@@ -119,7 +115,7 @@ def assignments(fields: Mapping[str, Any], place: str) -> ASSIGNMENTS:
 
 
 def _assignments(fields: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[list[str], Any]]:
-    """A mapping is gone into, unless it says which one of several it is: then it is taken as a whole."""
+    """The fields inside a mapping, one by one; a mapping that chooses a variant (by name, loss or kind) as a whole."""
     for key, value in fields.items():
         field = [*above, *str(key).split(".")]
         if isinstance(value, Mapping) and value and not value.keys() & {"name", "loss", "kind"}:
@@ -129,7 +125,7 @@ def _assignments(fields: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iter
 
 
 def read_study(path: Path) -> StudyOptions:
-    """The study of a YAML file. StudyError for the first thing that is wrong with it."""
+    """The study of a YAML file. StudyError for the first fault in it."""
     try:
         data = read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -142,9 +138,9 @@ def read_study(path: Path) -> StudyOptions:
 
 
 def checked_study(data: dict[str, Any], prefix: str = "") -> StudyOptions:
-    """The study of plain data. StudyError for the first thing that is wrong with it, with this before it."""
+    """The study of plain data. StudyError for the first fault in it; its sentence begins with `prefix`."""
     variants = data.get("variants")
-    if isinstance(variants, dict):  # YAML takes a variant called 1 for a number
+    if isinstance(variants, dict):  # YAML reads the name 1 as a number
         data = data | {"variants": {str(name): fields for name, fields in variants.items()}}
     try:
         return validated(StudyOptions, data)

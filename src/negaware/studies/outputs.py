@@ -1,4 +1,4 @@
-"""What a study leaves behind, and what a dry run says of it."""
+"""A study's output files, and the lines that a dry run prints."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from negaware.studies.figures import write_figures
 from negaware.studies.folder import StudyFolder
 from negaware.studies.options import StudyOptions, assignments
 from negaware.studies.page import write_page
-from negaware.studies.progress import Pace, last_line
+from negaware.studies.progress import RunTimes, last_line
 from negaware.studies.results import StudyResults
 from negaware.studies.tables import write_tables
 
 
 def write_outputs(folder: StudyFolder, results: StudyResults) -> None:
-    """Writes everything that is made of the finished runs, and says where it is."""
+    """Writes tables, figures and page of the finished runs, and prints where they are."""
     if not results.runs:
         return
     folder.write_tables(results)
-    console = Console(width=None if sys.stdout.isatty() else 200)  # a pipe has no width, and rich would take 80
+    console = Console(width=None if sys.stdout.isatty() else 200)  # without a terminal rich would take a width of 80
     for table in write_tables(results, folder.path):
         console.print(table.rich())
     write_figures(results, folder.path)
@@ -38,9 +38,9 @@ def write_outputs(folder: StudyFolder, results: StudyResults) -> None:
 
 
 def matrix_lines(
-    study: StudyOptions, checked: Checked, folder: StudyFolder, pace: Pace, jobs: int, own: Path
+    study: StudyOptions, checked: Checked, folder: StudyFolder, times: RunTimes, jobs: int, code_folder: Path
 ) -> Iterator[str]:
-    """A line a run: what it is and how far; then how long the rest may take."""
+    """A line for each run and how far it is; the fields of each variant; how long the rest may take."""
     names = max(len(job.name) for job in checked.jobs)
     for number, job in enumerate(checked.jobs, start=1):
         step = int(last_line(folder.path / "runs" / job.name / "metrics.jsonl").get("step", 0))
@@ -55,10 +55,11 @@ def matrix_lines(
     yield f"{len(checked.jobs)} runs, {len(checked.done)} done, {len(waiting)} to do, {jobs} at a time"
     if not waiting:
         return
-    left = pace.left(waiting, {}, min(jobs, len(waiting)))
+    left = times.left(waiting, [], min(jobs, len(waiting)))
     if left is not None:
-        known = sum(map(len, pace.seconds.values()))
-        yield f"about {format_seconds(left)} for what is to do, by the {known} that are done"
+        known = sum(map(len, times.seconds.values()))
+        yield f"about {format_seconds(left)} for the runs to do, by the {known} that are done"
         return
     yield "No run is done yet, so the time isn't known. A run:"
-    yield from (f"  {line}" for line in rollout_lines(parse_config(dict(waiting[0].config), folders=(own, Path()))))
+    config = parse_config(dict(waiting[0].config), folders=(code_folder, Path()))
+    yield from (f"  {line}" for line in rollout_lines(config))

@@ -1,11 +1,9 @@
-"""A study's results → its report page. It puts values together; `runs/report.py` draws them.
-
-All is made from the results alone. Run folders may be gone: where they exist, their sampled answers are shown too.
-"""
+"""A study's report page, from its results and, if they still exist, the sampled answers in its run folders."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 from negaware.estimates import Estimate, paired_change
@@ -19,7 +17,7 @@ from negaware.studies.results import RunResult, StudyResults
 from negaware.studies.statistics import LEAST_SEEDS, Comparison, VariantFigures, comparisons, variant_figures
 from negaware.studies.tables import differences_table, variants_table
 
-_FIGURES = {  # by their name in `statistics.SEED_FIGURES`: the column's name, and how a value is written
+_FIGURES = {  # name in `statistics.SEED_FIGURES` → title of its column, and the function that formats a value
     "area": ("area under curve", lambda value: f"{value:.1%}"),
     "entropy": ("entropy, nats", lambda value: f"{value:.3f}"),
     "answer_tokens": ("answer tokens", lambda value: f"{value:.1f}"),
@@ -31,44 +29,37 @@ _FIGURES = {  # by their name in `statistics.SEED_FIGURES`: the column's name, a
 def write_page(
     results: StudyResults, folder: str | os.PathLike[str], output: str | os.PathLike[str] | None = None
 ) -> Path:
-    """Writes the page of the study in this folder (to report.html there, unless `output` says otherwise)."""
+    """Writes the page of the study in a folder, by default to report.html there. ValueError without a finished run."""
     folder = Path(folder)
-    variants = tuple(
-        Variant(name, tuple(_run_data(run, folder) for run in results.of(name))) for name in results.variants
-    )
     done, planned = len(results.runs), len(results.variants) * len(results.seeds)
     if not results.runs:
         raise ValueError(f"{folder} holds no finished run of the study {results.name} yet; there is nothing to show")
+    variants = (Variant(name, tuple(_run_data(run, folder) for run in results.of(name))) for name in results.variants)
+    path = folder / STUDY
     content = Content(
         title=results.name[:80],
         heading=f"{results.name}: {len(results.variants)} variants, {len(results.seeds)} seeds",
         source=f"the results of {done} of {planned} runs",
-        variants=variants,
+        variants=tuple(variants),
         tables=(_overview(results), differences_table(results), variants_table(results)),
         notes=() if done == planned else (f"{planned - done} of {planned} runs are not done yet.",),
-        documents=_documents(folder),
+        documents={STUDY: path.read_text(encoding="utf-8", errors="replace")} if path.is_file() else {},
     )
     return write_content(content, Path(output or folder / "report.html"))
 
 
-def _documents(folder: Path) -> dict[str, str]:
-    path = folder / STUDY
-    return {STUDY: path.read_text(encoding="utf-8", errors="replace")} if path.is_file() else {}
-
-
 def _run_data(run: RunResult, folder: Path) -> RunData:
-    place = folder / "runs" / run.name
     kept = None
     try:
-        kept = RunFolder.open(place)
+        kept = RunFolder.open(folder / "runs" / run.name)
         config, environment = kept.read_config(), kept.read_environment()
-    except ValueError:  # gone, or not whole
+    except ValueError:  # the run folder is gone or damaged
         kept, config, environment = None, {}, {}
     before, after = ({name: run.estimate(name, which[name]) for name in which} for which in (run.before, run.after))
     summary = {
-        "before": {name: _figures(one) for name, one in before.items()},
-        "after": {name: _figures(one) for name, one in after.items()},
-        "change": {name: _figures(_change(run, name)) for name in run.after if run.before.get(name)},
+        "before": {name: asdict(one) for name, one in before.items()},
+        "after": {name: asdict(one) for name, one in after.items()},
+        "change": {name: asdict(_change(run, name)) for name in run.after if run.before.get(name)},
         "steps": run.steps,
         "train_seconds": run.train_seconds,
         "total_seconds": run.total_seconds,
@@ -85,12 +76,8 @@ def _change(run: RunResult, measure: str) -> Estimate:
     return paired_change([before[name] for name in names], [after[name] for name in names], questions)
 
 
-def _figures(one: Estimate) -> dict[str, float | int | None]:
-    return {name: getattr(one, name) for name in ("value", "low", "high", "num_problems", "num_questions")}
-
-
 def _overview(results: StudyResults) -> Table:
-    """A row a variant: accuracies, the difference to the reference in the first measure, what a run has one of."""
+    """One row a variant: accuracies, the difference to the reference in the first measure, and means over seeds."""
     measures = results.measures()
     shown = {figures.variant: figures for figures in variant_figures(results)}
     first = {one.variant: one for one in comparisons(results) if one.measure in measures[:1]}
@@ -104,8 +91,8 @@ def _overview(results: StudyResults) -> Table:
         cells += [_FIGURES[name][1](figures.means[name].value) if name in figures.means else "–" for name in names]
         rows.append((variant, *cells))
     accuracies = [f"{measure_name(measure)} [95%]" for measure in measures]
-    of = f" in {measure_name(measures[0])}" if len(measures) > 1 else ""
-    difference = f"points above {results.reference}{of} [95%]"
+    measure = f" in {measure_name(measures[0])}" if len(measures) > 1 else ""
+    difference = f"points above {results.reference}{measure} [95%]"
     columns = ("variant", "seeds", *accuracies, difference, *(_FIGURES[name][0] for name in names))
     few = min((len(figures.seeds) for figures in shown.values()), default=LEAST_SEEDS) < LEAST_SEEDS
     notes = (f"With fewer than {LEAST_SEEDS} seeds the differences prove nothing.",) if few else ()

@@ -1,8 +1,8 @@
-"""One run of a study, in a process of its own that ends when the study does.
+"""One run of a study, in a process that ends when the study's process ends.
 
-Where the system can fork, a process begins with all that the study's own has imported: so that one must never have
-computed anything. It has no threads but those that libraries keep for sums, idle: a fork makes its own. What a
-process says goes to a log, what it gives or why it failed comes back.
+On Linux the process is a fork: it begins with everything that the study's process has imported. So the study's process
+must not have computed anything, and its only threads are idle ones of numeric libraries, which a fork makes anew. What
+the run prints goes to a log; its result, or the reason of its failure, comes back.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from negaware.studies.matrix import Job
 _CONTEXT: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
 
 
-def perform(job: Job, study: Path, own: Path, keep: str, ranks: Ranks = ALONE) -> None:
-    """Does a run or the rest of it, writes its result, and deletes what isn't to be kept.
+def perform(job: Job, study: Path, code_folder: Path, keep: str, ranks: Ranks = ALONE) -> None:
+    """Starts or resumes a run, writes its result, and deletes what `keep` doesn't keep.
 
-    Of a run that has ended and whose model is gone, as with `keep: records`, the result alone is made again.
+    If the run is finished and its model was deleted (`keep: records`), only the result is written again.
     """
     folder = StudyFolder(study)
-    config = parse_config(dict(job.config), folders=(own, Path()))
+    config = parse_config(dict(job.config), folders=(code_folder, Path()))
     path = study / "runs" / job.name
     if not ranks.from_first(lambda: (path / "summary.json").exists() and not (path / "model").exists()):
-        train(config, resume=True, ranks=ranks, judges=own, before=folder.before_path(job))
+        train(config, resume=True, ranks=ranks, judges=code_folder, before=folder.before_path(job))
     if ranks.is_first:
         folder.write_result(job, RunFolder.open(path))
         for name in ("checkpoints", "weights", *(["model"] if keep == "records" else [])):
@@ -52,7 +52,7 @@ def perform(job: Job, study: Path, own: Path, keep: str, ranks: Ranks = ALONE) -
 
 
 class Process:
-    """A call in a process of its own. Of its arguments and of what it returns all must pickle."""
+    """Calls a function in a new process. Its arguments and its result must pickle."""
 
     def __init__(
         self,
@@ -62,42 +62,42 @@ class Process:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.results, sender = _CONTEXT.Pipe(duplex=False)
-        """Readable when there is a result, or none can come any more."""
+        """Readable when the result is there, or the process has ended without one."""
         settings = (sender, function, arguments, log, dict(environment or {}), os.getpid())
         self._process = _CONTEXT.Process(target=_call, args=settings)
-        sys.stdout.flush()  # or a fork would say it once more
+        sys.stdout.flush()  # or the fork would print it again
         sys.stderr.flush()
-        with _signals_wait(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".* is multi-threaded", DeprecationWarning)  # the idle ones (above)
+        with _blocked_signals(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".* is multi-threaded", DeprecationWarning)  # idle ones (above)
             self._process.start()
         sender.close()
 
     def outcome(self) -> Any:
-        """What the call returned. ValueError with the reason if it didn't."""
+        """What the function returned. ValueError with the reason if it failed."""
         try:
-            is_well, value = self.results.recv()
+            succeeded, value = self.results.recv()
         except EOFError:
             self._process.join()
-            is_well, value = False, _last_words(self._process.exitcode)
+            succeeded, value = False, _reason_of_exit(self._process.exitcode)
         self._process.join()
         self.results.close()
-        if not is_well:
+        if not succeeded:
             raise ValueError(value)
         return value
 
     def ask_to_stop(self) -> None:
-        """It ends after its step, with a checkpoint."""
+        """Asks the run to end after its present step, with a checkpoint."""
         if self._process.is_alive():
             self._process.terminate()
 
     def join(self) -> None:
-        """Waits for its end."""
+        """Waits until the process has ended."""
         self._process.join()
 
 
 @contextmanager
-def _signals_wait() -> Iterator[None]:
-    """A block in which a process is started: a signal meets either this one, or the new one with its own handlers."""
+def _blocked_signals() -> Iterator[None]:
+    """A block for starting a process: a signal waits until this process, or the new one, has its handlers."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ASKS)
     try:
         yield
@@ -123,11 +123,11 @@ def _call(
         with log.open("ab") as file:
             for stream in (1, 2):
                 os.dup2(file.fileno(), stream)
-    if "OMP_NUM_THREADS" in environment:  # of a library that may be loaded already
+    if "OMP_NUM_THREADS" in environment:  # torch may be loaded already, and has read it
         import torch
 
         torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     try:
         sender.send((True, function(*arguments)))
     except KeyboardInterrupt:
@@ -140,21 +140,21 @@ def _call(
         if log is not None:
             print(sentence, file=sys.stderr)
         sender.send((False, sentence))
-    if "vllm" in sys.modules:  # it may complain or crash when taken down with the interpreter
+    if "vllm" in sys.modules:  # it may crash when the interpreter ends
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
 
 
-def _end_with(parent: int) -> None:
-    """Asks this process to stop when its parent has gone."""
+def _end_with_parent(parent: int) -> None:
+    """Asks this process to stop when its parent has ended."""
     while os.getppid() == parent:
         time.sleep(0.3)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _last_words(exit_code: int | None) -> str:
+def _reason_of_exit(exit_code: int | None) -> str:
     if exit_code is not None and exit_code < 0:
         why = " (a lack of memory?)" if exit_code == -signal.SIGKILL else ""
         return f"{signal.Signals(-exit_code).name} ended it{why}"
-    return f"it ended with exit code {exit_code} and said nothing"
+    return f"it ended with exit code {exit_code} and gave no reason"

@@ -1,7 +1,4 @@
-"""A study's tables: what each variant came to, and its differences to the reference; for terminal, Markdown, LaTeX.
-
-What stands in them is computed in `statistics.py`.
-"""
+"""A study's tables, for terminal, Markdown and LaTeX. `statistics.py` computes the values."""
 
 from __future__ import annotations
 
@@ -15,7 +12,6 @@ from negaware.studies.results import StudyResults
 from negaware.studies.statistics import (
     LEAST_SEEDS,
     Comparison,
-    VariantFigures,
     before_training,
     comparisons,
     variant_figures,
@@ -23,10 +19,10 @@ from negaware.studies.statistics import (
 
 
 def write_tables(results: StudyResults, folder: Path) -> tuple[Table, ...]:
-    """Writes `tables.md` and `tables.tex` into a study's folder, and gives what a terminal has room for.
+    """Writes `tables.md` and `tables.tex` into a study's folder, and returns tables with fewer columns for a terminal.
 
-    That is accuracy and processor time, difference and verdict, with the notes that this study makes necessary.
-    ValueError where runs were measured on different problems.
+    They have accuracy and processor time, difference and verdict, and the notes that are about this study.
+    ValueError if runs were measured on different problems.
     """
     tables = (variants_table(results), differences_table(results))
     markdown = (f"## {table.title}\n\n{table.markdown()}\n" for table in tables)
@@ -44,13 +40,13 @@ _BRIEF = ("variant", "measure", "seeds", "difference [95%, paired]", "p (Holm)",
 
 
 def _columns(table: Table, *places: int) -> Table:
-    """Some columns of a table, without the notes on how all such tables are made."""
+    """Some columns of a table, without the notes that all studies' tables have."""
     columns, *rows = (tuple(line[place] for place in places) for line in (table.columns, *table.rows))
     return Table(table.title, columns, tuple(rows), tuple(note for note in table.notes if note not in _ALWAYS))
 
 
 def variants_table(results: StudyResults) -> Table:
-    """A row a variant: final accuracy in every measure, and what else its runs came to."""
+    """One row a variant: final accuracy in every measure, and the means of its other figures."""
     measures, figures = results.measures(), variant_figures(results)
     before = before_training(results)
     rows = []
@@ -64,7 +60,7 @@ def variants_table(results: StudyResults) -> Table:
     columns = ("variant", "seeds", *(f"{measure_name(measure)} [95%]" for measure in measures))
     notes = (
         *_ALWAYS[:2],
-        *_missing(results, figures),
+        *_missing(results),
         *_machines(results),
         *cautions([value for one in (*before.values(), *(one.accuracy for one in figures)) for value in one.values()]),
     )
@@ -74,7 +70,7 @@ def variants_table(results: StudyResults) -> Table:
 
 
 def differences_table(results: StudyResults) -> Table:
-    """A row a variant and measure: its paired difference to the reference, with tests and a verdict."""
+    """One row a variant and measure: the paired difference to the reference, with tests and a verdict."""
     found = comparisons(results)
     columns = (
         *("variant", "measure", "seeds", "difference [95%, paired]", "deviation between seeds"),
@@ -84,7 +80,7 @@ def differences_table(results: StudyResults) -> Table:
         (
             *(one.variant, measure_name(one.measure), str(len(one.seeds)), one.change.points),
             "–" if len(one.seeds) < 2 else f"{100 * one.components[0] ** 0.5:.1f} points",
-            _whole_percent(one.improvement),
+            _shown(one.improvement, "{:.0%}".format),
             *map(_p, (one.p_value, one.p_holm, one.equivalence, one.equivalence_holm)),
             one.verdict or "–",
         )
@@ -118,7 +114,7 @@ def _notes(results: StudyResults, found: Sequence[Comparison]) -> Iterable[str]:
             noise = max(one.noise for one in blind)
             yield (
                 f"{measure_name(measure)}: this margin is below the noise of {_names(one.variant for one in blind)} "
-                f"(up to {100 * noise:.1f} points), so “undecided” says nothing of them."
+                f"(up to {100 * noise:.1f} points), so “undecided” says nothing about them."
             )
     reference = len(results.of(results.reference))
     for name, seeds in {one.variant: one.seeds for one in found}.items():
@@ -128,40 +124,36 @@ def _notes(results: StudyResults, found: Sequence[Comparison]) -> Iterable[str]:
 
 
 _ALWAYS = (
-    "Accuracy at the end of training: the interval takes seeds and problems as samples; before training, and with "
-    "one seed, problems alone. The other intervals are over seeds, at these problems; there is none for one seed, "
-    "or where all seeds are equal.",
-    "The area under the held-out curve is the mean accuracy on the way. Entropy (nats a token) and answer length "
+    "Accuracy at the end of training: the interval is over seeds and problems, both taken as samples; before "
+    "training, and with one seed, over problems alone. The other intervals are over seeds, for these problems; there "
+    "is none for one seed, or where all seeds are equal.",
+    "The area under the held-out curve is the mean accuracy during training. Entropy (nats a token) and answer length "
     "are means of the last tenth of the steps; the informative share is of the whole run.",
-    "The same seeds and problems are paired, and the interval takes both as samples. It takes seeds' effects to be "
-    "about normal: a rare collapse that no seed has shown isn't in it.",
+    "Differences are paired by seed and problem; the interval is over both, taken as samples. It assumes that the "
+    "effects of seeds are about normal: it doesn't include a rare collapse that no seed has shown.",
     "p is of no difference, two-sided; p of matching is of a difference beyond the margin (two one-sided tests). "
-    "Holm's correction is for all variants of a measure, not for several measures. Verdict: corrected p below 5 %.",
+    "Holm's correction is for all variants of one measure, not for several measures. Verdict: corrected p below 5 %.",
 )
-"""How these tables are made: the first two notes of variants, the last two of differences."""
+"""Notes for every study: two for the table of variants, then two for the table of differences."""
 
 
-def _missing(results: StudyResults, figures: Sequence[VariantFigures]) -> Iterable[str]:
-    have = {one.variant: len(one.seeds) for one in figures}
+def _missing(results: StudyResults) -> Iterable[str]:
     for name in results.variants:
-        if have.get(name, 0) < len(results.seeds):
-            yield f"{name}: {have.get(name, 0)} of {len(results.seeds)} seeds are done."
+        if (number := len(results.of(name))) < len(results.seeds):
+            yield f"{name}: {number} of {len(results.seeds)} seeds are done."
 
 
 def _machines(results: StudyResults) -> Iterable[str]:
-    """Which seeds ran on which kind of machine, where there were several: processors round differently."""
-    seeds = {
-        run.machine: sorted({one.seed for one in results.runs if one.machine == run.machine}) for run in results.runs
-    }
+    """Notes on which seeds ran on which kind of machine, if there were several, since processors round differently."""
+    seeds: dict[str, set[int]] = {}
+    for run in results.runs:
+        seeds.setdefault(run.machine, set()).add(run.seed)
     if len(seeds) > 1:
-        yield (
-            "; ".join(
-                f"{machine or 'not recorded'}: seeds {', '.join(map(str, ones))}" for machine, ones in seeds.items()
-            )
-            + "."
+        parts = (
+            f"{machine or 'not recorded'}: seeds {', '.join(map(str, sorted(seeds[machine])))}" for machine in seeds
         )
-    mixed = sorted({seed for seed in results.seeds if sum(seed in ones for ones in seeds.values()) > 1})
-    for seed in mixed:
+        yield f"{'; '.join(parts)}."
+    for seed in sorted(seed for seed in results.seeds if sum(seed in ones for ones in seeds.values()) > 1):
         yield f"seed {seed}: its variants ran on different kinds of machine, which round differently."
 
 
@@ -177,10 +169,6 @@ def _shown(estimate: Estimate | None, show: Callable[[float], str]) -> str:
     return f"{show(estimate.value)} [{show(estimate.low)}, {show(estimate.high)}]"
 
 
-def _whole_percent(estimate: Estimate) -> str:
-    return _shown(estimate, "{:.0%}".format)
-
-
 def _p(value: float | None) -> str:
     return "–" if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
 
@@ -193,4 +181,4 @@ _SEED_COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
     "train_seconds": ("training time, s [95%]", "{:,.0f}".format),
     "processor_seconds": ("processor time, s [95%]", "{:,.0f}".format),
 }
-"""By the name of a figure in `statistics.SEED_FIGURES`: its column's title, and how a number is shown."""
+"""Name in `statistics.SEED_FIGURES` → title of its column, and the function that formats a value."""
