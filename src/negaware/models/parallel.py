@@ -53,10 +53,10 @@ class ShardedModel(nn.Module):
         for layer in layers_of(model):
             fully_shard(layer, mesh=mesh, **policies)
         fully_shard(self, mesh=mesh, **policies)
-        for module in self.modules():
-            if isinstance(module, FSDPModule):
-                module.set_gradient_divide_factor(1.0)
-                module.set_force_sum_reduction_for_comms(True)  # gloo knows no scaled sum
+        self._parts = [module for module in self.modules() if isinstance(module, FSDPModule)]
+        for module in self._parts:
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)  # gloo knows no scaled sum
 
     def forward(self, function: Callable[..., T], *arguments: Any) -> T:
         """The function's value."""
@@ -66,7 +66,8 @@ class ShardedModel(nn.Module):
         """The function's value; every rank must call it. Without gradients, the weights are in shards again after."""
         found: T = self(function, *arguments)
         if not torch.is_grad_enabled():
-            cast(FSDPModule, self).reshard()
+            for module in self._parts:  # a layer that raised an error has whole weights still
+                module.reshard()
         return found
 
 
