@@ -120,6 +120,9 @@ def test_sigkill_while_answers_go_on_across_updates(tmp_path: Path) -> None:
     again, run = other_run(tmp_path, "again")
     assert train(again, faults=[Fault("SIGKILL", OPTIMIZER_STEP, 6)]).code == -9  # in step 3
     assert any(any(d["token_ids"] for d in one["drafts"]) for one in begun_of(run))
+    refused = train(again, "--resume", "--rollout.max_sequences", 24)  # it decides what is asked ahead
+    assert refused.code == 2
+    assert "rollout.max_sequences was 12 there and is 24 now" in refused.err
     ended = train(again, "--resume")
     assert (ended.code, ended.err) == (0, "")
     assert_equal_runs(run, tmp_path)

@@ -201,7 +201,10 @@ def test_the_command_takes_a_studys_folder(tmp_path, monkeypatch, capsys):
     assert "first: 2 variants, 2 seeds</h1>" in page
     assert "first: differences to nft</caption>" in page
     assert main(["report", "first", str(tmp_path)]) == 2
-    assert "first is a study's folder; a page is about one study or about runs" in capsys.readouterr().err
+    assert (
+        "first is a study's folder; a page is about one study or about runs, so give that folder alone."
+        in capsys.readouterr().err
+    )
     (folder / "results" / "nft-seed0.json").write_text("{")
     assert main(["report", "first"]) == 2
     assert "nft-seed0.json is no result of a run" in capsys.readouterr().err

@@ -88,6 +88,7 @@ def test_a_killed_study_goes_on_elsewhere_and_is_added_to(straight: Path) -> Non
         shutil.rmtree(folder / "runs" / place.stem)
     for place in folder.glob("runs/before-*"):
         place.unlink()
+    assert {place.name.split(".")[0] for place in folder.glob("runs/*.files.json")} >= {place.stem for place in done}
     made = {place: place.stat().st_mtime_ns for place in folder.glob("runs/*/evaluations/before-*.jsonl")}
 
     write_study(straight.parent, "killed", seeds="0-1", keep="records")
@@ -271,10 +272,37 @@ def test_a_warm_start_made_again_is_another_model_for_another_seed(moved: Path) 
     assert {job.beginning for job in checked.waiting}.isdisjoint(began.values())
     assert not list(moved.parent.glob("study/runs/before-*"))  # the finished ones began with other weights
 
-    (moved.parent / "study" / "results" / "rft-seed1.json").unlink()
+    (moved.parent / "study" / "results" / "rft-seed1.json").rename(moved.parent / "kept.json")
     with pytest.raises(
         ValueError, match=r"nft .* made with seed 1: what is in model\.name has changed; .*nft-seed1\.json"
     ):
+        _check(moved)
+
+
+def test_variants_of_a_seed_that_began_with_different_weights_are_not_compared(moved: Path) -> None:
+    """As when two machines, each with a warm start of its own, do one variant each."""
+    result = moved.parent / "study" / "results" / "rft-seed1.json"
+    content = json.loads(result.read_text())
+    content["own_files"]["model.name"] = "0" * 16
+    result.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"nft-seed1 and rft-seed1 can't be .*: what was in model\.name differed"):
+        _check(moved)
+
+
+def test_a_run_that_began_with_another_warm_start_is_not_gone_on_with(moved: Path) -> None:
+    """Its result isn't there yet: what it began with stands beside it."""
+    (moved.parent / "study" / "results" / "nft-seed1.json").unlink()
+    (moved.parent / "study" / "results" / "rft-seed1.json").unlink()
+    (job,) = (job for job in _check(moved).jobs if job.name == "nft-seed1")
+    run = moved.parent / "study" / "runs" / job.name
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text(yaml.safe_dump(dict(job.config)))
+    (run / "environment.json").write_text("{}")
+    begun = StudyFolder(moved.parent / "study").begun_path(job.name)
+    begun.write_text(json.dumps(dict(job.user_files)))
+    assert len(_check(moved).done) == 2
+    begun.write_text(json.dumps(dict(job.user_files) | {"model.name": "0" * 16}))
+    with pytest.raises(ValueError, match=r"its run began with seed 1: what is in model\.name has changed; .*nft-seed1"):
         _check(moved)
 
 

@@ -42,20 +42,6 @@ def test_the_claims_are_all_asked_at_five_seeds() -> None:
     assert study.margins
 
 
-def test_staleness_is_asked_of_three_objectives_at_three_seeds() -> None:
-    """Within an objective nothing but the bound differs."""
-    study = read_study(STUDIES / "staleness.yaml")
-    assert study.folder is not None
-    jobs = jobs_of(study, STUDIES / study.base, STUDIES / study.folder)
-    assert len(jobs) == 3 * 9
-    asked = {job.variant: (job.config["objective"], job.config["rollout"]["max_staleness"]) for job in jobs}
-    for name in ("nft", "dapo", "topr"):
-        objective, bound = asked[name]
-        assert (objective["name"], bound) == (name, 0)
-        assert [asked[f"{name}-stale{n}"] for n in (2, 4)] == [(objective, 2), (objective, 4)]
-    assert {job.config["run"]["steps"] for job in jobs} == {6}
-
-
 def differences(
     on_policy: ModuleType, study: Path, capsys: pytest.CaptureFixture
 ) -> dict[str, tuple[str, float, float]]:

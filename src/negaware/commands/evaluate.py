@@ -31,7 +31,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--samples", type=positive, default=1, metavar="K", help="answers to each problem (default 1)")
     parser.add_argument("--temperature", type=float, help="default: 0 for one sample, 1 for more")
     parser.add_argument("--top-p", type=float, default=1.0, help="nucleus mass (default 1: all tokens)")
-    parser.add_argument("--top-k", type=int, default=0, help="sample from the K most probable tokens (default 0: all)")
+    parser.add_argument("--top-k", type=int, default=0, help="so many most probable tokens (default 0: all)")
     parser.add_argument("--max-new-tokens", type=positive, default=2048, help="longest answer (default 2048)")
     parser.add_argument("--num-problems", type=positive, help="only the first so many problems (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sampled answers (default 0)")

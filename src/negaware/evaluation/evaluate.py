@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,36 +54,56 @@ class ProblemResult:
     answers: tuple[GradedAnswer, ...]
 
 
+@dataclass(frozen=True)
 class EvaluationResult:
     """The results of an evaluation, problem by problem, with what follows from them."""
 
-    def __init__(
-        self,
-        task: str,
-        num_completions: int,
-        max_new_tokens: int,
-        results: tuple[ProblemResult, ...],
-        judges_truncated: bool = False,
-    ) -> None:
-        """`judges_truncated`: whether truncated answers are judged like others; otherwise they are wrong."""
-        self.task, self.num_completions, self.results = task, num_completions, results
-        self.judges_truncated = judges_truncated
-        self.answers = [answer for result in results for answer in result.answers]
+    task: str
+    num_completions: int
+    max_new_tokens: int
+    results: tuple[ProblemResult, ...]
+    judges_truncated: bool = False
+    """Whether truncated answers are judged like others; otherwise they are wrong."""
+
+    @cached_property
+    def answers(self) -> list[GradedAnswer]:
         """All answers, problem after problem."""
-        self.num_correct = [sum(answer.correct for answer in result.answers) for result in results]
+        return [answer for result in self.results for answer in result.answers]
+
+    @cached_property
+    def num_correct(self) -> list[int]:
         """The number of right answers to each problem."""
-        self.questions = [result.question for result in results]
+        return [sum(answer.correct for answer in result.answers) for result in self.results]
+
+    @cached_property
+    def questions(self) -> list[str]:
         """Each problem's question; equal questions are one cluster."""
-        self.num_truncated = sum(answer.finish_reason == "length" for answer in self.answers)
+        return [result.question for result in self.results]
+
+    @property
+    def num_truncated(self) -> int:
         """The number of answers cut off by the length limit."""
-        self.num_unverifiable = sum(answer.reason in UNVERIFIABLE for answer in self.answers)
+        return sum(answer.finish_reason == "length" for answer in self.answers)
+
+    @property
+    def num_unverifiable(self) -> int:
         """The number of answers on which the verifier failed or ran out of time; they count as wrong."""
-        self.num_short_of_room = sum(result.room < max_new_tokens for result in results)
+        return sum(answer.reason in UNVERIFIABLE for answer in self.answers)
+
+    @property
+    def num_short_of_room(self) -> int:
         """The number of problems whose prompt left less than `max_new_tokens` for an answer."""
-        self.num_without_room = sum(result.room == 0 for result in results)
+        return sum(result.room < self.max_new_tokens for result in self.results)
+
+    @property
+    def num_without_room(self) -> int:
         """The number of problems not asked, since their prompt left no room; their answers are wrong."""
-        self.avg_at_k = avg_at_k(self.num_correct, num_completions, self.questions)
+        return sum(result.room == 0 for result in self.results)
+
+    @cached_property
+    def avg_at_k(self) -> Estimate:
         """Mean fraction of right answers; with one completion a problem it is accuracy."""
+        return avg_at_k(self.num_correct, self.num_completions, self.questions)
 
     @property
     def unjudged(self) -> str | None:

@@ -52,7 +52,7 @@ OPTIONS = {
     for name in OBJECTIVE.keywords
     if name != "ratio"  # the ratio of a whole answer would need another average than TRL's
 }
-"""By NFT's names of its options: their names here."""
+"""NFT's name of each option → its name in `NFTConfig`."""
 
 if TYPE_CHECKING:
     _WithOptions = GRPOConfig

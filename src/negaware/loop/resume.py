@@ -26,6 +26,14 @@ FREE_TO_CHANGE = {
 """What a resumed run may set otherwise than its checkpoint: it changes nothing of what was learnt, rounding apart."""
 
 
+def may_change(field: str, config: Mapping[str, Any]) -> bool:
+    """Whether a run with this config, by dotted names, may go on with another value of the field.
+
+    Where questions are asked ahead, `max_sequences` decides how many, and so which version of the policy draws what.
+    """
+    return field in FREE_TO_CHANGE and not (field == "rollout.max_sequences" and config.get("rollout.max_staleness"))
+
+
 def open_run_folder(
     config: Config, resume: bool, force: bool, own: Sequence[Path] = (Path(),)
 ) -> tuple[RunFolder, bool, bool]:
@@ -114,7 +122,7 @@ def _require_same_config(before: dict[str, Any], now: dict[str, Any], place: Pat
     except ConfigError as error:
         raise CheckpointError(f"{place} has a config that can't be used: {error}") from error
     for field in old | new:
-        if field not in FREE_TO_CHANGE and old.get(field) != new.get(field):
+        if not may_change(field, new) and old.get(field) != new.get(field):
             raise CheckpointError(
                 f"{place} is of another config: {field} was {old.get(field)!r} there and is {new.get(field)!r} now; "
                 "set it back, or choose another run.folder."

@@ -56,7 +56,7 @@ def describe(model: PreTrainedModel) -> Description:
         and set(kinds or ["full_attention"]) == {"full_attention"},
         other_states=tuple(sorted(other_states)),
         vocabulary_size=int(config.vocab_size),
-        ties_head=bool(config.tie_word_embeddings),
+        ties_head=bool(getattr(config, "tie_word_embeddings", False)),
         logit_scale=float(getattr(config, "logit_scale", None) or 1.0 / divisor),
         logit_softcap=getattr(config, "final_logit_softcapping", None),
         max_tokens=int(getattr(config, "max_position_embeddings", 2**31)),

@@ -232,7 +232,7 @@ def _stop_token_ids(source: str | Path, eos_token_id: int) -> tuple[int, ...]:
     except OSError:  # a model need not have one
         others = None
     except ValueError as error:
-        raise ValueError(f"{source}/generation_config.json can't be read ({reason(error)}); mend it.") from error
+        raise ValueError(f"{source}/generation_config.json can't be read ({reason(error)}); correct it.") from error
     others = [others] if isinstance(others, int) else others or []
     if not isinstance(others, list) or not all(isinstance(other, int) for other in others):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""InfoNCA, noise contrastive alignment: right answers should have the probability in a softmax over their group.
+"""InfoNCA, noise contrastive alignment: in a softmax over a group's answers, right ones should have all probability.
 
 The NFT paper's iterative DPO. With two answers, one of them right, it is DPO with π_old as the reference.
 """

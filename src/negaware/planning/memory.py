@@ -89,7 +89,7 @@ def activations(setting: Setting) -> Parts:
 
 
 def logits_bytes(setting: Setting) -> int:
-    """Bytes of the logits that models/logprobs.py holds: float32, the gradient, and it in the compute dtype."""
+    """Bytes of the logits that models/logprobs.py holds: float32, their gradient, and this in the compute dtype."""
     tokens, vocabulary = setting.tokens_at_once, setting.model.vocabulary
     at_once = LOGITS_AT_ONCE.get(setting.device, LOGITS_AT_ONCE["cuda"])
     elements = tokens * min(max(at_once // tokens, LEAST_COLUMNS), vocabulary)

@@ -23,7 +23,7 @@ class Sampling:
     """The sampling of a step: what each engine decodes, how fast, and how long answers are."""
 
     def __init__(self, setting: Setting, machine: Machine, lengths: Lengths, batches: int) -> None:
-        """`batches`: of questions, that may be under way."""
+        """`batches`: how many batches of questions may be under way."""
         self.setting, self.machine, self.lengths, self.batches = setting, machine, lengths, batches
         whole = replace(setting, questions=batches * setting.questions)
         self.rows = min(rows_at_once(whole, machine), whole.sequences_an_engine)

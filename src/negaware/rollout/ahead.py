@@ -141,7 +141,7 @@ class Ahead:
             self._ask(number, len(sampled))
             num_tokens = self.engine.step()
             self.num_drawn_tokens += num_tokens
-            if self.on_progress:
+            if self.on_progress and num_tokens:
                 self.on_progress(num_tokens)
 
     def _is_due(self, begun: Begun) -> bool:
@@ -188,8 +188,9 @@ class Ahead:
                 each.submitted = self.step - 1
 
     def _part(self, number: int) -> int:
-        """This rank's part of so many questions."""
-        return (number + self.ranks.size - 1 - self.ranks.rank) // self.ranks.size
+        """This rank's part of so many questions; what is left over goes to other ranks in every step."""
+        place = (self.ranks.rank - self.step) % self.ranks.size
+        return (number + self.ranks.size - 1 - place) // self.ranks.size
 
     def _stop(self) -> None:
         if not self.engine.samples_alone or self.step == self.num_steps:

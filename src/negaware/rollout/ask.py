@@ -66,8 +66,8 @@ class Asker:
                 marking.add((problem_of[each.seed], each) for each in done if each.seed in problem_of)
             groups = {place: group_of(problems[place], prompts[place], marking.take(seeds[place])) for place in kept}
         known = told_to_all(groups, self.ranks, lambda place: (problems[place], prompts[place]))
-        if on_progress:
-            others = (done for place in known.keys() - asked.keys() for done in known[place].completions)
+        others = [done for place in known.keys() - asked.keys() for done in known[place].completions]
+        if on_progress and others:
             on_progress(sum(done.num_tokens for done in others))
         return [known[place] for place in range(len(prompts))]
 

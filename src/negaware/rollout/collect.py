@@ -158,6 +158,7 @@ class Collector:
         kept = sorted(carried + found, key=oldest_of) if options.max_staleness else carried + found
         state.num_barren = 0 if any(map(self._teaches, kept)) else state.num_barren + len(sampled)
         if not kept or state.num_barren >= options.question_budget:
+            self.asker.ranks.meet()  # a rank may have waited for its judge: all leave together, with a checkpoint
             raise self._nothing_to_learn(sampled)
         batch, state.surplus = kept[: options.questions], kept[options.questions :]
         metrics = rollout_metrics(sampled, time.perf_counter() - start) | {
@@ -291,7 +292,7 @@ class Collector:
         if len(failures) > num_answers / 2:
             return ValueError(
                 f"The verifier failed on {len(failures)} of this step's {num_answers} answers, first with "
-                f"{failures[0]!r}, so there is nothing to learn from; mend it, then go on with --resume."
+                f"{failures[0]!r}, so there is nothing to learn from; correct it, then go on with --resume."
             )
         why = (
             "The questions are too easy for this model: in a new run, choose a harder task"

@@ -55,7 +55,7 @@ class Interrupt:
 
     @contextmanager
     def shield(self) -> Iterator[None]:
-        """A block that no signal interrupts: KeyboardInterrupt is raised at its end."""
+        """A block that the first signal doesn't interrupt: its KeyboardInterrupt is raised at the block's end."""
         self._shielded = True
         try:
             yield

@@ -10,7 +10,7 @@ from typing import Any
 from negaware.estimates import Estimate, student_interval
 
 FEWEST_RUNS = 3
-"""With fewer runs a curve has no interval: with two it is six times as wide as their distance, and hides the curves."""
+"""With fewer runs a curve has no interval: of two it reaches six times their distance to each side and hides them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,8 +49,10 @@ def check(study: StudyOptions, base: Path, path: Path) -> Checked:
     jobs = _with_their_models(jobs, stored)
     for job in jobs:
         _require_unchanged(job, stored[job.name], folder, code_folders)
+    _require_one_model_a_seed(jobs)
     waiting = [job for job in jobs if stored[job.name] is None]
     configs = {job.name: parse_config(dict(job.config), folders=code_folders) for job in waiting}
+    num_gpus = _num_gpus(configs)
     problems = _held_out_problems(configs, code_folders)
     for name, one in stored.items():
         if one:
@@ -63,7 +65,7 @@ def check(study: StudyOptions, base: Path, path: Path) -> Checked:
     for job in jobs:
         if (one := stored[job.name]) and any(job.beginning == other.beginning for other in waiting):
             folder.keep_beginning(job, one)
-    return Checked(jobs, {name for name, one in stored.items() if one}, _num_gpus(configs))
+    return Checked(jobs, {name for name, one in stored.items() if one}, num_gpus)
 
 
 def _with_their_models(jobs: Sequence[Job], stored: Mapping[str, Stored | None]) -> list[Job]:
@@ -90,7 +92,7 @@ def _require_unchanged(job: Job, stored: Stored | None, folder: StudyFolder, cod
             remedy += f" and {place}"
     elif (place / "config.yaml").exists():
         run = RunFolder.open(place)
-        before = depends_on(_with_defaults(run.read_config(), code_folders), job.user_files)
+        before = depends_on(_with_defaults(run.read_config(), code_folders), folder.read_begun(job))
         made, remedy = "its run began", f"delete {run.path}"
     else:
         return
@@ -99,6 +101,18 @@ def _require_unchanged(job: Job, stored: Stored | None, folder: StudyFolder, cod
             f"variant {job.variant} is not what it was when {made} with seed {job.seed}: {difference}; set it back, "
             f"give the variant a new name, or {remedy} to have it done again."
         )
+
+
+def _require_one_model_a_seed(jobs: Sequence[Job]) -> None:
+    """StudyError if variants of a seed that name the same model's folder began with different weights."""
+    began: dict[tuple[int, str], Job] = {}
+    for job in jobs:
+        first = began.setdefault((job.seed, job.config["model"]["name"]), job)
+        if job.user_files.get(MODEL) != first.user_files.get(MODEL):
+            raise StudyError(
+                f"{first.name} and {job.name} can't be compared: what was in model.name differed when they began; "
+                "delete the results of one of them, and its folder in runs, to have it done again."
+            )
 
 
 def _with_defaults(config: Mapping[str, Any], code_folders: Sequence[Path]) -> Mapping[str, Any]:

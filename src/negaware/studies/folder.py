@@ -55,6 +55,16 @@ class StudyFolder:
         """The log of the run with this name."""
         return self.path / "runs" / f"{name}.log"
 
+    def begun_path(self, name: str) -> Path:
+        """The hashes of the user's files with which a run began."""
+        return self.path / "runs" / f"{name}.files.json"
+
+    def read_begun(self, job: Job) -> Mapping[str, str]:
+        """The hashes of the user's files with which a run began; the present ones if they weren't written down."""
+        path = self.begun_path(job.name)
+        found: Mapping[str, str] = json.loads(path.read_text()) if path.exists() else job.user_files
+        return found
+
     def before_path(self, job: Job) -> Path:
         """The file of the evaluation before training, which several runs may use."""
         return self.path / "runs" / f"{job.beginning}.json"

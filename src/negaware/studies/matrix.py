@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from negaware.config import ConfigError, parse_config, read_config, set_field
-from negaware.loop.resume import FREE_TO_CHANGE
+from negaware.loop.resume import may_change
 from negaware.runs.report_data import flatten
 from negaware.studies.options import StudyError, StudyOptions, assignments
 from negaware.studies.results import run_name
@@ -91,7 +91,8 @@ def jobs_of(study: StudyOptions, base: Path, folder: Path) -> list[Job]:
 
 def depends_on(config: Mapping[str, Any], user_files: Mapping[str, str]) -> dict[str, Any]:
     """Everything that a run's result depends on, by dotted names."""
-    fields = {name: value for name, value in flatten(config).items() if name not in FREE_TO_CHANGE}
+    flat = flatten(config)
+    fields = {name: value for name, value in flat.items() if not may_change(name, flat)}
     return fields | {
         f"{'the file of' if field in CODE else 'what is in'} {field}": file_hash
         for field, file_hash in user_files.items()

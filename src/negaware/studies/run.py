@@ -7,6 +7,7 @@ the run prints goes to a log; its result, or the reason of its failure, comes ba
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -24,6 +25,7 @@ from typing import Any
 
 from negaware.complaint import sentence_of
 from negaware.config import parse_config
+from negaware.files import replace_file
 from negaware.loop.train import train
 from negaware.ranks import ALONE, Ranks
 from negaware.runs.folder import RunFolder
@@ -42,6 +44,8 @@ def perform(job: Job, study: Path, code_folder: Path, keep: str, ranks: Ranks = 
     folder = StudyFolder(study)
     config = parse_config(dict(job.config), folders=(code_folder, Path()))
     path = study / "runs" / job.name
+    if ranks.is_first and not (path / "config.yaml").exists():
+        replace_file(folder.begun_path(job.name), json.dumps(dict(job.user_files)))
     if not ranks.from_first(lambda: (path / "summary.json").exists() and not (path / "model").exists()):
         train(config, resume=True, ranks=ranks, judges=code_folder, before=folder.before_path(job))
     if ranks.is_first:

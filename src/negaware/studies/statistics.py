@@ -102,7 +102,7 @@ def variant_figures(results: StudyResults) -> list[VariantFigures]:
 
 
 def before_training(results: StudyResults) -> dict[str | None, dict[str, Estimate]]:
-    """Variant → measure → accuracy before training. If all variants of a seed began alike, the only variant is None.
+    """Variant → measure → accuracy before training. If all variants of a seed began alike, the only key is None.
 
     Runs that began alike have one evaluation in common, so its interval is over problems alone; otherwise it is over
     seeds too. ValueError if runs were measured on different problems.

@@ -8,7 +8,13 @@ from typing import Literal
 
 from negaware.tasks.benchmarks import BENCHMARKS, benchmark_problems, file_name
 from negaware.tasks.dataset import dataset_problems
-from negaware.tasks.options import AnyTaskOptions, ArithmeticOptions, DatasetOptions, ReasoningGymOptions
+from negaware.tasks.options import (
+    AnyTaskOptions,
+    ArithmeticOptions,
+    BenchmarkOptions,
+    DatasetOptions,
+    ReasoningGymOptions,
+)
 from negaware.tasks.procedural import arithmetic_problems
 from negaware.tasks.reasoning import ANSWER_FORM, ReasoningGymVerifier, generate
 from negaware.tasks.task import BOXED_FORM, Task
@@ -33,7 +39,7 @@ def load_task(options: AnyTaskOptions, data_dir: Path | None = None, judge_folde
         name, problems, extract = f"reasoning_gym_{options.name}_{options.split}", generate(options), options.extract
     elif isinstance(options, DatasetOptions):
         name, problems, extract = Path(options.path).stem, dataset_problems(options), options.extract
-    else:
+    elif isinstance(options, BenchmarkOptions):
         name = file_name(options)
         problems, extract = benchmark_problems(options, data_dir), options.extract or BENCHMARKS[name].extract
     if extract is None:

@@ -78,7 +78,7 @@ def arithmetic_problems(options: ArithmeticOptions) -> list[Problem]:
 def _pool(form: ArithmeticForm, options: ArithmeticOptions) -> list[tuple[int, ...]]:
     """The split's operands of the form whose result is neither negative nor equal to the last operand.
 
-    If an answer's last number counts, repeating the question would answer 8 - 4.
+    "8 - 4" ends in its own result: if an answer's last number counts, an echo of the question would be right.
     """
     values = range(options.low, options.high + 1)
     return [

@@ -75,6 +75,8 @@ class Trainer:
         ranks: Ranks = ALONE,
         questions: int | None = None,
     ) -> None:
+        if not network.masters:
+            raise ValueError("The network was loaded to be sampled alone; load it with trained=True to train it.")
         self.network, self.loss, self.options, self.questions = network, loss, options, questions
         self.ranks, self.device, self.decoder = ranks, network.device, network.decoder
         self.optimizer = MasterOptimizer(network.model, network.masters, options, num_steps)

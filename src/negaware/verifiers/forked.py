@@ -12,7 +12,8 @@ from contextlib import suppress
 from multiprocessing import forkserver
 from pathlib import Path
 
-import negaware.verifiers.symbolic  # noqa: F401
+import negaware.verifiers.symbolic
+import negaware.verifiers.worker  # noqa: F401
 
 _SERVER = os.getpid()
 

@@ -46,14 +46,14 @@ class FunctionVerifier:
         """Ends the worker processes."""
         self._pool.close()
 
-    @classmethod
-    def named(cls, name: str, folders: Sequence[Path] = (Path(),), limits: Limits | None = None) -> FunctionVerifier:
+    @staticmethod
+    def named(name: str, folders: Sequence[Path] = (Path(),), limits: Limits | None = None) -> FunctionVerifier:
         """Grades with the user's `module:function`, from the first of the folders that has the module.
 
         ValueError where there is none, or where it is no function.
         """
         judge = find_function(name, folders, JUDGE)
-        return cls(judge, limits, prepare=judge.load)
+        return FunctionVerifier(judge, limits, prepare=judge.load)
 
 
 def as_verdict(outcome: Outcome, answer: str) -> Verdict:

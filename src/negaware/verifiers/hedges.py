@@ -145,7 +145,7 @@ def one_of_several(before: str, after: str) -> bool:
 
 
 def contrasted(before: str) -> str | None:
-    """ "it is 56" for "it is 56, not": the answer stands before these words. None: the text doesn't end so."""
+    """ "it is 56" for "it is 56, not": the answer stands before these words. None if the text doesn't end in 'not'."""
     match = _NOT_THAT.search(before[-20:]) if "not" in before else None
     return before.removesuffix(match[0][1:]) if match else None
 

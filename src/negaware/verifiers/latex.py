@@ -88,7 +88,7 @@ def split_top_level(text: str, separators: str = ",") -> list[str]:
 
 
 def closing_index(text: str, opening: str = "([{", closing: str = ")]}") -> int | None:
-    """Where the bracket is closed with which the text begins; None if it isn't."""
+    """The index of the bracket that closes the text's first one; None if there is none."""
     depth = 0
     for index, character in enumerate(text):
         depth += (character in opening) - (character in closing)

@@ -11,7 +11,8 @@ class Limits(Options):
     """What judging an answer may cost; an answer that costs more is wrong, with the reason `timeout` or `error`."""
 
     seconds: float = Field(default=1.3, gt=0, le=3600)
-    """Wall-clock seconds for one answer; then its worker process is killed. A judge that asks a server needs more."""
+    """Wall-clock seconds for one answer; then its worker process is killed. A judge that asks a server or runs code
+    needs more."""
     memory_mb: int = Field(default=1024, ge=128)
     """MB of memory for one answer in its worker process."""
     workers: int | None = Field(default=None, ge=1, le=256)
