@@ -50,11 +50,9 @@ class Network:
 def make_ready(model: PreTrainedModel, dtype: torch.dtype | None, sharded: ShardedModel | None = None) -> Network:
     """The model, ready to be trained and sampled with weights of this dtype; None: to be sampled, as it was loaded.
 
-    Load what is trained in float32.
-
-    The decoder is the fused one if it can stand in, which float32 weights tell best. Else it is transformers' own, with
-    a float32 residual stream and the attention of shared rows where the model allows them. ValueError for a model whose
-    logits aren't those of one linear layer.
+    Load in float32 what is to be trained. The decoder is the fused one if it can stand in, which float32 weights tell
+    best. Else it is transformers' own, with a float32 residual stream and the attention of shared rows where the model
+    allows them. ValueError for a model whose logits aren't those of one linear layer.
     """
     fused = None if sharded else fused_decoder_of(model)
     head = sharded.within(head_of, model) if sharded else head_of(model)

@@ -107,8 +107,10 @@ def _require_one_model_a_seed(jobs: Sequence[Job]) -> None:
     """StudyError if variants of a seed that name the same model's folder began with different weights."""
     began: dict[tuple[int, str], Job] = {}
     for job in jobs:
+        if MODEL not in job.user_files:  # taken to be the same, as in `change`
+            continue
         first = began.setdefault((job.seed, job.config["model"]["name"]), job)
-        if job.user_files.get(MODEL) != first.user_files.get(MODEL):
+        if job.user_files[MODEL] != first.user_files[MODEL]:
             raise StudyError(
                 f"{first.name} and {job.name} can't be compared: what was in model.name differed when they began; "
                 "delete the results of one of them, and its folder in runs, to have it done again."
